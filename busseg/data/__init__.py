@@ -1,0 +1,33 @@
+"""What goes in: images, masks, labels, and how they are read, grouped, split, augmented and batched."""
+
+from pathlib import Path
+
+
+def find_samples(root):
+    """Find the samples of a dataset folder, whichever of the known shapes it has.
+
+    Args:
+        root: Path of a BUSI folder (see `busi.find_samples`), of one that holds just that folder, as the archive of
+            BUSI does, or of a folder of pairs (see `pairs.find_samples`).
+
+    Returns:
+        List of `Sample`, sorted by name.
+
+    Raises:
+        FileNotFoundError: If the folder is missing or has neither shape.
+    """
+    from busseg.data import busi, pairs
+    from busseg.data.sample import CLASSES
+
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"Expected a dataset folder, found {'a file' if root.exists() else 'nothing'}: {root}")
+    inner = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))]
+    if len(inner) == 1 and inner[0].name not in (*CLASSES, "images", "masks"):
+        return find_samples(inner[0])
+    names = {path.name for path in inner}
+    if names & {"images", "masks"}:
+        return pairs.find_samples(root)
+    if names & set(CLASSES):
+        return busi.find_samples(root)
+    raise FileNotFoundError(f"Expected the folders {', '.join(CLASSES)}, or images and masks, found neither: {root}")

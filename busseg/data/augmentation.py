@@ -1,0 +1,61 @@
+"""Random changes of image and mask together. The only file that imports albumentations."""
+
+import os
+
+# albumentations asks the network for a newer version when it is imported, unless told not to.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+import albumentations as A
+
+
+def no_augmentation():
+    """The image and the mask as they are."""
+    return A.Compose([])
+
+
+def card_augmentation():
+    """One of five at random: the image untouched, or its contrast, brightness, orientation or sharpness changed.
+
+    The changes are those of the model card: contrast, brightness, left-right flip and Gaussian blur. A scan may not
+    be turned upside down: depth runs downwards, and shadows with it.
+    """
+    return A.Compose(
+        [
+            A.OneOf(
+                [
+                    A.NoOp(p=1),
+                    A.RandomBrightnessContrast(brightness_limit=0, contrast_limit=0.3, p=1),
+                    A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0, p=1),
+                    A.HorizontalFlip(p=1),
+                    A.GaussianBlur(sigma_limit=(0.5, 1.5), blur_limit=0, p=1),
+                ],
+                p=1,
+            )
+        ]
+    )
+
+
+def strong_augmentation():
+    """Many changes at once, for small datasets and for scanners, gains and probes that were not seen.
+
+    Geometry: flip, shift, zoom, turn by up to 15 degrees, elastic deformation. Grey values: brightness, contrast,
+    gamma. Sharpness: blur. Noise: speckle, which multiplies. Dropout hides a few rectangles from the image, not from
+    the mask, so that the rest of a lesion must do.
+    """
+    return A.Compose(
+        [
+            A.HorizontalFlip(p=0.5),
+            A.Affine(scale=(0.8, 1.25), translate_percent=(-0.1, 0.1), rotate=(-15, 15), shear=(-5, 5), p=0.7),
+            A.ElasticTransform(alpha=40, sigma=6, p=0.2),
+            A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.3, p=0.5),
+            A.RandomGamma(gamma_limit=(70, 140), p=0.4),
+            A.GaussianBlur(sigma_limit=(0.5, 1.5), blur_limit=0, p=0.2),
+            A.MultiplicativeNoise(multiplier=(0.8, 1.2), elementwise=True, p=0.3),
+            A.CoarseDropout(
+                num_holes_range=(1, 4), hole_height_range=(0.05, 0.15), hole_width_range=(0.05, 0.15), p=0.2
+            ),
+        ]
+    )
+
+
+AUGMENTATIONS = {"none": no_augmentation, "card": card_augmentation, "strong": strong_augmentation}

@@ -1,0 +1,139 @@
+"""Samples -> batches for Keras."""
+
+import threading
+from random import Random
+
+import keras
+import numpy as np
+
+from busseg.data.augmentation import AUGMENTATIONS
+from busseg.data.images import fit_to_square, read_image, read_mask
+from busseg.data.sample import CLASSES, LABEL, MASK
+
+BALANCES = ("none", "weights", "sampling")
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of `(image, {"mask", "label"})`, or `(image, {...}, sample weights)` where weights differ.
+
+    Image: `(batch, size, size, 1)` float32, 0..255. Mask: the same shape, 0 or 1. Label: `(batch, 3)` float32, one-hot
+    in the order of `CLASSES`; the label of a sample without one has weight 0.
+
+    Every batch is a function of seed, epoch and index alone, so workers may finish in any order, and an epoch that is
+    repeated gives the same batches. Give `fit` its `shuffle=False`: by default Keras shuffles the batches of an epoch
+    once more, by a random state that a resumed run does not have.
+
+    Args:
+        samples: Sequence of `Sample`.
+        image_size: Side of the model's square in pixels.
+        batch_size: Samples a batch. The last batch of an epoch may be smaller.
+        augmentation: One of `AUGMENTATIONS`: "none", "card" or "strong".
+        shuffle: Whether each epoch has its own order.
+        balance: How rare classes are brought up: "none"; "weights" weighs each label by the inverse frequency of its
+            class; "sampling" draws every class equally often, with repetition.
+        seed: Integer.
+        epoch: Number of the epoch to begin with. Counts up at the end of each. Keras ends one before its first, so that
+            `fit` begins with `epoch + 1`.
+        cache: Whether to keep the decoded, resized images in memory (2 bytes a pixel).
+        workers: Number of threads that prepare batches ahead.
+    """
+
+    def __init__(
+        self,
+        samples,
+        image_size,
+        batch_size,
+        augmentation="none",
+        shuffle=False,
+        balance="none",
+        seed=0,
+        epoch=0,
+        cache=True,
+        workers=1,
+    ):
+        super().__init__(workers=workers)
+        if not samples:
+            raise ValueError("Expected at least one sample, found none")
+        for name, value, allowed in (("augmentation", augmentation, AUGMENTATIONS), ("balance", balance, BALANCES)):
+            if value not in allowed:
+                raise ValueError(f"`{name}` must be one of {', '.join(allowed)}. Received: {name}={value!r}")
+        self.samples = tuple(samples)
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.augmentation = augmentation
+        self.shuffle = shuffle
+        self.balance = balance
+        self.seed = seed
+        self.epoch = epoch
+        self._cache = {} if cache else None
+        self._thread = threading.local()
+        self._classes = np.array([-1 if s.label is None else CLASSES.index(s.label) for s in self.samples])
+        self._weights = _label_weights(self._classes, balance)
+
+    def __len__(self):
+        return -(-len(self.samples) // self.batch_size)
+
+    def __getitem__(self, index):
+        chosen = self._order()[index * self.batch_size : (index + 1) * self.batch_size]
+        images, masks = zip(*(self._augmented(i, place) for place, i in enumerate(chosen, index * self.batch_size)))
+        image = np.stack(images)[..., None].astype(np.float32)
+        classes = self._classes[chosen]
+        # The label of an unlabelled sample is all zeros; its weight of 0 keeps it out of losses and metrics.
+        label = (classes[:, None] == np.arange(len(CLASSES))).astype(np.float32)
+        targets = {MASK: np.stack(masks)[..., None].astype(np.float32), LABEL: label}
+        if np.all(self._weights == 1):
+            return image, targets
+        return image, targets, {MASK: np.ones(len(chosen), np.float32), LABEL: self._weights[chosen]}
+
+    def on_epoch_end(self):
+        self.epoch += 1
+
+    def load(self, index):
+        """Read sample number `index` and fit it to the square.
+
+        Returns:
+            `(image, mask)`, both `(size, size)` uint8: 0..255, and 0 or 1.
+
+        Raises:
+            OSError, ValueError: If a file is missing, broken or of the wrong size; see `images`.
+        """
+        if self._cache is not None and index in self._cache:
+            return self._cache[index]
+        sample = self.samples[index]
+        image = read_image(sample.image)
+        mask = read_mask(sample.masks, image.shape)
+        pair = fit_to_square(image, self.image_size), fit_to_square(mask, self.image_size)
+        if self._cache is not None:
+            self._cache[index] = pair
+        return pair
+
+    def _order(self):
+        random = np.random.default_rng([self.seed, self.epoch])
+        count = len(self.samples)
+        if self.balance == "sampling":
+            _, classes, frequency = np.unique(self._classes, return_inverse=True, return_counts=True)
+            chance = 1 / frequency[classes]
+            return random.choice(count, count, p=chance / chance.sum())
+        return random.permutation(count) if self.shuffle else np.arange(count)
+
+    def _augmented(self, index, place):
+        image, mask = self.load(index)
+        if self.augmentation == "none":
+            return image, mask
+        # A pipeline holds its random state, so each thread has its own, set anew for each place of the epoch.
+        if not hasattr(self._thread, "augment"):
+            self._thread.augment = AUGMENTATIONS[self.augmentation]()
+        # Not by `set_random_seed`: that gives every step of a pipeline the same numbers, so all of them act or none.
+        numbers = np.random.default_rng([self.seed, self.epoch, place])
+        self._thread.augment.set_random_state(numbers, Random(int(numbers.integers(2**63))))
+        changed = self._thread.augment(image=image, mask=mask)
+        return changed["image"], changed["mask"]
+
+
+def _label_weights(classes, balance):
+    weights = (classes >= 0).astype(np.float32)
+    if balance == "weights":
+        present, frequency = np.unique(classes[classes >= 0], return_counts=True)
+        for label, count in zip(present, frequency):
+            weights[classes == label] = frequency.sum() / (len(present) * count)
+    return weights

@@ -1,0 +1,94 @@
+"""Files that are written whole or not at all, and output folders that never mix two runs."""
+
+import csv
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path):
+    """Yield a temporary path beside `path`; move it there once the block ends without an error.
+
+    A reader sees the old content or the new one, never half a file, whatever kills the writer.
+
+    Args:
+        path: Path of the file or folder to write. Missing parent folders are made.
+
+    Raises:
+        OSError: If the folder cannot be written. What stood at `path` is untouched.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        # The name is kept, because writers choose their format by its suffix.
+        temporary = Path(folder) / path.name
+        yield temporary
+        if path.is_dir() and temporary.exists():
+            # A folder cannot be renamed over another: the old one steps aside, and goes with the temporary one.
+            path.replace(Path(folder) / f"replaced {path.name}")
+        temporary.replace(path)
+
+
+def write_text(path, text):
+    """Write `text` to `path` as UTF-8, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_csv(path, fields, rows):
+    """Write rows (dicts) to a CSV file with the header `fields`, whole or not at all."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_csv(path, required=()):
+    """Read a CSV file with a header.
+
+    Args:
+        path: Path of the file.
+        required: Names of columns that must be there.
+
+    Returns:
+        List of dicts, one a row.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not UTF-8 text, or a required column is missing.
+    """
+    try:
+        # utf-8-sig also reads the files that spreadsheet programs save with a byte-order mark.
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restval="")
+            columns = reader.fieldnames or []
+            rows = list(reader)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"Expected a CSV file in UTF-8, found other bytes: {path}") from error
+    missing = [name for name in required if name not in columns]
+    if missing:
+        raise ValueError(f"Expected the column {missing[0]!r}, found {', '.join(columns) or 'no header'}: {path}")
+    return rows
+
+
+def claim_folder(path, marker):
+    """Make the output folder `path`, or take one that an earlier run of the same kind left.
+
+    Args:
+        path: Path of the folder.
+        marker: Name of a file that only this kind of output holds.
+
+    Returns:
+        The folder as a `Path`.
+
+    Raises:
+        FileExistsError: If the folder holds something else.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"Expected a folder for the results, found a file: {path}")
+    if path.is_dir() and any(path.iterdir()) and not (path / marker).exists():
+        raise FileExistsError(f"Expected an empty folder or one with {marker}, found other files: {path}")
+    path.mkdir(parents=True, exist_ok=True)
+    return path

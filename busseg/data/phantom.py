@@ -1,0 +1,244 @@
+"""Synthetic B-mode breast ultrasound with lesions, for the demo, the examples and the tests.
+
+A phantom is drawn as it would be scanned. Tissue is three maps: diffuse echo level, specular sheets and
+attenuation. A lesion changes the maps, never the picture, so its posterior shadow or enhancement follows
+from what it absorbs. `envelope` gives the fully developed speckle of a pulse-echo scanner, and log
+compression the grey levels. Phantoms exercise the toolkit; a score on them says nothing about patients.
+
+References:
+    Wagner et al., "Statistics of Speckle in Ultrasound B-Scans", IEEE Trans. Sonics Ultrason. 30(3), 1983
+    Stavros et al., "Solid breast nodules", Radiology 196(1), 1995: the signs that tell malignant from benign
+    Al-Dhabyani et al., "Dataset of breast ultrasound images" (BUSI), Data in Brief 28, 2020
+"""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from busseg.data.images import write_image
+from busseg.data.sample import CLASSES
+
+# Echo levels are in dB re scatterers of rms amplitude 1.
+DYNAMIC_RANGE_DB = 58  # from black to white
+WHITE_DB = 20
+NOISE_DB = -36
+SPECULAR = 4.0  # amplitude of a full sheet that faces the beam
+LESION_AREA = {"benign": 0.04, "malignant": 0.12}  # medians of BUSI, as fractions of the image
+
+# From the skin down: skin, fat, gland, retromammary fat, pectoral muscle, chest wall.
+LAYER_THICKNESS = np.float32([0.035, 0.2, 0.33, 0.08, 0.2])  # of the image height; the chest wall takes the rest
+LAYER_ECHO_DB = np.float32([-4, -17, -8, -17, -19, -26])
+LAYER_ECHO_SPREAD_DB = np.float32([1, 3, 3, 2, 3, 4])
+LAYER_ATTENUATION_DB = np.float32([0, 2, 6, 6, 14, 50])  # per image height: what the machine's gain leaves
+# How strongly each kind of sheet shows in each layer, 0..1
+SEPTA = np.float32([0, 0.7, 0.5, 0.5, 0.1, 0.05])
+STRANDS = np.float32([0, 0.2, 0.5, 0.3, 0.1, 0.05])
+FIBRES = np.float32([0, 0, 0.1, 0.1, 0.5, 0.05])
+
+
+def draw_phantom(label, seed, height=360, width=440):
+    """Draw one phantom and its mask; the same arguments give the same pixels.
+
+    Args:
+        label: One of `CLASSES`. A normal phantom has an empty mask.
+        seed: Int >= 0.
+        height, width: Size of the image in pixels.
+
+    Returns:
+        `(image, mask)`, both uint8 `(height, width)`: grey levels 0..255; 1 on the body of the lesion, without
+        its halo or shadow, else 0.
+
+    Raises:
+        ValueError: If `label` is not one of `CLASSES`.
+    """
+    image, (mask,) = _draw(label, seed, height, width, lesions=1)
+    return image, mask
+
+
+def write_phantoms(root, per_class=20, seed=0):
+    """Write a folder shaped like BUSI: `root/benign/phantom benign (1).png`, `..._mask.png`, ...
+
+    Sizes vary. Every tenth lesion image holds two lesions and a second mask, `..._mask_1.png`. Masks are 0/255.
+    The stem starts with "phantom", for real BUSI names stand in published lists of duplicates.
+    """
+    for label in CLASSES:
+        folder = Path(root) / label
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(1, per_class + 1):
+            height, width = np.random.default_rng((seed, number)).integers((320, 380), (420, 500))
+            lesions = 2 if number % 10 == 0 and label != "normal" else 1
+            image, masks = _draw(label, seed * per_class + number, height, width, lesions)
+            stem = f"phantom {label} ({number})"
+            write_image(folder / f"{stem}.png", image)
+            for mask, suffix in zip(masks, ("_mask", "_mask_1")):
+                write_image(folder / f"{stem}{suffix}.png", mask * 255)
+
+
+def envelope(amplitude, rng, specular=0.0, axial_px=0.7, lateral_px=1.2):
+    """Echo envelope of unresolved scatterers: speckle with Rayleigh statistics, mean / std = 1.91 where uniform.
+
+    The scatterers are a complex Gaussian field, weighted by `amplitude` and blurred by the pulse: short along
+    the beam, wider across it, and wider still with depth.
+
+    Args:
+        amplitude: Float array `(height, width)`, rms echo of the scatterers, linear.
+        rng: `np.random.Generator`.
+        specular: Array like `amplitude`: echo of smooth interfaces, in one phase, so it does not speckle.
+        axial_px, lateral_px: Standard deviations of the pulse in pixels, at the top of the image.
+
+    Returns:
+        float32 `(height, width)`, linear, with mean square `amplitude**2` where `specular` is 0.
+    """
+    depth = np.linspace(0, 1, len(amplitude), dtype=np.float32)[:, None]
+    scatterers = rng.standard_normal((2, *amplitude.shape), dtype=np.float32)  # real and imaginary part
+    scatterers *= amplitude * np.float32(np.sqrt(2 * np.pi * axial_px * lateral_px))
+    scatterers[0] += specular
+    for part in scatterers:
+        near = cv2.GaussianBlur(part, (0, 0), sigmaX=lateral_px, sigmaY=axial_px)
+        # A second blur of the same width makes the pulse sqrt(2) wider and its energy sqrt(2) lower.
+        far = cv2.GaussianBlur(near, (0, 0), sigmaX=lateral_px, sigmaY=0.01) * np.float32(2**0.25)
+        part[:] = near + depth * (far - near)
+    return cv2.magnitude(*scatterers)
+
+
+def _draw(label, seed, height, width, lesions):
+    """The image and a list of its masks, one a lesion; one empty mask where the label is normal."""
+    if label not in CLASSES:
+        raise ValueError(f"`label` must be one of {CLASSES}. Received: label={label!r}")
+    rng = np.random.default_rng((seed, CLASSES.index(label)))
+    tissue = _bend(rng, _flat_tissue(rng, height // 2, width // 2), height, width)
+    masks = [np.zeros((height, width), np.uint8)]
+    if label != "normal":
+        masks = [_lesion_mask(label, rng, height, width, slot, lesions) for slot in range(lesions)]
+        for mask in masks:
+            tissue = _with_lesion(label, rng, mask, *tissue)
+    return _scan(rng, *tissue), masks
+
+
+def _flat_tissue(rng, height, width):
+    """A healthy breast in layers: maps `(height, width)` of echo (dB), sheets (linear), attenuation (dB / height)."""
+    shape = height, width
+    depth = np.linspace(0, 1, height, dtype=np.float32)[:, None]
+    # === Layers, each boundary with waves of its own ===
+    thickness = LAYER_THICKNESS * rng.uniform([0.7, 0.3, 0.3, 0.3, 0.4], [1.2, 1.7, 1.7, 1.7, 1.6])
+    waves = np.stack([_noise(rng, (1, width), 1, 7)[0] for _ in thickness])
+    waves *= np.float32([0.002, 0.03, 0.04, 0.02, 0.02])[:, None]
+    layer = sum((depth > boundary).astype(np.uint8) for boundary in np.cumsum(thickness)[:, None] + waves)
+    layer_echo = rng.normal(LAYER_ECHO_DB, LAYER_ECHO_SPREAD_DB).astype(np.float32)
+    # === Texture: streaks along the layers, and dark fat lobules that lie in the gland like lesions do ===
+    echo = layer_echo[layer] + 2 * _noise(rng, shape, 8, 5)
+    echo += rng.uniform(1.5, 4) * _noise(rng, shape, 45, 18) + rng.uniform(1, 4) * _noise(rng, shape, 70, 50)
+    lobules = _noise(rng, shape, 14, 10) - rng.uniform(0.6, 2)
+    echo += (layer == 2) * np.clip(-30 * lobules, layer_echo[1] - layer_echo[2], 0)
+    # === Sheets: septa round the lobules, finer strands, fibres along the muscle, fascia between the layers ===
+    septa, upright = _sheets(_noise(rng, shape, 16, 6), 0.7)
+    strands, _ = _sheets(_noise(rng, shape, 45, 12), 0.5)
+    fibres, _ = _sheets(_noise(rng, shape, 60, 4), 0.5)
+    patches = np.exp(0.9 * _noise(rng, shape, 24, 14) - 1)  # no sheet is bright all along
+    sheets = SEPTA[layer] * septa + STRANDS[layer] * strands + FIBRES[layer] * fibres
+    sheets[1:] += layer[1:] != layer[:-1]
+    sheets *= np.minimum(patches, 2)
+    sheets[0] = 1  # where the sound enters the skin
+    # === Attenuation: the layers, septa that stand along the beam, and bad contact of the probe at the skin ===
+    contact = np.clip(_noise(rng, (1, width), 1, 7) - rng.uniform(0.5, 2), 0, 1)
+    attenuation = LAYER_ATTENUATION_DB[layer] + 40 * upright * (layer < 3) + 140 * contact * (depth < 0.1)
+    return echo, sheets, attenuation
+
+
+def _bend(rng, maps, height, width):
+    """The maps at full size, with their flat layers bent by one smooth shift, which grows from none at the skin."""
+    rows = np.linspace(0, 1, height, dtype=np.float32)[:, None]
+    columns = np.linspace(0, 1, width, dtype=np.float32)
+    tilt = np.float32(rng.normal(0, 0.12)) * (columns - 0.5)
+    bent = rows + np.minimum(rows * 3, 1) * (tilt + np.float32(0.03) * _noise(rng, (height, width), 3, 4))
+    scale = np.float32(maps[0].shape) - 1
+    grid = np.repeat(columns[None] * scale[1], height, axis=0), bent * scale[0]
+    return [cv2.remap(values, *grid, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT) for values in maps]
+
+
+def _lesion_mask(label, rng, height, width, slot, slots):
+    """uint8 `(height, width)`: one filled outline, whole, inside the `slot`-th of `slots` equal strips."""
+    benign = label == "benign"
+    angle = np.linspace(0, 2 * np.pi, 180, endpoint=False)
+    # Radius as a Fourier series: two gentle waves for a lobulated margin, many and steep for an angular one.
+    orders = np.arange(2, 4 if benign else 20)[:, None]
+    waves = rng.normal(0, 0.08 if benign else rng.uniform(0.12, 0.25), orders.shape) * (2 / orders)
+    log_radius = np.sum(waves * np.cos(orders * angle + rng.uniform(0, 2 * np.pi, orders.shape)), axis=0)
+    if not benign:
+        spicules = rng.uniform(0, 2 * np.pi, (rng.integers(0, 8), 1))
+        log_radius += np.sum(0.25 * np.exp((np.cos(angle - spicules) - 1) * 150), axis=0)
+    tall = np.exp(rng.normal(np.log(0.58 if benign else 0.85), 0.25))  # height over width
+    turn = rng.normal(0, 0.2)
+    points = np.exp(log_radius + 1j * angle)
+    points = (points.real + 1j * tall * points.imag) * np.exp(1j * turn)
+    outline = np.stack([points.real, points.imag], axis=1).astype(np.float32)
+    outline -= outline.min(axis=0)
+    # === To the wanted area, then smaller where it would not fit ===
+    area = LESION_AREA[label] * np.exp(rng.normal(0, 1 if benign else 0.7)) * height * width
+    outline *= np.sqrt(area / cv2.contourArea(outline))
+    room = 0.94 * np.array([width / slots, 0.75 * height])
+    outline *= min(1, *(room / outline.max(axis=0)))
+    corner = (room - outline.max(axis=0)) * [rng.uniform(), rng.beta(1.3, 2)]
+    corner += [(slot + 0.03) * width / slots, 0.06 * height]
+    outline += corner
+    return cv2.fillPoly(np.zeros((height, width), np.uint8), [np.round(outline).astype(np.int32)], 1)
+
+
+def _with_lesion(label, rng, mask, echo, sheets, attenuation):
+    """The three maps with a lesion in place of the tissue under `mask`."""
+    benign = label == "benign"
+    body = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), rng.uniform(0.8, 2) if benign else rng.uniform(1.5, 6))
+    tall = float(np.mean(mask.any(axis=1)))  # the lesion's height as a part of the image's
+    host = cv2.mean(echo, mask)[0]
+    if benign:
+        cyst = rng.uniform() < 0.35
+        inside = -45 if cyst else host - rng.uniform(4, 19) + 2 * _noise(rng, mask.shape, 30, 20)
+        # The capsule shines where it faces the beam; where it stands along the beam it bends sound away.
+        upright, facing = (np.abs(cv2.Sobel(body, cv2.CV_32F, dx, 1 - dx, scale=1 / 4)) for dx in (1, 0))
+        loss = -rng.normal(8, 5) / tall * body + rng.uniform(0, 200) * upright
+        rim = rng.uniform(0.1, 0.7) * facing * np.exp(0.7 * _noise(rng, mask.shape, 12, 12))
+    else:
+        inside = host - rng.uniform(0, 10) + rng.uniform(2, 6) * _noise(rng, mask.shape, 20, 16)
+        halo = cv2.GaussianBlur(body, (0, 0), 0.03 * len(mask)) * (1 - body)
+        echo = echo + rng.uniform(0, 45) * halo
+        loss = rng.normal(13, 9) / tall * body
+        rim = rng.uniform(0, 0.12) * sheets * body  # strands that the tumour has not yet replaced
+    rest = 1 - body
+    return rest * echo + body * inside, rest * sheets + rim, rest * attenuation + loss
+
+
+def _scan(rng, echo, sheets, attenuation):
+    """uint8 `(height, width)`: what the machine shows of the three maps."""
+    height, width = echo.shape
+    depth = np.linspace(0, 1, height, dtype=np.float32)[:, None]
+    # The beam is a few millimetres wide, so the edges of shadows are soft.
+    loss = cv2.GaussianBlur(np.cumsum(attenuation, axis=0) / height, (0, 0), sigmaX=0.012 * width, sigmaY=0.01)
+    focus = 4 * np.exp(-(((depth - rng.uniform(0.2, 0.6)) / 0.25) ** 2))
+    gain = rng.normal(0, 2) - rng.uniform(5, 25) * depth**2
+    beam = _linear(gain + focus - loss)
+    # Sheets are a little rough: a part of their echo speckles like the tissue.
+    received = envelope(beam * (_linear(echo) + sheets), rng, specular=beam * sheets * SPECULAR)
+    # Compounding of several looks calms the speckle; electronic noise hides what is weaker than itself.
+    received = cv2.GaussianBlur(received, (0, 0), sigmaX=1.1, sigmaY=0.7) + _linear(np.float32(NOISE_DB))
+    grey = 255 + 255 / DYNAMIC_RANGE_DB * (20 * np.log10(received) - WHITE_DB)
+    return np.clip(grey, 0, 255).astype(np.uint8)
+
+
+def _linear(level_db):
+    return np.exp(level_db * np.float32(np.log(10) / 20))
+
+
+def _noise(rng, shape, rows, columns):
+    """Smooth random field of about unit variance, float32 of `shape`, with `rows x columns` bumps."""
+    coarse = rng.standard_normal((rows, columns), dtype=np.float32)
+    return cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC)
+
+
+def _sheets(field, width_px):
+    """Thin curved sheets where a smooth field crosses zero, as two maps in [0, 1]: facing the beam, and upright."""
+    across, along = (cv2.Sobel(field, cv2.CV_32F, dx, 1 - dx, scale=1 / 8) ** 2 for dx in (1, 0))
+    slope = across + along
+    slope += 0.1 * slope.mean()  # no wide blots where the field is flat
+    lines = np.exp(-(field**2) / (slope * np.float32(width_px**2))) / slope
+    return lines * along, lines * across

@@ -1,0 +1,27 @@
+"""One labelled image, as paths, and the names every room agrees on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+CLASSES = ("normal", "benign", "malignant")
+MASK = "mask"
+LABEL = "label"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with its ground truth. Holds paths only; pixels are read when they are needed.
+
+    Args:
+        name: Path of the image relative to its dataset's root, with forward slashes. Names a sample in every CSV.
+        image: Path of the image file.
+        masks: Paths of the mask files. The lesion is their union.
+        label: One of `CLASSES`, or None where the dataset tells no class.
+        group: Samples of one group (copies of one scan, scans of one patient) must stay in one part of a split.
+    """
+
+    name: str
+    image: Path
+    masks: tuple[Path, ...]
+    label: str | None
+    group: str

@@ -1,0 +1,211 @@
+"""Train one model by a recipe, and keep after every epoch all that a killed run needs to go on."""
+
+import importlib.metadata
+import importlib.util
+import json
+import platform
+import shlex
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import keras
+from rich.progress import track
+
+from busseg.data.batches import Batches
+from busseg.data.files import claim_folder, read_csv, replacing, write_csv, write_text
+from busseg.data.sample import CLASSES, LABEL, MASK
+from busseg.data.splits import PARTS, read_split, write_splits
+from busseg.models.unet import build_unet
+from busseg.training.losses import LABEL_LOSSES, MASK_LOSSES
+from busseg.training.metrics import CleanNormalRate, LesionDice, LesionIoU
+from busseg.training.recipe import load_recipe
+
+MODEL, HISTORY, RECIPE, SPLITS = "model.keras", "history.csv", "recipe.toml", "splits.csv"
+
+
+def fit(recipe, split, out, fold=0, resume=False, workers=2):
+    """Train a U-Net.
+
+    The folder `out` then holds `model.keras`, the epoch with the lowest validation loss; `recipe.toml`, `splits.csv`,
+    `history.csv` (a row an epoch), `environment.json`, TensorBoard's `logs/`, and `checkpoints/`, the last epoch with
+    the optimizer's state.
+
+    Args:
+        recipe: A `Recipe`.
+        split: A `Split`. Its test part is written down and not looked at.
+        out: Path of the run's folder.
+        fold: Number of the fold, for `splits.csv`.
+        resume: Whether to go on with the run that `out` holds. The rest of the run is as it would have been.
+        workers: Number of threads that prepare batches.
+
+    Returns:
+        The history: a list of dicts, one an epoch.
+
+    Raises:
+        FileExistsError: If `out` holds a run and `resume` is False, or holds something else.
+        ValueError: If the run to resume has another recipe or split, or a part is empty.
+        OSError: If an image cannot be read, or the folder not written.
+    """
+    if not split.validation:
+        raise ValueError("Expected a validation part to choose the model by, found none in the split")
+    out = claim_folder(out, RECIPE)
+    history = _open_run(out, recipe, split, fold, resume)
+    train = Batches(
+        split.train, recipe.image_size, recipe.batch_size, augmentation=recipe.augmentation, shuffle=True,
+        balance=recipe.balance, seed=recipe.seed, epoch=len(history), workers=workers,
+    )  # fmt: skip
+    validation = Batches(split.validation, recipe.image_size, recipe.batch_size, workers=workers)
+    # Read everything once: a broken file shows before the first epoch, by name, and fills the cache.
+    for batches, index in track([(b, i) for b in (train, validation) for i in range(len(b.samples))], "Reading images"):
+        batches.load(index)
+
+    keras.utils.set_random_seed(recipe.seed)
+    if history:
+        model = keras.models.load_model(_checkpoint(out, len(history)))
+    else:
+        model = build_model(recipe)
+        compile_model(model, recipe, steps_per_epoch=len(train))
+    keeper = RunKeeper(out, history, recipe)
+    callbacks = [keeper]
+    if importlib.util.find_spec("tensorflow"):  # Keras writes TensorBoard's files through TensorFlow
+        callbacks.append(keras.callbacks.TensorBoard(out / "logs", write_graph=False))
+    if not keeper.finished:
+        # `Batches` shuffles by seed and epoch; Keras' own shuffling on top would differ after a restart.
+        model.fit(
+            train, validation_data=validation, epochs=recipe.epochs, initial_epoch=len(history), shuffle=False,
+            callbacks=callbacks, verbose=1 if sys.stdout.isatty() else 2,
+        )  # fmt: skip
+    return history
+
+
+def build_model(recipe):
+    """The network of a recipe, with new weights."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(recipe.precision)
+    try:
+        return build_unet(
+            image_size=recipe.image_size, classes=len(CLASSES), width=recipe.width, depth=recipe.depth,
+            dropout=recipe.dropout, normalization=recipe.normalization, attention_gates=recipe.attention_gates,
+            cbam=recipe.cbam,
+        )  # fmt: skip
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def compile_model(model, recipe, steps_per_epoch):
+    """Compile a network by a recipe: losses with their weights, metrics, Adam with warm-up and cosine."""
+    warmup = recipe.warmup_epochs * steps_per_epoch
+    learning_rate = keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0,
+        warmup_target=recipe.learning_rate,
+        warmup_steps=warmup,
+        decay_steps=max(1, recipe.epochs * steps_per_epoch - warmup),
+    )
+    model.compile(
+        keras.optimizers.AdamW(learning_rate, weight_decay=recipe.weight_decay),
+        loss={MASK: MASK_LOSSES[recipe.mask_loss](), LABEL: LABEL_LOSSES[recipe.label_loss]()},
+        loss_weights={MASK: recipe.mask_weight, LABEL: recipe.label_weight},
+        metrics={MASK: [LesionDice(), LesionIoU(), CleanNormalRate()]},
+        # Weighted, because the label of a sample without one has weight 0.
+        weighted_metrics={
+            LABEL: ["accuracy", keras.metrics.AUC(multi_label=True, num_labels=len(CLASSES), name="auc")]
+        },
+    )
+
+
+class RunKeeper(keras.callbacks.Callback):
+    """Keeps the run's folder after every epoch: history, best model, checkpoint. Stops when patience is out.
+
+    Keras' own callbacks for these forget at a restart which epoch was best and how long ago. Here that is read off the
+    history, which is all the state there is, so a run that was killed ends as one that was not. The checkpoint comes
+    last: whatever a kill leaves half done before it is done again, the same way.
+
+    Args:
+        out: Path of the run's folder.
+        history: List of dicts, the epochs so far; grows.
+        recipe: The `Recipe`.
+    """
+
+    def __init__(self, out, history, recipe):
+        super().__init__()
+        self.out = out
+        self.history = history
+        self.recipe = recipe
+
+    @property
+    def best(self):
+        """Number of epochs up to and with the best one."""
+        losses = [row["val_loss"] for row in self.history]
+        return losses.index(min(losses)) + 1 if losses else 0
+
+    @property
+    def finished(self):
+        epochs = len(self.history)
+        return epochs >= self.recipe.epochs or epochs - self.best >= self.recipe.patience
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # Dropout's random state is in no checkpoint; drawn anew for each epoch, it needs none.
+        keras.utils.set_random_seed(self.recipe.seed + epoch)
+        for number, variable in enumerate(self.model.variables):
+            if variable.name == "seed_generator_state":
+                variable.assign([self.recipe.seed + epoch, number])
+
+    def on_epoch_end(self, epoch, logs=None):
+        learning_rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        self.history.append({"epoch": epoch + 1, "learning_rate": learning_rate, **logs})
+        if self.best == len(self.history):
+            self._save(self.out / MODEL)
+        write_csv(self.out / HISTORY, list(self.history[0]), self.history)
+        self._save(_checkpoint(self.out, epoch + 1))
+        _checkpoint(self.out, epoch).unlink(missing_ok=True)
+        self.model.stop_training = self.finished
+
+    def _save(self, path):
+        with replacing(path) as temporary:
+            self.model.save(temporary)
+
+
+def _checkpoint(out, epochs):
+    return out / "checkpoints" / f"{epochs:04d}.keras"
+
+
+def _open_run(out, recipe, split, fold, resume):
+    """Write down what the run is made of, or check it against what is there; return the epochs done so far."""
+    if not (out / RECIPE).exists():
+        recipe.save(out / RECIPE)
+        write_splits(out / SPLITS, [split], first_fold=fold)
+        write_text(out / "environment.json", json.dumps(_environment(split), indent=2) + "\n")
+        return []
+    if not resume:
+        raise FileExistsError(f"Expected a new folder, found another run; resume goes on with it: {out}")
+    if load_recipe(out / RECIPE) != recipe:
+        raise ValueError(f"Expected the recipe of the run to resume, found another: {out / RECIPE}")
+    known = {sample.name: sample for part in PARTS for sample in getattr(split, part)}
+    if read_split(out / SPLITS, known.values()) != split:
+        raise ValueError(f"Expected the split of the run to resume, found another: {out / SPLITS}")
+    checkpoints = sorted(_checkpoint(out, 0).parent.glob("*.keras"))
+    if not checkpoints:
+        return []
+    # A kill between the two leaves one row more than the checkpoint knows of; that epoch is done again.
+    rows = read_csv(out / HISTORY)[: int(checkpoints[-1].stem)]
+    return [{key: float(value) for key, value in row.items()} | {"epoch": int(row["epoch"])} for row in rows]
+
+
+def _environment(split):
+    packages = ("busseg", "keras", "tensorflow", "jax", "torch", "numpy", "opencv-python-headless", "albumentations")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "backend": keras.backend.backend(),
+        "packages": versions,
+        "images": {part: len(getattr(split, part)) for part in PARTS},
+    }

@@ -1,0 +1,116 @@
+"""A recipe: every choice of a training on one page."""
+
+import dataclasses
+import difflib
+import tomllib
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import tomli_w
+
+from busseg.data.augmentation import AUGMENTATIONS
+from busseg.data.batches import BALANCES
+from busseg.data.files import write_text
+from busseg.models.encoders import NORMALIZATIONS
+from busseg.training.losses import LABEL_LOSSES, MASK_LOSSES
+
+_PACKAGED = files("busseg.training") / "recipes"
+
+_CHOICES = {
+    "normalization": NORMALIZATIONS,
+    "augmentation": AUGMENTATIONS,
+    "balance": BALANCES,
+    "mask_loss": MASK_LOSSES,
+    "label_loss": LABEL_LOSSES,
+    "precision": ("float32", "mixed_bfloat16", "mixed_float16"),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to train and how. The defaults are the model card's recipe: a plain U-Net, Dice + MAE, its augmentation.
+
+    What the choices mean is told where they are made: the network's in `models.unet.build_unet`, the data's in
+    `data.batches.Batches`, the losses' in `training.losses`.
+    """
+
+    # === Network ===
+    image_size: int = 128  # enough for Dice; finer costs four times the compute at each doubling
+    width: int = 16
+    depth: int = 4
+    dropout: float = 0.5
+    normalization: str = "batch"
+    attention_gates: bool = False
+    cbam: bool = False
+
+    # === Data ===
+    augmentation: str = "card"
+    balance: str = "none"
+
+    # === Losses ===
+    mask_loss: str = "dice"
+    mask_weight: float = 1.0
+    label_loss: str = "mae"
+    label_weight: float = 1.0
+
+    # === Optimisation ===
+    epochs: int = 80
+    batch_size: int = 16
+    learning_rate: float = 1e-3  # the peak, reached after the warm-up; a cosine brings it to zero
+    warmup_epochs: int = 3
+    weight_decay: float = 0.01
+    patience: int = 80  # epochs without a better validation loss before training stops
+    precision: str = "float32"  # or "mixed_bfloat16", "mixed_float16" where the hardware is made for it
+    seed: int = 0
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            # An integer is a fine float; a bool, though an int to Python, is no number here.
+            allowed = (float, int) if field.type is float else field.type
+            if not isinstance(value, allowed) or (isinstance(value, bool) and field.type is not bool):
+                raise ValueError(f"`{field.name}` must be of type {field.type.__name__}. Received: {value!r}")
+        for name in ("image_size", "epochs", "batch_size", "learning_rate", "patience"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"`{name}` must be > 0. Received: {getattr(self, name)}")
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"`{name}` must be one of {', '.join(allowed)}. Received: {getattr(self, name)!r}")
+
+    def save(self, path):
+        """Write the recipe as TOML."""
+        write_text(path, tomli_w.dumps(dataclasses.asdict(self)))
+
+
+def load_recipe(name):
+    """Load a recipe. What it does not set keeps the default.
+
+    Args:
+        name: Name of a recipe that comes with the package, such as "card", or path of a TOML file.
+
+    Returns:
+        A `Recipe`.
+
+    Raises:
+        FileNotFoundError: If there is no such recipe.
+        ValueError: If the file is no TOML, has an unknown key, or a value that a recipe cannot have.
+    """
+    packaged = sorted(path.name.removesuffix(".toml") for path in _PACKAGED.iterdir())
+    path = _PACKAGED / f"{name}.toml" if name in packaged else Path(name)
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected a TOML file or one of {', '.join(packaged)}, found no such recipe: {name}")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"Expected TOML, found something else ({error}): {path}") from error
+    known = [field.name for field in dataclasses.fields(Recipe)]
+    for key in values:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}."
+            raise ValueError(f"Unknown key {key!r}; {hint} In the recipe: {path}")
+    try:
+        return Recipe(**values)
+    except ValueError as error:
+        raise ValueError(f"{error} In the recipe: {path}") from error

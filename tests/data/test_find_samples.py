@@ -1,0 +1,74 @@
+import pytest
+from PIL import Image
+
+from busseg.data import busi, find_samples, pairs
+from busseg.data.sample import CLASSES
+
+
+def add(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (6, 4)).save(root / name)
+
+
+def add_busi(root):
+    add(root, *(f"{label}/{label} (1){end}.png" for label in CLASSES for end in ("", "_mask")))
+
+
+def test_class_folders_are_read_as_busi(tmp_path):
+    add_busi(tmp_path)
+    assert find_samples(tmp_path) == busi.find_samples(tmp_path)
+    assert len(find_samples(str(tmp_path))) == 3
+
+
+def test_images_and_masks_are_read_as_pairs(tmp_path):
+    add(tmp_path, "images/a.png", "masks/a.png")
+    assert find_samples(tmp_path) == pairs.find_samples(tmp_path)
+    assert [sample.name for sample in find_samples(tmp_path)] == ["a.png"]
+
+
+@pytest.mark.parametrize("beside", [(), ("__MACOSX/x.png",), (".cache/x.png",), ("__MACOSX/x.png", "cover.png")])
+@pytest.mark.parametrize("inner", ["Dataset_BUSI_with_GT", "archive/Dataset_BUSI_with_GT"])
+def test_folder_that_only_holds_the_dataset_is_looked_into(tmp_path, inner, beside):
+    add_busi(tmp_path / inner)
+    add(tmp_path, *beside)
+    assert find_samples(tmp_path) == busi.find_samples(tmp_path / inner)
+
+
+def test_other_folders_beside_the_classes_do_no_harm(tmp_path):
+    add_busi(tmp_path)
+    add(tmp_path, "other/x.png")
+    assert len(find_samples(tmp_path)) == 3
+
+
+@pytest.mark.parametrize(
+    ("only", "message"),
+    [
+        ("benign/benign (1).png", "found no normal"),  # the first class that is missing
+        ("images/a.png", "found no masks"),
+        ("masks/a.png", "found no images"),
+    ],
+)
+def test_half_a_dataset_is_told_what_it_lacks(tmp_path, only, message):
+    add(tmp_path, only)
+    with pytest.raises(FileNotFoundError, match=message):
+        find_samples(tmp_path)
+
+
+@pytest.mark.parametrize("names", [(), ("a.png",), ("one/a.png", "two/a.png"), ("one/a.png",)])
+def test_folder_of_neither_shape_is_refused(tmp_path, names):
+    add(tmp_path, *names)
+    with pytest.raises(FileNotFoundError, match=r"^Expected the folders .*images and masks, found neither: ") as error:
+        find_samples(tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"^Expected a dataset folder, found nothing: .*gone$"):
+        find_samples(tmp_path / "gone")
+
+
+def test_file_in_place_of_a_folder_is_named(tmp_path):
+    add(tmp_path, "busi.png")
+    with pytest.raises(FileNotFoundError, match=r"^Expected a dataset folder, found a file: .*busi\.png$"):
+        find_samples(tmp_path / "busi.png")

@@ -1,0 +1,225 @@
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from busseg.data.busi import find_samples
+from busseg.data.sample import CLASSES, Sample
+from busseg.data.splits import PARTS, Split, grouped_splits, read_split, write_splits
+
+
+def sample(name, label="benign", group=None):
+    return Sample(name, Path("images") / name, (), label, group or name)
+
+
+def dataset(groups=25, copies=2, labels=CLASSES):
+    """`groups` groups of `copies` images for each label."""
+    return [
+        sample(f"{label} {number}{'abcdef'[copy]}.png", label, f"{label} {number}")
+        for label in labels
+        for number in range(groups)
+        for copy in range(copies)
+    ]
+
+
+def groups_of(samples):
+    return {sample.group for sample in samples}
+
+
+# === Folds ===
+@pytest.mark.parametrize("folds", [2, 3, 5])
+@pytest.mark.parametrize("copies", [1, 3])
+def test_no_group_is_parted_and_none_is_lost(folds, copies):
+    samples = dataset(copies=copies)
+    splits = grouped_splits(samples, folds)
+    assert len(splits) == folds
+    for split in splits:
+        train, validation, test = (groups_of(getattr(split, part)) for part in PARTS)
+        assert len(train) + len(validation) + len(test) == len(groups_of(samples))
+        assert train | validation | test == groups_of(samples)
+
+
+@pytest.mark.parametrize("folds", [2, 5])
+def test_every_group_is_tested_exactly_once(folds):
+    tested = [sample.group for split in grouped_splits(dataset(), folds) for sample in split.test]
+    assert len(tested) == len(set(tested)) == 3 * 25
+
+
+def test_parts_hold_every_class_in_its_share():
+    for split in grouped_splits(dataset(groups=25, copies=2)):
+        # Of 25 groups a class, 5 are tested; of the 20 others a fifth validates; training has both copies of the rest.
+        assert Counter(sample.label for sample in split.test) == dict.fromkeys(CLASSES, 5)
+        assert Counter(sample.label for sample in split.validation) == dict.fromkeys(CLASSES, 4)
+        assert Counter(sample.label for sample in split.train) == dict.fromkeys(CLASSES, 2 * 16)
+
+
+def test_rare_class_keeps_its_share():
+    samples = dataset(groups=50, copies=1, labels=("benign",)) + dataset(groups=10, copies=1, labels=("malignant",))
+    for split in grouped_splits(samples):
+        assert Counter(sample.label for sample in split.test) == {"benign": 10, "malignant": 2}
+
+
+def test_training_keeps_all_copies_and_other_parts_the_first():
+    samples = dataset(copies=3)
+    for split in grouped_splits(samples):
+        trained = groups_of(split.train)
+        assert sorted(s.name for s in split.train) == sorted(s.name for s in samples if s.group in trained)
+        for part in (split.validation, split.test):
+            assert len(part) == len(groups_of(part))
+            assert all(sample.name.endswith("a.png") for sample in part)
+
+
+def test_groups_of_several_classes_are_left_out():
+    samples = dataset()
+    crossing = [
+        sample("x.png", "benign", "both"),
+        sample("y.png", "malignant", "both"),
+        sample("z.png", "benign", "both"),
+    ]
+    for split, without in zip(grouped_splits(samples + crossing), grouped_splits(samples), strict=True):
+        assert split == without
+
+
+def test_same_seed_gives_the_same_folds_and_another_seed_others():
+    assert grouped_splits(dataset(), seed=3) == grouped_splits(dataset(), seed=3)
+    assert grouped_splits(dataset(), seed=3)[0].test != grouped_splits(dataset(), seed=4)[0].test
+
+
+def test_samples_without_labels_are_split_too():
+    samples = [sample(f"{number}.png", None) for number in range(25)]
+    for split in grouped_splits(samples):
+        assert (len(split.train), len(split.validation), len(split.test)) == (16, 4, 5)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("groups", "folds"), [(4, 2), (4, 3), (4, 4), (5, 5), (6, 5), (7, 5), (9, 2)])
+def test_fewest_groups_allowed_fill_every_part_with_every_class(groups, folds):
+    for split in grouped_splits(dataset(groups=groups, copies=1), folds):
+        for part in PARTS:
+            assert {sample.label for sample in getattr(split, part)} == set(CLASSES)
+
+
+@pytest.mark.parametrize(("groups", "folds", "least"), [(4, 5, 5), (3, 2, 4), (9, 10, 10)])
+def test_too_few_groups_of_a_class_are_refused(groups, folds, least):
+    samples = dataset(groups=20) + dataset(groups=groups, labels=("rare",))
+    with pytest.raises(
+        ValueError, match=f"^Expected at least {least} groups of images a class, found {groups} of rare$"
+    ):
+        grouped_splits(samples, folds)
+
+
+@pytest.mark.parametrize("folds", [1, 0, -1])
+def test_fewer_than_two_folds_are_refused(folds):
+    with pytest.raises(ValueError, match=f"at least 2 folds, found {folds}"):
+        grouped_splits(dataset(), folds)
+
+
+@pytest.mark.parametrize("samples", [[], [sample("x.png", "benign", "both"), sample("y.png", "malignant", "both")]])
+def test_nothing_to_split_is_refused(samples):
+    with pytest.raises(ValueError, match="found none whose group has a single class"):
+        grouped_splits(samples)
+
+
+def test_busi_is_split_without_its_cross_class_groups(busi_folder):
+    splits = grouped_splits(find_samples(busi_folder))
+    tested = [sample for split in splits for sample in split.test]
+    assert len(tested) == len(groups_of(tested)) == 587 - 8
+    for split in splits:
+        assert len(split.test) == pytest.approx(579 / 5, abs=8)
+        assert {sample.label for sample in split.test} == set(CLASSES)
+        assert not groups_of(split.train) & groups_of(split.test)
+
+
+# === CSV ===
+@pytest.mark.parametrize("labels", [CLASSES, (None,)])
+def test_folds_come_back_from_their_file(tmp_path, labels):
+    samples = dataset(labels=labels)
+    splits = grouped_splits(samples)
+    write_splits(tmp_path / "splits.csv", splits)
+    assert [read_split(tmp_path / "splits.csv", samples, fold) for fold in range(5)] == splits
+
+
+def test_file_has_a_row_for_every_image_of_every_fold(tmp_path):
+    split = Split((sample("a, b.png"),), (sample("c.png", None),), (sample("d.png", "normal", "patient 7"),))
+    write_splits(tmp_path / "splits.csv", [split, split], first_fold=3)
+    rows = ["a, b.png", "c.png", "d.png"]
+    assert (tmp_path / "splits.csv").read_text().splitlines() == [
+        "fold,file,label,group,part",
+        *(
+            row
+            for fold in (3, 4)
+            for row in (
+                f'{fold},"{rows[0]}",benign,"{rows[0]}",train',
+                f"{fold},{rows[1]},,{rows[1]},validation",
+                f"{fold},{rows[2]},normal,patient 7,test",
+            )
+        ),
+    ]
+
+
+def test_single_fold_needs_no_number(tmp_path):
+    split = grouped_splits(dataset())[2]
+    write_splits(tmp_path / "splits.csv", [split], first_fold=2)
+    assert read_split(tmp_path / "splits.csv", dataset()) == split
+    assert read_split(tmp_path / "splits.csv", dataset(), fold=2) == split
+
+
+SAMPLES = [
+    sample("a.png", group="1"),
+    sample("b.png", group="1"),
+    sample("c.png", group="2"),
+    sample("d.png", group="3"),
+]
+GOOD = "fold,file,part\n0,a.png,train\n0,b.png,train\n0,c.png,validation\n0,d.png,test\n"
+
+
+def read(folder, text, fold=None):
+    (folder / "splits.csv").write_text(text)
+    return read_split(folder / "splits.csv", SAMPLES, fold)
+
+
+def test_hand_written_file_needs_three_columns_only(tmp_path):
+    assert read(tmp_path, GOOD) == Split(tuple(SAMPLES[:2]), (SAMPLES[2],), (SAMPLES[3],))
+
+
+def test_validation_and_test_parts_may_be_empty(tmp_path):
+    assert read(tmp_path, "part,file,fold\ntrain,d.png,0\n") == Split((SAMPLES[3],), (), ())
+
+
+def test_group_column_goes_before_the_groups_of_the_dataset(tmp_path):
+    text = "fold,file,part,group\n0,a.png,train,x\n0,b.png,test,y\n"  # a and b share a group in the dataset
+    assert read(tmp_path, text) == Split((SAMPLES[0],), (), (SAMPLES[1],))
+
+
+@pytest.mark.parametrize(
+    ("text", "fold", "message"),
+    [
+        (GOOD, 1, "fold 1, found the folds 0"),
+        (GOOD + "1,a.png,train\n", None, "one fold, or its number, found the folds 0, 1"),
+        (GOOD + "1,a.png,train\n", 2, "fold 2, found the folds 0, 1"),
+        ("fold,file,part\n", None, "found the folds of no row"),
+        (GOOD + "0,e.png,train\n", None, "found 'e.png', which it lacks"),
+        (GOOD.replace("validation", "val"), None, "train, validation, test, found 'val' for 'c.png'"),
+        ("file,part,fold\na.png,train,0\nc.png\n", 1, "fold 1, found the folds , 0"),
+        ("file,fold,part\na.png,0,train\nc.png,0\n", 0, "found '' for 'c.png'"),
+        (GOOD + "0,a.png,train\n", None, "one row a file in fold 0, found two for 'a.png'"),
+        ("fold,file,part,group\n0,a.png,train,x\n0,a.png,test,y\n", 0, "two for 'a.png'"),
+        (GOOD.replace("b.png,train", "b.png,test"), None, "group 1 in one part, found it in train and test"),
+        ("fold,file,part,group\n0,a.png,train,x\n0,d.png,validation,x\n", 0, "group x .* in train and validation"),
+        ("fold,file,part\n0,a.png,test\n", 0, "a train part in fold 0, found none"),
+        ("fold,file\n0,a.png\n", 0, "the column 'part', found fold, file"),
+        ("", 0, "the column 'fold', found no header"),
+    ],
+)  # fmt: skip
+def test_bad_file_is_named_with_what_was_found(tmp_path, text, fold, message):
+    with pytest.raises(ValueError, match=rf"^Expected .*({message}).*: .*splits\.csv$"):
+        read(tmp_path, text, fold)
+
+
+def test_bad_rows_of_other_folds_do_not_matter(tmp_path):
+    assert read(tmp_path, GOOD + "1,e.png,never\n", fold=0) == read(tmp_path, GOOD)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"gone\.csv"):
+        read_split(tmp_path / "gone.csv", SAMPLES)

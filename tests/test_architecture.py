@@ -1,0 +1,290 @@
+"""The rooms of busseg: who may import whom, and what each may load. Reads the sources, imports nothing of them."""
+
+import ast
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "busseg"
+MAX_LINES = 400
+VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
+FRAMEWORKS = {"keras", "tensorflow", "torch", "jax"}
+HEAVY = {*FRAMEWORKS, "albumentations", "cv2"}
+
+ROOMS = ("data", "models", "training", "inference", "evaluation", "app", "cli")
+MAY_IMPORT = {
+    "": set(),
+    "data": set(),
+    "models": set(),
+    "training": {"data", "models"},
+    "inference": {"data"},
+    "evaluation": {"data", "inference"},
+    "app": set(ROOMS),
+    "cli": set(ROOMS),
+}
+# Files that may do more than their room.
+MODEL_FILES = ("busseg.inference.export", "busseg.inference.explain")
+MAY_IMPORT_TOO = {name: {"models"} for name in MODEL_FILES}
+KERAS_FILES = ("busseg.data.batches", *MODEL_FILES)
+
+
+@dataclass
+class Module:
+    """What one file imports, as dotted names: `always` when it is loaded, `ever` also inside its functions."""
+
+    name: str
+    lines: int
+    always: set[str]
+    ever: set[str]
+
+    @property
+    def room(self):
+        part = (*self.name.split("."), "")[1]
+        return "cli" if part == "__main__" else part
+
+
+def read_package():
+    """The sources of busseg: a dict from path, such as `busseg/data/busi.py`, to text."""
+    return {
+        path.relative_to(PACKAGE.parent).as_posix(): path.read_text(encoding="utf-8")
+        for path in sorted(PACKAGE.rglob("*.py"))
+    }
+
+
+def parse(sources):
+    """Dict from dotted name to `Module`."""
+    paths = {_dotted(path): path for path in sources}
+    return {
+        name: Module(
+            name=name,
+            lines=len(sources[path].splitlines()),
+            always=_imports(_at_load(ast.parse(sources[path])), name, path, paths),
+            ever=_imports(ast.walk(ast.parse(sources[path])), name, path, paths),
+        )
+        for name, path in paths.items()
+    }
+
+
+def _dotted(path):
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def _at_load(node):
+    """The nodes that run when the file is loaded: all but the bodies of its functions."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield child
+            yield from _at_load(child)
+
+
+def _imports(nodes, name, path, names):
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = name if path.endswith("__init__.py") else name.rpartition(".")[0]
+            above = package.split(".")[: len(package.split(".")) - node.level + 1]
+            base = ".".join([*above, *filter(None, [node.module])]) if node.level else node.module
+            # `from busseg.data import busi` means the file busi; `from busseg.data import find_samples` the package.
+            dotted = [f"{base}.{alias.name}" for alias in node.names]
+            found |= {full if full in names else base for full in dotted}
+    return found
+
+
+def third_party(imports):
+    """The packages among dotted names that are neither ours nor Python's own."""
+    return {name.split(".")[0] for name in imports} - {"busseg"} - sys.stdlib_module_names
+
+
+def loaded(modules, name):
+    """The third-party packages that loading a module of ours loads through any of our files."""
+    seen, waiting, packages = set(), [name], set()
+    while waiting:
+        current = waiting.pop()
+        if current in modules and current not in seen:
+            seen.add(current)
+            packages |= third_party(modules[current].always)
+            parents = [current.rsplit(".", depth)[0] for depth in range(1, current.count(".") + 1)]
+            waiting += [*modules[current].always, *parents]
+    return packages
+
+
+def violations(sources):
+    """What in the sources breaks the rules, one line each."""
+    modules = parse(sources)
+    found = []
+    for module in modules.values():
+        rules = (wrong_rooms, wrong_packages, wrong_loads, wrong_shape)
+        found += [f"{module.name}: {line}" for rule in rules for line in rule(module, modules)]
+    return found + [f"import cycle: {' -> '.join(cycle)}" for cycle in cycles(modules)]
+
+
+def wrong_rooms(module, modules):
+    if module.room not in MAY_IMPORT:
+        return [f"stands in no known room; known are {', '.join(ROOMS)}"]
+    allowed = {module.room, ""} | MAY_IMPORT[module.room] | MAY_IMPORT_TOO.get(module.name, set())
+    ours = sorted(name for name in module.ever if name in modules)
+    return [f"may not import {name}" for name in ours if modules[name].room not in allowed]
+
+
+def wrong_packages(module, modules):
+    """Packages that a file may not name, not even inside a function."""
+    packages = third_party(module.ever)
+    if "albumentations" in packages and module.name != "busseg.data.augmentation":
+        yield "imports albumentations; only busseg.data.augmentation may"
+    if "tensorflow" in third_party(module.always):
+        yield "imports tensorflow when loaded; import it inside the function that needs it"
+    forbidden = {
+        "data": set() if module.name == "busseg.data.batches" else FRAMEWORKS,
+        "models": FRAMEWORKS - {"keras"},
+        "evaluation": FRAMEWORKS,
+    }
+    for package in sorted(forbidden.get(module.room, set()) & packages):
+        yield f"imports {package}, which {module.room} may not"
+
+
+def wrong_loads(module, modules):
+    """Packages that may not come along when a file is loaded, by whichever of our files they come."""
+    packages = loaded(modules, module.name)
+    if module.room in ("", "cli", "models"):
+        allowed = {"": set(), "cli": {"typer", "rich"}, "models": {"keras"}}[module.room]
+        extra = packages - allowed
+    elif module.room in ("data", "evaluation", "inference") and module.name not in KERAS_FILES:
+        extra = packages & FRAMEWORKS
+    else:
+        extra = packages & {"tensorflow"}
+    return [f"loads {package}; import what needs it inside a function" for package in sorted(extra)]
+
+
+def wrong_shape(module, modules):
+    if module.lines > MAX_LINES:
+        yield f"has {module.lines} lines, more than {MAX_LINES}; it wants to be two"
+    for part in module.name.split("."):
+        if VAGUE_NAMES & set(part.split("_")):
+            yield f"is named {part!r}, which does not say what it holds"
+
+
+def cycles(modules):
+    """Import circles among our modules, each once; an import inside a function counts."""
+    done, found = set(), []
+
+    def visit(name, trail):
+        if name in trail:
+            found.append([*trail[trail.index(name) :], name])
+        elif name not in done:
+            for other in sorted(modules[name].ever & modules.keys()):
+                visit(other, [*trail, name])
+            done.add(name)
+
+    for name in modules:
+        visit(name, [])
+    return found
+
+
+# === The package ===
+
+
+def test_busseg_keeps_to_its_rooms():
+    assert violations(read_package()) == []
+
+
+def test_every_file_of_the_package_is_read():
+    assert {"busseg/__init__.py", "busseg/cli.py", "busseg/data/busi.py"} <= read_package().keys()
+
+
+RUN_HELP = (
+    "import sys; from busseg.cli import main; sys.argv = ['busseg', *{arguments}]\ntry: main()\nexcept SystemExit: pass"
+)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import busseg",
+        "import busseg.cli",
+        RUN_HELP.format(arguments=["--help"]),
+        RUN_HELP.format(arguments=["train", "--help"]),
+    ],
+)
+def test_help_loads_nothing_heavy(code):
+    report = f"{code}\nimport sys; print('heavy:', sorted(sys.modules.keys() & {HEAVY!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", report], cwd=PACKAGE.parent, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("heavy: []\n")
+
+
+# === The rules themselves: each must be able to fail ===
+
+CLEAN = {
+    "busseg/__init__.py": '__version__ = "0"',
+    "busseg/cli.py": "import typer\ndef train():\n    from busseg.training import fit",
+    "busseg/data/__init__.py": "def find():\n    from busseg.data import busi",
+    "busseg/data/busi.py": "import numpy\nfrom busseg.data.sample import Sample",
+    "busseg/data/sample.py": "from dataclasses import dataclass",
+    "busseg/data/augmentation.py": "import albumentations",
+    "busseg/data/batches.py": "import keras\nfrom busseg.data.augmentation import A",
+    "busseg/models/unet.py": "import keras",
+    "busseg/training/fit.py": "import keras\nfrom busseg.data import batches\nfrom busseg.models.unet import build",
+    "busseg/inference/predictor.py": "import numpy\ndef load():\n    import keras",
+    "busseg/inference/export.py": "import keras\nfrom busseg.models import unet\ndef f():\n    import tensorflow",
+    "busseg/evaluation/report.py": "import matplotlib\nfrom busseg.inference.predictor import Predictor",
+    "busseg/app/page.py": "from busseg.evaluation import report",
+}
+
+
+def test_clean_sources_break_no_rule():
+    assert violations(CLEAN) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "expected"),
+    [
+        # Rooms
+        ("busseg/data/new.py", "from busseg.models import unet", "data.new: may not import busseg.models.unet"),
+        ("busseg/data/new.py", "import busseg.models.unet", "data.new: may not import busseg.models.unet"),
+        ("busseg/data/new.py", "from ..models.unet import build", "data.new: may not import busseg.models.unet"),
+        ("busseg/data/new.py", "def f():\n    from busseg import cli", "data.new: may not import busseg.cli"),
+        ("busseg/models/new.py", "from busseg.data.sample import A", "models.new: may not import busseg.data.sample"),
+        ("busseg/training/new.py", "from busseg.inference import predictor", "may not import busseg.inference"),
+        ("busseg/inference/new.py", "from busseg.models import unet", "may not import busseg.models.unet"),
+        ("busseg/inference/new.py", "from busseg.training import fit", "may not import busseg.training.fit"),
+        ("busseg/evaluation/new.py", "from busseg.training import fit", "may not import busseg.training.fit"),
+        ("busseg/plugins/new.py", "", "stands in no known room"),
+        # Packages
+        ("busseg/data/new.py", "def f():\n    import albumentations as A", "imports albumentations; only"),
+        ("busseg/data/new.py", "def f():\n    import keras", "imports keras, which data may not"),
+        ("busseg/models/new.py", "def f():\n    import tensorflow", "imports tensorflow, which models may not"),
+        ("busseg/models/new.py", "import numpy", "models.new: loads numpy"),
+        ("busseg/evaluation/new.py", "def f():\n    import keras", "imports keras, which evaluation may not"),
+        ("busseg/training/new.py", "import tensorflow as tf", "imports tensorflow when loaded"),
+        ("busseg/training/new.py", "try:\n    import tensorflow\nexcept ImportError:\n    pass", "when loaded"),
+        ("busseg/training/new.py", "class A:\n    import tensorflow", "imports tensorflow when loaded"),
+        ("busseg/inference/export.py", "import tensorflow", "inference.export: imports tensorflow when loaded"),
+        ("busseg/inference/new.py", "from keras import ops", "inference.new: loads keras"),
+        ("busseg/inference/new.py", "from busseg.data import batches", "inference.new: loads keras"),
+        ("busseg/evaluation/new.py", "from busseg.data.batches import Batches", "evaluation.new: loads keras"),
+        ("busseg/data/__init__.py", "from busseg.data import batches", "data.busi: loads keras"),
+        ("busseg/cli.py", "import numpy", "cli: loads numpy"),
+        ("busseg/cli.py", "import typer\nfrom busseg.data import busi", "cli: loads numpy"),
+        ("busseg/__init__.py", "from busseg.models.unet import build", "busseg: loads keras"),
+        # Shape
+        ("busseg/data/sample.py", "from busseg.data import busi", "busseg.data.busi -> busseg.data.sample -> busseg"),
+        ("busseg/data/sample.py", "def f():\n    import busseg.data.busi", "import cycle"),
+        ("busseg/data/utils.py", "", "is named 'utils'"),
+        ("busseg/data/image_helpers.py", "", "is named 'image_helpers'"),
+        ("busseg/common/new.py", "", "is named 'common'"),
+        ("busseg/data/new.py", "a = 1\n" * 401, "has 401 lines"),
+    ],
+)
+def test_offending_source_is_caught(path, source, expected):
+    assert expected in "\n".join(violations({**CLEAN, path: source}))
+
+
+def test_file_of_400_lines_is_allowed():
+    assert violations({**CLEAN, "busseg/data/new.py": "a = 1\n" * 400}) == []
