@@ -2,11 +2,13 @@
 
 import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import track
 
 app = typer.Typer(
     help="Breast ultrasound: which class (normal, benign, malignant), and where the lesion lies. "
@@ -21,14 +23,12 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 Data = Annotated[Path, typer.Argument(help="Dataset folder: BUSI's, or one with images/ and masks/.")]
 Splits = Annotated[Path | None, typer.Option(help="CSV file of folds, as `busseg split` writes it.")]
-Fold = Annotated[int | None, typer.Option(min=0, help="Fold of the splits file; 0 if not told.")]
+Fold = Annotated[int | None, typer.Option(min=0, help="Number of the fold; 0 if not told.")]
+Model = Annotated[Path, typer.Argument(help="Trained model: a run's folder, a .keras file or a SavedModel folder.")]
 
 
 def main():
     """Run the command line: one line for what went wrong, and 2 for its exit status."""
-    # TensorFlow's start-up notes are not for users.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     try:
         app()
     except (OSError, ValueError, ImportError) as error:
@@ -45,6 +45,38 @@ def _one_line(error):
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return " ".join(str(error).split())
+
+
+@contextmanager
+def starting_keras():
+    """Import Keras with its backend in peace: TensorFlow's start-up notes are not for users."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Off by default on some processors; twice as fast there.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    with Console().status("Starting Keras ..."), Path(os.devnull).open("w") as nowhere:
+        # The notes come from C++, past Python's own stderr.
+        stderr = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            import keras  # noqa: F401
+
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("busseg-demo"),
+):
+    """See it work in a minute: draw phantoms, train on them, evaluate, predict, export.
+
+    Example: busseg demo --out busseg-demo
+    """
+    with starting_keras():
+        from busseg.demo import run_demo
+    run_demo(out)
 
 
 @app.command()
@@ -84,9 +116,10 @@ def train(
 
     Example: busseg train data/busi --out runs/card
     """
+    with starting_keras():
+        from busseg.training import fit as fitting
     from busseg.data import find_samples
     from busseg.data.splits import grouped_splits, read_split
-    from busseg.training import fit as fitting
     from busseg.training.recipe import load_recipe
 
     if resume and (out / fitting.RECIPE).exists():
@@ -97,6 +130,114 @@ def train(
     split = read_split(splits, samples, fold) if splits else grouped_splits(samples)[fold or 0]
     fitting.fit(chosen, split, out, fold=fold or 0, resume=resume)
     print(f"The best model is in {out / fitting.MODEL}")
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for the scores and pictures.")],
+    splits: Splits = None,
+    fold: Fold = None,
+):
+    """Score a model on the parts of a dataset.
+
+    The parts are those of the splits file; without one, those a run's folder was trained with; else all images are one.
+
+    Example: busseg evaluate runs/card data/busi --out runs/card/evaluation
+    """
+    from busseg.data import find_samples
+    from busseg.data.files import read_csv
+    from busseg.data.splits import PARTS, read_split
+    from busseg.evaluation.figures import draw_curves
+    from busseg.evaluation.protocol import evaluate, format_summary
+    from busseg.inference.predictor import Predictor
+
+    samples = find_samples(data)
+    if splits is None and (model / "splits.csv").is_file():
+        splits = model / "splits.csv"
+    parts = {"all": samples}
+    if splits:
+        chosen = read_split(splits, samples, fold)
+        parts = {part: getattr(chosen, part) for part in PARTS if getattr(chosen, part)}
+    with starting_keras():
+        predictor = Predictor(model)
+    summary, rows = evaluate(predictor, parts, out, progress=lambda images: track(images, "Evaluating"))
+    if (model / "history.csv").is_file():
+        draw_curves(read_csv(model / "history.csv"), out / "figures" / "curves.png")
+    print(format_summary(summary))
+    print(f"\nWrote {out}")
+    _report_failures(rows)
+
+
+@app.command()
+def predict(
+    inputs: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    model: Annotated[Path, typer.Option(help="Trained model: a run's folder, a .keras file or a SavedModel folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for masks, overlays and predictions.csv.")] = Path("predictions"),
+):
+    """Tell the class of images and where the lesion lies.
+
+    Example: busseg predict scan.png scans/ --model runs/card --out predictions
+    """
+    from busseg.inference.batch import find_inputs, predict_files
+    from busseg.inference.predictor import Predictor
+
+    files = find_inputs(inputs)
+    with starting_keras():
+        predictor = Predictor(model)
+    rows = predict_files(predictor, files, out, progress=lambda batches: track(batches, "Predicting"))
+    for row in rows[:20]:
+        if not row["error"]:
+            print(f"{row['file']}: {row['label']}, lesion {float(row['lesion_fraction']):.1%} of the image")
+    if len(rows) > 20:
+        print(f"... and {len(rows) - 20} more")
+    print(f"Wrote {out}")
+    _report_failures(rows)
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="Trained model: a run's folder or a .keras file.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    format: Annotated[str, typer.Option(help="saved_model: TensorFlow's.")] = "saved_model",
+):
+    """Export a model to a format that runs without busseg, and check it against its source.
+
+    Example: busseg export runs/card --format saved_model --out card-saved-model
+    """
+    with starting_keras():
+        from busseg.inference.export import FORMATS, export_saved_model
+    if format not in FORMATS:
+        raise ValueError(f"Expected a format of {', '.join(FORMATS)}, found {format!r}")
+    with starting_keras():
+        difference = export_saved_model(model, out)
+    print(f"Wrote {out}; its answers differ from the source's by at most {difference:.0e}")
+
+
+@app.command()
+def download(
+    dataset: Annotated[str, typer.Argument(help="busi: breast ultrasound, 780 images.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to make.")],
+):
+    """Download a dataset.
+
+    Example: busseg download busi data/busi
+    """
+    from busseg.data.download import download_busi
+
+    if dataset != "busi":
+        raise ValueError(f"Expected the dataset busi, found {dataset!r}")
+    print(f"Wrote {download_busi(folder)}")
+
+
+def _report_failures(rows):
+    failed = [row for row in rows if row.get("error")]
+    for row in failed:
+        errors.print(f"busseg: skipped: {row['error']}")
+    if failed:
+        errors.print(f"busseg: {len(failed)} of {len(rows)} files could not be read")
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

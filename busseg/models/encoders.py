@@ -4,6 +4,8 @@ One contract for all: `features = encoder(x, ...)`, where `x` is `(batch, size, 
 are feature maps from fine to coarse, each half the height and width of the one before; the last is the bottleneck.
 """
 
+import math
+
 from keras import layers
 
 from busseg.models.attention import CBAM
@@ -47,6 +49,6 @@ def conv_block(x, filters, normalization, cbam, name):
         if normalization == "batch":
             x = layers.BatchNormalization(momentum=0.9, name=f"{name}_norm{step}")(x)
         elif normalization == "group":
-            x = layers.GroupNormalization(min(8, filters), name=f"{name}_norm{step}")(x)
+            x = layers.GroupNormalization(math.gcd(8, filters), name=f"{name}_norm{step}")(x)
         x = layers.ReLU(name=f"{name}_relu{step}")(x)
     return CBAM(name=f"{name}_cbam")(x) if cbam else x

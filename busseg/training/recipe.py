@@ -72,8 +72,11 @@ class Recipe:
             if not isinstance(value, allowed) or (isinstance(value, bool) and field.type is not bool):
                 raise ValueError(f"`{field.name}` must be of type {field.type.__name__}. Received: {value!r}")
         for name in ("image_size", "epochs", "batch_size", "learning_rate", "patience"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:  # nan is not
                 raise ValueError(f"`{name}` must be > 0. Received: {getattr(self, name)}")
+        for name in ("mask_weight", "label_weight", "warmup_epochs", "weight_decay", "seed"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"`{name}` must be >= 0. Received: {getattr(self, name)}")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be one of {', '.join(allowed)}. Received: {getattr(self, name)!r}")

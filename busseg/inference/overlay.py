@@ -1,0 +1,45 @@
+"""Draw what was predicted onto the image."""
+
+import cv2
+import numpy as np
+
+LESION_RGB = (255, 190, 0)
+TRUTH_RGB = (0, 220, 120)
+
+
+def draw_contour(image, mask, color=LESION_RGB):
+    """Draw the outline of a lesion.
+
+    Args:
+        image: Array `(height, width)` uint8 grey, or `(height, width, 3)` uint8 RGB.
+        mask: Array `(height, width)` uint8, 0 or 1.
+        color: RGB values of the line.
+
+    Returns:
+        Array `(height, width, 3)` uint8, RGB; `image` itself is left as it is.
+    """
+    picture = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else image.copy()
+    contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    thickness = max(1, round(max(mask.shape) / 300))
+    return cv2.drawContours(picture, contours, -1, color, thickness, cv2.LINE_AA)
+
+
+def draw_overlay(image, prediction):
+    """Draw a prediction: the lesion's outline on the image, and a strip above it with the class and its probability.
+
+    Args:
+        image: Array `(height, width)` uint8 grey.
+        prediction: A `Prediction` of that image.
+
+    Returns:
+        Array `(strip + height, width, 3)` uint8, RGB.
+    """
+    picture = draw_contour(image, prediction.mask)
+    width = image.shape[1]
+    text = f"{prediction.label} {prediction.probabilities.max():.2f}   lesion {prediction.lesion_fraction:.1%}"
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    (text_width, _), _ = cv2.getTextSize(text, font, 1.0, 1)
+    scale = min(0.6, 0.9 * width / text_width)  # a narrow image gets smaller letters
+    strip = np.zeros((max(12, round(45 * scale)), width, 3), np.uint8)
+    cv2.putText(strip, text, (round(0.03 * width), round(0.7 * len(strip))), font, scale, LESION_RGB, 1, cv2.LINE_AA)
+    return np.vstack([strip, picture])
