@@ -36,9 +36,10 @@ def main():
             raise
         errors.print(f"busseg: error: {_one_line(error)}")
         sys.exit(2)
-    except KeyboardInterrupt:
-        errors.print("busseg: stopped")
-        sys.exit(130)
+    except SystemExit as done:
+        if done.code == 130:  # what typer makes of Ctrl-C
+            errors.print("busseg: stopped")
+        raise
 
 
 def _one_line(error):
@@ -49,7 +50,7 @@ def _one_line(error):
 
 @contextmanager
 def starting_keras():
-    """Import Keras with its backend in peace: TensorFlow's start-up notes are not for users."""
+    """Import Keras and its backend inside, in peace: TensorFlow's start-up notes are not for users."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Off by default on some processors; twice as fast there.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -58,8 +59,6 @@ def starting_keras():
         stderr = os.dup(2)
         os.dup2(nowhere.fileno(), 2)
         try:
-            import keras  # noqa: F401
-
             yield
         finally:
             os.dup2(stderr, 2)
@@ -116,19 +115,24 @@ def train(
 
     Example: busseg train data/busi --out runs/card
     """
-    with starting_keras():
-        from busseg.training import fit as fitting
     from busseg.data import find_samples
     from busseg.data.splits import grouped_splits, read_split
-    from busseg.training.recipe import load_recipe
 
-    if resume and (out / fitting.RECIPE).exists():
-        recipe = recipe or out / fitting.RECIPE
-        splits = splits or out / fitting.SPLITS
-    chosen = load_recipe(recipe or "card")
+    if resume and (out / "recipe.toml").exists():
+        recipe = recipe or out / "recipe.toml"
+        splits = splits or out / "splits.csv"
     samples = find_samples(data)
-    split = read_split(splits, samples, fold) if splits else grouped_splits(samples)[fold or 0]
-    fitting.fit(chosen, split, out, fold=fold or 0, resume=resume)
+    if splits:
+        chosen = read_split(splits, samples, fold)
+    else:
+        folds = grouped_splits(samples)
+        if fold is not None and fold >= len(folds):
+            raise ValueError(f"Expected a fold of 0 to {len(folds) - 1}, found {fold}")
+        chosen = folds[fold or 0]
+    with starting_keras():
+        from busseg.training import fit as fitting
+        from busseg.training.recipe import load_recipe
+    fitting.fit(load_recipe(recipe or "card"), chosen, out, fold=fold or 0, resume=resume)
     print(f"The best model is in {out / fitting.MODEL}")
 
 
@@ -157,6 +161,8 @@ def evaluate(
     if splits is None and (model / "splits.csv").is_file():
         splits = model / "splits.csv"
     parts = {"all": samples}
+    if fold is not None and splits is None:
+        raise ValueError(f"Expected a splits file to read fold {fold} from, found none; tell it by --splits")
     if splits:
         chosen = read_split(splits, samples, fold)
         parts = {part: getattr(chosen, part) for part in PARTS if getattr(chosen, part)}

@@ -1,10 +1,14 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from busseg.data.busi import find_samples
 from busseg.data.phantom import write_phantoms
+
+# TensorFlow adds in the same order every time, so that tests can compare trainings to the last bit.
+os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -31,3 +35,46 @@ def busi_folder():
         if place and Path(place).is_dir():
             return Path(place)
     pytest.skip("needs BUSI; see data/README.md")
+
+
+@pytest.fixture(scope="session")
+def echo_model():
+    """A model whose answers are arithmetic: the mask is image / 255; with m its mean, the label is (1 - m, m, 0)."""
+    import keras
+
+    image = keras.Input((32, 32, 1), name="image")
+    mask = keras.layers.Rescaling(1 / 255, name="mask")(image)
+    label = keras.layers.Dense(3, name="label")(keras.layers.GlobalAveragePooling2D()(mask))
+    model = keras.Model(image, {"mask": mask, "label": label}, name="echo")
+    model.get_layer("label").set_weights([np.float32([[-1, 1, 0]]), np.float32([1, 0, 0])])
+    return model
+
+
+@pytest.fixture(scope="session")
+def echo_file(echo_model, tmp_path_factory):
+    """The path of `echo_model`, saved."""
+    path = tmp_path_factory.mktemp("models") / "echo.keras"
+    echo_model.save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory, phantom_samples):
+    """The folder of a run, to be read only: a tiny network, one epoch on fold 0 of `phantom_folder`."""
+    from busseg.data.splits import grouped_splits
+    from busseg.training.fit import fit
+    from busseg.training.recipe import Recipe
+
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    fit(Recipe(image_size=32, width=4, depth=2, epochs=1), grouped_splits(phantom_samples)[0], folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_saved_model(tmp_path_factory, tiny_run):
+    """The folder of `tiny_run`'s model as a SavedModel, to be read only."""
+    from busseg.inference.export import export_saved_model
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-saved-model"
+    export_saved_model(tiny_run, folder)
+    return folder

@@ -23,7 +23,13 @@ def replacing(path):
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         # The name is kept, because writers choose their format by its suffix.
         temporary = Path(folder) / path.name
-        yield temporary
+        try:
+            yield temporary
+        except OSError as error:
+            # A full disk does not say what it was too full for.
+            if error.errno and not error.filename:
+                error.filename = str(path)
+            raise
         if path.is_dir() and temporary.exists():
             # A folder cannot be renamed over another: the old one steps aside, and goes with the temporary one.
             path.replace(Path(folder) / f"replaced {path.name}")

@@ -21,7 +21,7 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class Scored:
-    """One sample, what was predicted for it (None where it could not be read), and its row of `per_image.csv`."""
+    """One sample, its part, and its row of `per_image.csv`."""
 
     sample: Sample
     part: str
@@ -56,6 +56,8 @@ def evaluate(predictor, parts, out, progress=iter):
     write_csv(out / TABLE, FIELDS, [{name: _cell(row.get(name)) for name in FIELDS} for row in rows])
     summary = {part: _summarise([row for row in rows if row["part"] == part]) for part in parts}
     write_text(out / "summary.json", json.dumps({"threshold": THRESHOLD, "parts": summary}, indent=2) + "\n")
+    for figure in (out / "figures").glob("*.png"):
+        figure.unlink()  # a former evaluation's, of parts that this one may not have
     for part in parts:
         good = [one for one in scored if one.part == part and not one.row.get("error")]
         if good:

@@ -1,6 +1,7 @@
 """Predict files and folders: masks, overlays and a table, whatever single files are like."""
 
 import csv
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -12,13 +13,14 @@ from busseg.inference.overlay import draw_overlay
 TABLE = "predictions.csv"
 FIELDS = ("file", "label", *(f"p_{label}" for label in CLASSES), "lesion_px", "lesion_fraction", "error")
 _BATCH = 16
+_MASK_STEM = re.compile(r"(?P<image>.+)_mask(_\d+)?")
 
 
 def find_inputs(paths):
     """Find the image files that inputs name, and where their results go.
 
     Folders are searched with all their subfolders. Masks that lie beside their image (`NAME_mask.png` beside
-    `NAME.png`) are passed over, for they are no scans.
+    `NAME.png`) are passed over, for they are no scans, and so is what a former prediction wrote.
 
     Args:
         paths: Sequence of paths of files and folders.
@@ -33,9 +35,11 @@ def find_inputs(paths):
     found = {}
     for path in map(Path, paths):
         if path.is_dir():
+            written = {table.parent for table in path.rglob(TABLE)}
             files = sorted(file for file in path.rglob("*") if file.is_file() and is_image(file))
+            files = [file for file in files if not written & set(file.parents)]
             stems = {(file.parent, file.stem) for file in files}
-            images = [file for file in files if (file.parent, file.stem.rpartition("_mask")[0]) not in stems]
+            images = [file for file in files if not _is_mask(file, stems)]
             if not images:
                 raise FileNotFoundError(f"Expected images in the folder, found none: {path}")
             found |= {image: image.relative_to(path) for image in images}
@@ -53,6 +57,11 @@ def find_inputs(paths):
                 f"Expected inputs with different names, found two named {target}: {owners[target]}, {image}"
             )
     return targets
+
+
+def _is_mask(file, stems):
+    match = _MASK_STEM.fullmatch(file.stem)
+    return bool(match) and (file.parent, match["image"]) in stems
 
 
 def predict_files(predictor, inputs, out, progress=iter):
@@ -89,14 +98,13 @@ def predict_files(predictor, inputs, out, progress=iter):
         for path, target in some:
             if path in failed:
                 rows.append({"file": str(path), "error": failed[path]})
-                continue
-            prediction = predictions[path]
-            write_image(out / f"{target}_mask.png", prediction.mask * 255)
-            write_image(out / f"{target}_overlay.png", draw_overlay(images[path], prediction))
-            rows.append(_row(path, prediction))
-        # Batch by batch, so that what is done stays told when the rest is stopped.
-        with (out / TABLE).open("a", newline="", encoding="utf-8") as table:
-            csv.DictWriter(table, FIELDS, lineterminator="\n").writerows(rows[start:])
+            else:
+                write_image(out / f"{target}_mask.png", predictions[path].mask * 255)
+                write_image(out / f"{target}_overlay.png", draw_overlay(images[path], predictions[path]))
+                rows.append(_row(path, predictions[path]))
+            # Row by row, so that what is done stays told when the rest is stopped.
+            with (out / TABLE).open("a", newline="", encoding="utf-8") as table:
+                csv.DictWriter(table, FIELDS, lineterminator="\n").writerow(rows[-1])
     return rows
 
 

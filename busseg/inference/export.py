@@ -1,6 +1,5 @@
 """A trained Keras model to a format that runs without busseg, checked against its source."""
 
-import importlib.util
 from pathlib import Path
 
 import keras
@@ -30,22 +29,29 @@ def export_saved_model(model, out):
 
     Raises:
         FileExistsError: If `out` holds something else than a SavedModel.
+        OSError: If it cannot be written.
         ImportError: If TensorFlow is not installed; it alone writes and reads the format.
-        ValueError: If the export answers otherwise than the source; nothing is written then.
+        ValueError: If the source is no model of busseg, or the export answers otherwise than it does; nothing is
+            written then.
     """
     out = Path(out)
-    if importlib.util.find_spec("tensorflow") is None:
+    try:
+        import tensorflow as tf
+    except ImportError as error:
         raise ImportError(
             "Expected TensorFlow, which alone writes and reads the SavedModel format, found it is not installed: "
             'pip install "tensorflow"'
-        )
+        ) from error
     if out.exists() and not (out / "saved_model.pb").is_file() and (out.is_file() or any(out.iterdir())):
         raise FileExistsError(f"Expected a new folder or a SavedModel to replace, found something else: {out}")
-    source = load_keras(model)
+    source, predictor = load_keras(model), Predictor(model)
     with replacing(out) as temporary:
         signature = [keras.InputSpec(shape=(None, *source.input_shape[1:]), dtype="float32", name="image")]
-        source.export(temporary, format="tf_saved_model", input_signature=signature, verbose=False)
-        difference = _difference(Predictor(source), Predictor(temporary))
+        try:
+            source.export(temporary, format="tf_saved_model", input_signature=signature, verbose=False)
+        except tf.errors.OpError as error:  # TensorFlow's words for a full disk
+            raise OSError(f"The SavedModel cannot be written ({error.message}): {out}") from error
+        difference = _difference(predictor, Predictor(temporary))
         if difference > TOLERANCE:
             raise ValueError(
                 f"Expected the export to answer as its source, found a difference of {difference:.1e}: {out}"

@@ -51,15 +51,13 @@ class Predictor:
     """
 
     def __init__(self, model):
-        source = model if isinstance(model, (str, Path)) else getattr(model, "name", type(model).__name__)
         if isinstance(model, (str, Path)):
-            self._run, input_shape = _load(Path(model))
+            source = model
+            self._run, inputs, outputs = _load(Path(model))
         else:
-            self._run, input_shape = _from_keras(model)
-        _, height, width, channels = input_shape if len(input_shape) == 4 else (None,) * 4
-        if height is None or height != width or channels != 1:
-            raise ValueError(f"Expected a model of one square grey image, found the input {input_shape}: {source}")
-        self.image_size = height
+            source = getattr(model, "name", type(model).__name__)
+            self._run, inputs, outputs = _from_keras(model)
+        self.image_size = _image_size(inputs, outputs, source)
 
     def predict(self, image):
         """Predict one image.
@@ -81,13 +79,19 @@ class Predictor:
         Returns:
             List of `Prediction`, one an image.
         """
-        images = [read_image(image) if isinstance(image, (str, Path)) else image for image in images]
+        images = [read_image(image) if isinstance(image, (str, Path)) else _checked(image) for image in images]
         squares = np.stack([fit_to_square(image, self.image_size) for image in images])
         outputs = self._run(squares[..., None].astype(np.float32))
         return [
             _prediction(image.shape, mask[..., 0], probabilities)
             for image, mask, probabilities in zip(images, outputs[MASK], outputs[LABEL])
         ]
+
+
+def _checked(image):
+    if image.ndim != 2 or image.dtype != np.uint8:
+        raise ValueError(f"Expected grey values, (height, width) uint8, found {image.shape} {image.dtype}")
+    return image
 
 
 def _prediction(shape, square_map, probabilities):
@@ -101,10 +105,10 @@ def _prediction(shape, square_map, probabilities):
 
 
 def _load(path):
-    """`(run, input_shape)` of a stored model; `run` maps a float32 batch to a dict of arrays."""
+    """`(run, inputs, outputs)` of a stored model: maps a float32 batch to a dict of arrays; the shapes of both."""
     if (path / "saved_model.pb").is_file():
         return _from_saved_model(path)
-    return _from_keras(load_keras(path), path)
+    return _from_keras(load_keras(path))
 
 
 def load_keras(path):
@@ -121,40 +125,57 @@ def load_keras(path):
     file = path / "model.keras" if path.is_dir() else path
     if file.suffix != ".keras" or not file.is_file():
         raise FileNotFoundError(f"Expected a trained model (a run's folder, .keras or SavedModel), found none: {path}")
+    if not zipfile.is_zipfile(file):
+        raise ValueError(f"Expected a Keras model, found a broken file or something else: {file}")
     import keras
 
     try:
         return keras.models.load_model(file, compile=False)
-    except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # whatever a broken archive makes zipfile, h5py and Keras say
         raise ValueError(f"Expected a Keras model, found a file that Keras cannot load ({error}): {file}") from error
 
 
-def _from_keras(model, source="the model"):
-    _check_outputs(model.output_names, source)
-
+def _from_keras(model):
     def run(batch):
         outputs = model.predict_on_batch(batch)
         return {name: np.asarray(values) for name, values in outputs.items()}
 
-    return run, tuple(model.input_shape)
+    outputs = getattr(model, "output", None)
+    shapes = _shapes(outputs) if isinstance(outputs, dict) else getattr(model, "output_shape", None)
+    return run, getattr(model, "input_shape", None), shapes
 
 
 def _from_saved_model(path):
     import tensorflow as tf
 
-    loaded = tf.saved_model.load(str(path))
+    try:
+        loaded = tf.saved_model.load(str(path))
+    except Exception as error:  # TensorFlow's errors share no base class
+        raise ValueError(f"Expected a SavedModel, found one that cannot be loaded ({error}): {path}") from error
     signature = loaded.signatures.get("serving_default")
-    _check_outputs(signature.structured_outputs if signature else (), path)
-    (name, spec), *_ = signature.structured_input_signature[1].items()
+    if signature is None:
+        raise ValueError(f"Expected the signature serving_default, found {sorted(loaded.signatures)}: {path}")
+    inputs = signature.structured_input_signature[1]
 
     def run(batch):
         # `loaded` stands here so that its variables live as long as the function that reads them.
-        outputs = loaded.signatures["serving_default"](**{name: tf.constant(batch)})
+        outputs = loaded.signatures["serving_default"](**{name: tf.constant(batch) for name in inputs})
         return {name: values.numpy() for name, values in outputs.items()}
 
-    return run, tuple(spec.shape)
+    shapes = list(_shapes(inputs).values())
+    return run, shapes[0] if len(shapes) == 1 else shapes, _shapes(signature.structured_outputs)
 
 
-def _check_outputs(names, source):
-    if set(names) != {MASK, LABEL}:
-        raise ValueError(f"Expected a model with the outputs {MASK} and {LABEL}, found {sorted(names)}: {source}")
+def _shapes(tensors):
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _image_size(inputs, outputs, source):
+    """Side of the square of a model of busseg, told by the shapes of its input and outputs."""
+    size = inputs[1] if isinstance(inputs, tuple) and len(inputs) == 4 else None
+    if not isinstance(size, int) or inputs[1:] != (size, size, 1):
+        raise ValueError(f"Expected a model of one square grey image, found the input {inputs}: {source}")
+    expected = {MASK: (None, size, size, 1), LABEL: (None, len(CLASSES))}
+    if not isinstance(outputs, dict) or {name: (None, *shape[1:]) for name, shape in outputs.items()} != expected:
+        raise ValueError(f"Expected a model with the outputs {expected}, found {outputs}: {source}")
+    return size

@@ -44,12 +44,14 @@ def fit(recipe, split, out, fold=0, resume=False, workers=2):
 
     Raises:
         FileExistsError: If `out` holds a run and `resume` is False, or holds something else.
-        ValueError: If the run to resume has another recipe or split, or a part is empty.
+        ValueError: If the run to resume has another recipe or split, a part is empty, or no network fits the recipe.
         OSError: If an image cannot be read, or the folder not written.
     """
     if not split.validation:
         raise ValueError("Expected a validation part to choose the model by, found none in the split")
     out = claim_folder(out, RECIPE)
+    keras.utils.set_random_seed(recipe.seed)
+    model = build_model(recipe)  # before the run is written down: a recipe of no network leaves none behind
     history = _open_run(out, recipe, split, fold, resume)
     train = Batches(
         split.train, recipe.image_size, recipe.batch_size, augmentation=recipe.augmentation, shuffle=True,
@@ -60,11 +62,9 @@ def fit(recipe, split, out, fold=0, resume=False, workers=2):
     for batches, index in track([(b, i) for b in (train, validation) for i in range(len(b.samples))], "Reading images"):
         batches.load(index)
 
-    keras.utils.set_random_seed(recipe.seed)
     if history:
         model = keras.models.load_model(_checkpoint(out, len(history)))
     else:
-        model = build_model(recipe)
         compile_model(model, recipe, steps_per_epoch=len(train))
     keeper = RunKeeper(out, history, recipe)
     callbacks = [keeper]
@@ -157,8 +157,11 @@ class RunKeeper(keras.callbacks.Callback):
         if self.best == len(self.history):
             self._save(self.out / MODEL)
         write_csv(self.out / HISTORY, list(self.history[0]), self.history)
-        self._save(_checkpoint(self.out, epoch + 1))
-        _checkpoint(self.out, epoch).unlink(missing_ok=True)
+        checkpoint = _checkpoint(self.out, epoch + 1)
+        self._save(checkpoint)
+        for old in checkpoint.parent.glob("*.keras"):
+            if old != checkpoint:
+                old.unlink()
         self.model.stop_training = self.finished
 
     def _save(self, path):

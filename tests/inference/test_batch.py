@@ -1,0 +1,230 @@
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from busseg.data.files import read_csv
+from busseg.data.images import read_image, write_image
+from busseg.inference.batch import find_inputs, predict_files
+from busseg.inference.overlay import draw_overlay
+from busseg.inference.predictor import Predictor
+
+HEADER = "file,label,p_normal,p_benign,p_malignant,lesion_px,lesion_fraction,error"
+
+
+@pytest.fixture(scope="module")
+def predictor(echo_model):
+    return Predictor(echo_model)
+
+
+def put(folder, *names, shape=(32, 32)):
+    """Write an image to each of the names; the n-th is all grey value n."""
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_image(folder / name, np.full(shape, number, np.uint8))
+
+
+def names(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def found(folder, *inputs):
+    """What `find_inputs` says, with paths relative to the folder."""
+    targets = find_inputs([folder / name for name in inputs])
+    return {path.relative_to(folder).as_posix(): target.as_posix() for path, target in targets.items()}
+
+
+# === Finding ===
+@pytest.mark.parametrize(
+    ("files", "inputs", "expected"),
+    [
+        (("a.png",), ("a.png",), {"a.png": "a"}),
+        (("s/b.png", "s/a.JPG"), ("s",), {"s/a.JPG": "a", "s/b.png": "b"}),
+        (("s/deep/er/c.tif",), ("s",), {"s/deep/er/c.tif": "deep/er/c"}),
+        (("s/a.png", "b.png"), ("s", "b.png"), {"s/a.png": "a", "b.png": "b"}),
+        (("s/a.png", "s/deep/a.png"), ("s",), {"s/a.png": "a", "s/deep/a.png": "deep/a"}),
+        (("s/v1.2.png", "s/v1.3.png"), ("s",), {"s/v1.2.png": "v1.2", "s/v1.3.png": "v1.3"}),
+        # Two of one name keep their suffixes, the others do not.
+        (("x.png", "x.jpg", "y.png"), ("x.png", "x.jpg", "y.png"), {"x.png": "x.png", "x.jpg": "x.jpg", "y.png": "y"}),
+        (("s/x.png", "s/x.bmp"), ("s",), {"s/x.bmp": "x.bmp", "s/x.png": "x.png"}),
+        # Masks beside their image are passed over; what is only named like one is not.
+        (("s/a.png", "s/a_mask.png", "s/a_mask_1.png"), ("s",), {"s/a.png": "a"}),
+        (("s/a.png", "s/a_mask.bmp"), ("s",), {"s/a.png": "a"}),
+        (("s/a_mask.png",), ("s",), {"s/a_mask.png": "a_mask"}),
+        (("s/a.png", "s/deep/a_mask.png"), ("s",), {"s/a.png": "a", "s/deep/a_mask.png": "deep/a_mask"}),
+        (("s/a.png", "s/a_masked.png"), ("s",), {"s/a.png": "a", "s/a_masked.png": "a_masked"}),
+        (("s/a.png", "s/a_mask_left.png"), ("s",), {"s/a.png": "a", "s/a_mask_left.png": "a_mask_left"}),
+        (("a.png", "a_mask.png"), ("a_mask.png",), {"a_mask.png": "a_mask"}),  # asked for by name
+        # Hidden files are no scans.
+        (("s/a.png", "s/.a.png"), ("s",), {"s/a.png": "a"}),
+        # The same file named twice is one.
+        (("s/a.png",), ("s", "s/a.png"), {"s/a.png": "a"}),
+        (("a.png",), ("a.png", "a.png"), {"a.png": "a"}),
+    ],
+)  # fmt: skip
+def test_inputs_are_found_with_the_place_of_their_results(tmp_path, files, inputs, expected):
+    put(tmp_path, *files)
+    assert found(tmp_path, *inputs) == expected
+
+
+def test_files_of_a_folder_that_are_no_images_are_passed_over(tmp_path):
+    put(tmp_path, "s/a.png")
+    (tmp_path / "s/notes.txt").touch()
+    (tmp_path / "s/folder.png").mkdir()
+    assert found(tmp_path, "s") == {"s/a.png": "a"}
+
+
+def test_file_named_by_the_user_is_taken_whatever_it_is(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    assert found(tmp_path, "notes.txt") == {"notes.txt": "notes"}
+
+
+@pytest.mark.parametrize(
+    ("files", "inputs", "name"),
+    [
+        (("a/x.png", "b/x.png"), ("a", "b"), "x.png"),
+        (("a/x.png", "b/x.png"), ("a/x.png", "b/x.png"), "x.png"),
+        (("s/x.png", "s/x.jpg", "s/x.png.png"), ("s",), "x.png"),
+    ],
+)
+def test_results_of_one_name_are_refused(tmp_path, files, inputs, name):
+    put(tmp_path, *files)
+    with pytest.raises(ValueError, match=rf"^Expected .* names, found two named {name}: .*png, .*png$"):
+        found(tmp_path, *inputs)
+
+
+@pytest.mark.parametrize("name", ["gone", "gone.png"])
+def test_missing_input_is_named(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match=f"^Expected an image or a folder of images, found nothing: .*{name}$"):
+        find_inputs([tmp_path / name])
+
+
+def test_folder_without_images_is_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"^Expected images in the folder, found none: .*empty$"):
+        find_inputs([tmp_path / "empty"])
+
+
+# === Predicting ===
+def test_every_image_gets_its_mask_its_overlay_and_its_row(tmp_path, predictor):
+    write_image(tmp_path / "s/half.png", np.repeat(np.uint8([[0, 255]]), 16, axis=1).repeat(32, axis=0))
+    write_image(tmp_path / "s/deep/black.png", np.zeros((20, 60), np.uint8))
+    out = tmp_path / "out"
+    inputs = find_inputs([tmp_path / "s"])
+    rows = predict_files(predictor, inputs, out)
+    assert names(out) == [
+        "deep/black_mask.png", "deep/black_overlay.png", "half_mask.png", "half_overlay.png", "predictions.csv",
+    ]  # fmt: skip
+    assert (out / "predictions.csv").read_text().splitlines() == [
+        HEADER,
+        f"{tmp_path}/s/deep/black.png,normal,1.000000,0.000000,0.000000,0,0.000000,",
+        # Half of the 32 x 32 pixels are white: 512, and the mean is 1/2.
+        f"{tmp_path}/s/half.png,normal,0.500000,0.500000,0.000000,512,0.500000,",
+    ]
+    assert read_csv(out / "predictions.csv") == [{key: str(value) for key, value in row.items()} for row in rows]
+    for path, target in inputs.items():
+        prediction = predictor.predict(path)
+        np.testing.assert_array_equal(read_image(out / f"{target}_mask.png"), prediction.mask * 255)
+        with Image.open(out / f"{target}_overlay.png") as overlay:
+            np.testing.assert_array_equal(np.asarray(overlay), draw_overlay(read_image(path), prediction))
+
+
+def test_many_files_of_many_kinds_answer_as_one_by_one(tmp_path, predictor):
+    random = np.random.default_rng(0)
+    (tmp_path / "s").mkdir()
+    for number in range(20):  # more than one batch
+        mode = ("L", "RGB", "RGBA", "LA")[number % 4]
+        pixels = random.integers(0, 256, (20 + number, 50 - 2 * number), np.uint8)
+        Image.fromarray(pixels).convert(mode).save(tmp_path / f"s/{number:02}.png")
+    inputs = find_inputs([tmp_path / "s"])
+    rows = predict_files(predictor, inputs, tmp_path / "out")
+    assert [row["file"] for row in rows] == [str(path) for path in inputs]
+    for row, (path, target) in zip(rows, inputs.items(), strict=True):
+        prediction = predictor.predict(path)
+        assert row["label"] == prediction.label
+        assert row["lesion_px"] == prediction.lesion_px
+        assert float(row["p_benign"]) == pytest.approx(prediction.probabilities[1], abs=1e-6)
+        np.testing.assert_array_equal(read_image(tmp_path / "out" / f"{target}_mask.png"), prediction.mask * 255)
+
+
+def test_broken_files_get_a_row_and_the_others_go_on(tmp_path, predictor):
+    put(tmp_path, "a.png", "z.png")
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "notes.png").write_text("hello")
+    (tmp_path / "half.png").write_bytes((tmp_path / "a.png").read_bytes()[:50])
+    paths = [tmp_path / f"{name}.png" for name in ("a", "empty", "notes", "half", "z")]
+    rows = predict_files(predictor, find_inputs(paths), tmp_path / "out")
+    assert names(tmp_path / "out") == ["a_mask.png", "a_overlay.png", "predictions.csv", "z_mask.png", "z_overlay.png"]
+    assert [bool(row["error"]) for row in rows] == [False, True, True, True, False]
+    for row, path in zip(rows, paths, strict=True):
+        assert row["file"] == str(path)
+        assert not row["error"] or row["error"].endswith(str(path))
+    assert [row["label"] for row in read_csv(tmp_path / "out/predictions.csv")] == ["normal", "", "", "", "normal"]
+
+
+def test_batch_of_broken_files_alone_is_told_too(tmp_path, predictor):
+    (tmp_path / "a.png").touch()
+    rows = predict_files(predictor, find_inputs([tmp_path / "a.png"]), tmp_path / "out")
+    assert names(tmp_path / "out") == ["predictions.csv"]
+    assert "empty file (0 bytes)" in rows[0]["error"]
+
+
+def test_again_in_the_same_folder_replaces(tmp_path, predictor):
+    put(tmp_path, "a.png", "b.png")
+    predict_files(predictor, find_inputs([tmp_path / "a.png", tmp_path / "b.png"]), tmp_path / "out")
+    write_image(tmp_path / "a.png", np.full((10, 20), 255, np.uint8))
+    predict_files(predictor, find_inputs([tmp_path / "a.png"]), tmp_path / "out")
+    (row,) = read_csv(tmp_path / "out/predictions.csv")
+    assert (row["file"], row["lesion_px"]) == (str(tmp_path / "a.png"), "200")
+    assert read_image(tmp_path / "out/a_mask.png").shape == (10, 20)
+
+
+def test_former_predictions_among_the_scans_are_no_scans(tmp_path, predictor):
+    put(tmp_path, "s/a.png", "s/deep/b.png")
+    inputs = find_inputs([tmp_path / "s"])
+    predict_files(predictor, inputs, tmp_path / "s" / "predictions")
+    assert find_inputs([tmp_path / "s"]) == inputs
+
+
+def test_folder_with_other_files_is_refused_before_anything_is_predicted(tmp_path, predictor):
+    put(tmp_path, "a.png", "out/thesis.png")
+    with pytest.raises(FileExistsError, match=rf"predictions\.csv, found other files: {re.escape(str(tmp_path))}/out$"):
+        predict_files(predictor, find_inputs([tmp_path / "a.png"]), tmp_path / "out")
+    assert names(tmp_path / "out") == ["thesis.png"]
+
+
+def test_what_is_done_stays_told_when_the_rest_is_stopped(tmp_path, predictor):
+    put(tmp_path, *(f"s/{number:02}.png" for number in range(20)))
+
+    def stopped_after_the_first_batch(batches):
+        yield batches[0]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_files(predictor, find_inputs([tmp_path / "s"]), tmp_path / "out", stopped_after_the_first_batch)
+    rows = read_csv(tmp_path / "out/predictions.csv", required=HEADER.split(","))
+    assert [row["file"] for row in rows] == [str(tmp_path / f"s/{number:02}.png") for number in range(16)]
+    done = [f"{number:02}_{what}.png" for number in range(16) for what in ("mask", "overlay")]
+    assert names(tmp_path / "out") == [*done, "predictions.csv"]
+
+
+def test_stop_within_a_batch_leaves_whole_files_and_their_rows(tmp_path, predictor):
+    put(tmp_path, "a.png", "b.png", "c.png")
+    out = tmp_path / "out"
+
+    class Stop(dict):
+        """Predictions' places, the third of which is asked for in vain: Ctrl-C comes just then."""
+
+        def items(self):
+            return [(path, target if path.stem != "c" else Interrupt()) for path, target in super().items()]
+
+    class Interrupt:
+        def __format__(self, _):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_files(predictor, Stop(find_inputs([tmp_path / f"{name}.png" for name in "abc"])), out)
+    done = [row["file"] for row in read_csv(out / "predictions.csv")]
+    assert done == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    assert names(out) == ["a_mask.png", "a_overlay.png", "b_mask.png", "b_overlay.png", "predictions.csv"]

@@ -1,0 +1,265 @@
+import os
+import re
+import shutil
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from busseg.data.images import write_image
+from busseg.data.phantom import draw_phantom
+from busseg.data.sample import CLASSES
+from busseg.inference.predictor import Prediction, Predictor, load_keras
+
+
+@pytest.fixture(scope="module")
+def echo(echo_model):
+    return Predictor(echo_model)
+
+
+def noise(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width), np.uint8)
+
+
+def assert_same(one, other, tolerance=1e-5):
+    assert one.label == other.label
+    np.testing.assert_allclose(one.probabilities, other.probabilities, atol=tolerance)
+    np.testing.assert_allclose(one.probability_map, other.probability_map, atol=tolerance)
+
+
+# === One face for every format ===
+def test_run_file_saved_model_and_keras_model_answer_alike(tiny_run, tiny_saved_model):
+    stored = [tiny_run, str(tiny_run), tiny_run / "model.keras", tiny_saved_model, str(tiny_saved_model)]
+    source = Predictor(load_keras(tiny_run))
+    images = [draw_phantom(label, seed=5)[0] for label in CLASSES]
+    expected = source.predict_batch(images)
+    for model in stored:
+        predictor = Predictor(model)
+        assert predictor.image_size == source.image_size == 32
+        for one, other in zip(predictor.predict_batch(images), expected, strict=True):
+            assert_same(one, other)
+
+
+def test_path_and_pixels_answer_alike(echo, tmp_path):
+    image = noise(40, 50)
+    write_image(tmp_path / "a.png", image)
+    for one in (echo.predict(tmp_path / "a.png"), echo.predict(str(tmp_path / "a.png"))):
+        assert_same(one, echo.predict(image), tolerance=0)
+
+
+# === Native size ===
+@pytest.mark.parametrize("shape", [(32, 32), (320, 480), (64, 512), (512, 64), (20, 11), (1, 7), (1, 1)])
+def test_maps_come_back_at_native_size(echo, shape):
+    prediction = echo.predict(noise(*shape))
+    assert prediction.mask.shape == prediction.probability_map.shape == shape
+    assert prediction.mask.dtype == np.uint8
+    assert prediction.probability_map.dtype == np.float32
+    assert set(np.unique(prediction.mask)) <= {0, 1}
+    assert 0 <= prediction.probability_map.min() <= prediction.probability_map.max() <= 1
+    np.testing.assert_array_equal(prediction.mask, prediction.probability_map >= 0.5)
+
+
+def test_image_of_the_square_comes_back_pixel_by_pixel(echo):
+    image = noise(32, 32)
+    prediction = echo.predict(image)
+    np.testing.assert_allclose(prediction.probability_map, image / 255, atol=1e-6)
+    np.testing.assert_array_equal(prediction.mask, image >= 128)  # 127 / 255 < 0.5 < 128 / 255
+
+
+@pytest.mark.parametrize("shape", [(64, 256), (256, 64), (320, 320), (16, 8)])
+def test_lesion_comes_back_where_it_lies(echo, shape):
+    height, width = shape
+    image = np.zeros(shape, np.uint8)
+    image[height // 4 : height // 2, width // 2 : 3 * width // 4] = 200
+    prediction = echo.predict(image)
+    # Shrunk and grown again, the outline may shift by a pixel of the square, not more.
+    margin = max(1, max(shape) // 32)
+    inside, around = np.zeros(shape, bool), np.zeros(shape, bool)
+    inside[height // 4 + margin : height // 2 - margin, width // 2 + margin : 3 * width // 4 - margin] = True
+    around[height // 4 - margin : height // 2 + margin, width // 2 - margin : 3 * width // 4 + margin] = True
+    assert prediction.mask[inside].all()
+    assert not prediction.mask[~around].any()
+
+
+# === Numbers ===
+@pytest.mark.parametrize(
+    ("grey", "label", "probabilities"),
+    [
+        (0, "normal", (1, 0, 0)),
+        (51, "normal", (0.8, 0.2, 0)),
+        (204, "benign", (0.2, 0.8, 0)),
+    ],
+)
+def test_label_is_the_most_probable_class(echo, grey, label, probabilities):
+    prediction = echo.predict(np.full((32, 32), grey, np.uint8))
+    assert prediction.label == label
+    np.testing.assert_allclose(prediction.probabilities, probabilities, atol=1e-6)
+
+
+def test_what_is_not_the_image_counts_as_black(echo):
+    # A white image of 64 x 32 fills half of the square, whose mean is then 1/2.
+    np.testing.assert_allclose(echo.predict(np.full((64, 32), 255, np.uint8)).probabilities, (0.5, 0.5, 0), atol=1e-6)
+
+
+def test_lesion_area_counts_its_pixels(echo):
+    image = np.zeros((32, 32), np.uint8)
+    image[4:8, 10:20] = 255
+    prediction = echo.predict(image)
+    assert prediction.lesion_px == 4 * 10
+    assert prediction.lesion_fraction == 40 / (32 * 32)
+    assert type(prediction.lesion_px) is int
+
+
+def test_lesion_area_is_of_the_native_image():
+    mask = np.zeros((10, 30), np.uint8)
+    mask[:5, :6] = 1
+    prediction = Prediction("benign", np.float32([0, 1, 0]), mask, mask.astype(np.float32))
+    assert (prediction.lesion_px, prediction.lesion_fraction) == (30, 0.1)
+
+
+def test_batch_answers_as_one_by_one(tiny_run):
+    predictor = Predictor(tiny_run)
+    images = [noise(32, 32), noise(40, 90, 1), noise(200, 30, 2), draw_phantom("benign", 3)[0]]
+    for one, image in zip(predictor.predict_batch(images), images, strict=True):
+        assert one.mask.shape == image.shape
+        assert_same(one, predictor.predict(image))
+
+
+# === Refusing ===
+@pytest.mark.parametrize(
+    ("pixels", "found"),
+    [
+        (np.zeros((8, 8, 3), np.uint8), r"\(8, 8, 3\) uint8"),
+        (np.zeros((8, 8), np.float32), r"\(8, 8\) float32"),  # 0..1 would be read as black
+        (np.zeros((8, 8), bool), r"\(8, 8\) bool"),
+    ],
+)
+def test_pixels_that_are_no_grey_values_are_refused(echo, pixels, found):
+    with pytest.raises(ValueError, match=f"^Expected grey values.*found {found}$"):
+        echo.predict(pixels)
+
+
+@pytest.mark.parametrize("name", ["gone", "gone.keras", "empty", "notes.txt"])
+def test_missing_model_is_named(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(FileNotFoundError, match=rf"^Expected a trained model .* found none: .*{name}$"):
+        Predictor(tmp_path / name)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def damage(path):
+    """Overwrite the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 4 : len(content) // 2] = bytes(len(content) // 2 - len(content) // 4)
+    path.write_bytes(content)
+
+
+def lose_end(path):
+    os.truncate(path, path.stat().st_size - 100)
+
+
+BREAKING = {
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("hello"),
+    "truncated": truncate,
+    "lost end": lose_end,
+    "damaged": damage,
+}
+
+
+@pytest.mark.parametrize("break_it", BREAKING.values(), ids=BREAKING)
+def test_broken_keras_file_is_named(tmp_path, tiny_run, break_it):
+    path = shutil.copy(tiny_run / "model.keras", tmp_path / "broken.keras")
+    break_it(path)
+    with pytest.raises(ValueError, match=rf"^Expected a Keras model, found .*: {re.escape(str(path))}$") as caught:
+        Predictor(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "break_it"),
+    [
+        ("saved_model.pb", BREAKING["empty"]),
+        ("saved_model.pb", BREAKING["text"]),
+        ("saved_model.pb", truncate),
+        ("variables/variables.index", os.remove),
+        ("variables/variables.data-00000-of-00001", BREAKING["empty"]),
+    ],
+)
+def test_broken_saved_model_is_named(tmp_path, tiny_saved_model, name, break_it):
+    folder = shutil.copytree(tiny_saved_model, tmp_path / "broken")
+    break_it(folder / name)
+    with pytest.raises(ValueError, match=rf"(?s)^Expected a SavedModel, found .*: {re.escape(str(folder))}$"):
+        Predictor(folder)
+
+
+def network(shape=(32, 32, 1), classes=3, mask="mask", label="label"):
+    """A network between a busseg model and another."""
+    image = keras.Input(shape, name="image")
+    square = layers.Conv2D(1, 1, activation="sigmoid", name=mask)(image)
+    told = layers.Dense(classes, activation="softmax", name=label)(layers.GlobalAveragePooling2D()(image))
+    return keras.Model(image, {mask: square, label: told}, name="foreign")
+
+
+def sequential():
+    return keras.Sequential([keras.Input((32, 32, 1)), layers.Flatten(), layers.Dense(7)], name="foreign")
+
+
+def listing():
+    model = network()
+    return keras.Model(model.input, list(model.output.values()), name="foreign")
+
+
+def half_mask():
+    image = keras.Input((32, 32, 1), name="image")
+    mask = layers.MaxPooling2D(name="mask")(image)
+    label = layers.Dense(3, name="label")(layers.GlobalAveragePooling2D()(image))
+    return keras.Model(image, {"mask": mask, "label": label}, name="foreign")
+
+
+FOREIGN = {
+    "other outputs": (lambda: network(mask="depth", label="score"), "the outputs .*found .*'depth'.*'score'.*"),
+    "more classes": (lambda: network(classes=4), r"the outputs .*found .*'label': \(None, 4\)}"),
+    "half a mask": (half_mask, r"the outputs .*found .*'mask': \(None, 16, 16, 1\), .*"),
+    "one output": (sequential, r"the outputs .*found \(None, 7\)"),
+    "outputs without names": (listing, r"the outputs .*found \[\(None, .*\)\]"),
+    "not square": (lambda: network((32, 48, 1)), r"one square grey image, found the input \(None, 32, 48, 1\)"),
+    "colour": (lambda: network((32, 32, 3)), r"one square grey image, found the input \(None, 32, 32, 3\)"),
+    "any size": (lambda: network((None, None, 1)), r"one square grey image, found the input \(None, None, None, 1\)"),
+}
+
+
+@pytest.mark.parametrize(("build", "message"), FOREIGN.values(), ids=FOREIGN)
+def test_foreign_model_is_named_with_what_was_found(tmp_path, build, message):
+    model = build()
+    path = tmp_path / "foreign.keras"
+    model.save(path)
+    with pytest.raises(ValueError, match=rf"^Expected a model (of|with) {message}: foreign$"):
+        Predictor(model)
+    with pytest.raises(ValueError, match=rf"^Expected a model (of|with) {message}: {re.escape(str(path))}$"):
+        Predictor(path)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: network(classes=4), r"Expected a model with the outputs .*found .*'label': \(None, 4\)"),
+        (lambda: network((32, 32, 3)), r"Expected a model of one square .* \(None, 32, 32, 3\)"),
+    ],
+)
+def test_foreign_saved_model_is_named_with_what_was_found(tmp_path, build, message):
+    build().export(tmp_path / "foreign", format="tf_saved_model", verbose=False)
+    with pytest.raises(ValueError, match=f"^{message}.*: {re.escape(str(tmp_path / 'foreign'))}$"):
+        Predictor(tmp_path / "foreign")
+
+
+def test_saved_model_without_a_signature_is_named(tmp_path):
+    tf = pytest.importorskip("tensorflow")
+    tf.saved_model.save(tf.Module(), str(tmp_path / "foreign"))
+    with pytest.raises(ValueError, match=r"^Expected the signature serving_default, found \[\]: .*foreign$"):
+        Predictor(tmp_path / "foreign")

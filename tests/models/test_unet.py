@@ -1,0 +1,267 @@
+from itertools import pairwise
+
+import keras
+import numpy as np
+import pytest
+
+from busseg.models.unet import build_unet
+
+SIZE, WIDTH = 32, 4
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).uniform(0, 255, (2, SIZE, SIZE, 1)).astype(np.float32)
+
+
+@pytest.fixture
+def precision(request):
+    """The global dtype policy that the test names, for its duration."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_dtype_policy(before)
+
+
+def small_unet(**options):
+    return build_unet(**{"image_size": SIZE, "width": WIDTH} | options)
+
+
+def answers(model, images):
+    return {name: keras.ops.convert_to_numpy(x) for name, x in model(images).items()}
+
+
+def shaken(model):
+    """The model with other weights, each a little off, so that biases and moving means are not what they began as."""
+    random = np.random.default_rng(3)
+    model.set_weights([weight + random.normal(0, 0.02, weight.shape) for weight in model.get_weights()])
+    return model
+
+
+def check_shapes(outputs, count, size, classes):
+    assert set(outputs) == {"mask", "label"}
+    assert outputs["mask"].shape == (count, size, size, 1)
+    assert outputs["label"].shape == (count, classes)
+
+
+def check_answers(outputs, count, size, classes):
+    check_shapes(outputs, count, size, classes)
+    np.testing.assert_allclose(outputs["label"].sum(-1), 1, rtol=1e-5)
+    for probabilities in outputs.values():
+        assert probabilities.dtype == np.float32
+        assert probabilities.min() >= 0
+        assert probabilities.max() <= 1
+        assert probabilities.std() > 0
+
+
+# === What goes in and comes out ===
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"depth": 4},
+        {"depth": 5},  # the bottleneck is one pixel
+        {"classes": 2},
+        {"width": 3},
+        {"attention_gates": True},
+        {"cbam": True},
+        {"normalization": "group"},
+        {"normalization": "none", "dropout": 0},
+        {"normalization": "group", "attention_gates": True, "cbam": True, "width": 6},
+    ],
+)
+def test_every_variant_gives_probabilities_and_learns_in_every_convolution(images, options):
+    keras.utils.set_random_seed(0)
+    model = small_unet(**{"depth": 1} | options)
+    classes = options.get("classes", 3)
+    check_answers(answers(model, images), 2, SIZE, classes)
+
+    # The hidden units of a CBAM are few, and may all be at rest for two images.
+    resting = ("squeeze", "excite")
+    kernels = [v for v in model.trainable_variables if v.name == "kernel" and v.path.split("/")[-2] not in resting]
+    before = [keras.ops.convert_to_numpy(kernel) for kernel in kernels]
+    model.compile("adam", {"mask": "binary_crossentropy", "label": "categorical_crossentropy"}, run_eagerly=True)
+    targets = {"mask": (images > 128).astype(np.float32), "label": np.eye(classes, dtype=np.float32)[:2]}
+    model.train_on_batch(images, targets)
+    for kernel, old in zip(kernels, before, strict=True):
+        new = keras.ops.convert_to_numpy(kernel)
+        assert np.isfinite(new).all(), kernel.path
+        assert not np.array_equal(new, old), kernel.path
+
+
+def test_narrowest_network_has_one_of_everything(images):
+    model = small_unet(width=1, depth=1, normalization="group", attention_gates=True, cbam=True)
+    check_shapes(answers(model, images), 2, SIZE, 3)
+    assert model.get_layer("decoder0_gate").filters == 1
+
+
+def test_outputs_are_named_like_their_layers():
+    model = build_unet()
+    assert model.input_shape == (None, 128, 128, 1)
+    assert {name: x.shape for name, x in model.output.items()} == {"mask": (None, 128, 128, 1), "label": (None, 3)}
+    assert {name: output._keras_history.operation.name for name, output in model.output.items()} == {
+        "mask": "mask",
+        "label": "label",
+    }
+    assert [image.name for image in model.inputs] == ["image"]
+
+
+@pytest.mark.parametrize("size", [16, 32, 48])
+def test_without_an_image_size_any_multiple_of_the_stride_will_do(size):
+    model = small_unet(image_size=None, cbam=True, attention_gates=True)
+    assert model.input_shape == (None, None, None, 1)
+    image = np.random.default_rng(0).uniform(0, 255, (1, size, size, 1))
+    check_answers(answers(model, image), 1, size, 3)
+
+
+def test_size_of_the_image_changes_no_weight(images):
+    fixed, free = small_unet(), small_unet(image_size=None)
+    free.set_weights(fixed.get_weights())
+    for name, expected in answers(fixed, images).items():
+        np.testing.assert_allclose(answers(free, images)[name], expected, rtol=1e-5)
+
+
+# === Parameters ===
+def parameters(width, depth, classes, block=lambda inputs, filters: 9 * filters * (inputs + filters) + 2 * 4 * filters):
+    """Two 3x3 convolutions a block, without biases for the batch normalisation's four numbers a channel follow."""
+    filters = [width * 2**level for level in range(depth + 1)]
+    encoder = sum(block(inputs, outputs) for inputs, outputs in zip([1, *filters], filters))
+    decoder = sum(block(fine + coarse, fine) for fine, coarse in pairwise(filters))
+    mask = width + 1
+    label = 2 * filters[-1] * classes + classes  # the average and the maximum of each channel
+    return encoder + decoder + mask + label
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"), [({}, 1_968_292), ({"width": 4, "depth": 2, "classes": 2, "image_size": 8}, None)]
+)
+def test_number_of_parameters(options, expected):
+    chosen = {"width": 16, "depth": 4, "classes": 3} | {k: v for k, v in options.items() if k != "image_size"}
+    count = build_unet(**options).count_params()
+    assert count == parameters(**chosen)
+    assert expected in (count, None)  # the model card names the default's
+
+
+def test_attention_gates_and_cbam_add_their_own_parameters():
+    plain = small_unet(depth=2).count_params()
+    # Skips of 4 and 8 channels are compared with gates of 8 and 16 in spaces of 2 and 4.
+    gates = sum(skip * f + (2 * skip * f + f) + (f + 1) for skip, f in ((4, 2), (8, 4)))
+    assert small_unet(depth=2, attention_gates=True).count_params() == plain + gates
+    # Levels of 4, 8 and 16 channels, one hidden unit each.
+    cbam = sum((c + 1) + (c + c) + 2 * 7 * 7 for c in (4, 8, 16))
+    assert small_unet(depth=2, cbam=True).count_params() == plain + cbam
+
+
+# === What depends on what ===
+def test_label_depends_on_the_bottleneck_and_not_on_the_decoder(images):
+    model = shaken(small_unet())
+    before = answers(model, images)
+    for layer in (layer for layer in model.layers if layer.name.startswith("decoder") and layer.weights):
+        layer.set_weights([weight * 0.5 for weight in layer.get_weights()])
+    without_decoder = answers(model, images)
+    np.testing.assert_array_equal(without_decoder["label"], before["label"])
+    assert not np.allclose(without_decoder["mask"], before["mask"])
+
+    layer = model.get_layer("encoder4_conv2")
+    layer.set_weights([weight * -1 for weight in layer.get_weights()])
+    assert not np.allclose(answers(model, images)["label"], before["label"])
+
+
+def test_label_sees_average_and_maximum_of_the_bottleneck(images):
+    model = small_unet()
+    pooled = keras.Model(model.input, [model.get_layer("encoder4_relu2").output, model.get_layer("label_pool").output])
+    bottleneck, pool = (keras.ops.convert_to_numpy(x) for x in pooled(images))
+    expected = np.concatenate([bottleneck.mean((1, 2)), bottleneck.max((1, 2))], axis=-1)
+    np.testing.assert_allclose(pool, expected, rtol=1e-5)
+
+
+def test_mask_depends_on_every_skip(images):
+    model = shaken(small_unet())
+    before = answers(model, images)["mask"]
+    for level in range(4):
+        layer = model.get_layer(f"decoder{level}_conv1")
+        kernel = layer.get_weights()[0]
+        cut = kernel.copy()
+        cut[:, :, : WIDTH * 2**level] = 0  # the skip comes first
+        layer.set_weights([cut])
+        assert not np.allclose(answers(model, images)["mask"], before, atol=1e-6), level
+        layer.set_weights([kernel])
+
+
+def test_grey_levels_are_0_to_255():
+    model = small_unet(normalization="none")
+    first = keras.Model(model.input, model.get_layer("encoder0_conv1").output)
+    image = np.full((1, SIZE, SIZE, 1), 255, np.float32)
+    kernel = keras.ops.convert_to_numpy(model.get_layer("encoder0_conv1").kernel)
+    # Amid a white image the first convolution sees ones.
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(first(image))[0, SIZE // 2, SIZE // 2], kernel.sum((0, 1, 2)), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_dropout_acts_in_training_only(images):
+    model = small_unet(dropout=0.5, normalization="none")
+    np.testing.assert_array_equal(answers(model, images)["label"], answers(model, images)["label"])
+    once, again = (keras.ops.convert_to_numpy(model(images, training=True)["label"]) for _ in range(2))
+    assert not np.array_equal(once, again)
+
+
+# === Saved, and in half precision ===
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"], indirect=True)
+def test_saved_model_answers_the_same_in_any_precision(images, tmp_path, precision):
+    model = shaken(small_unet(attention_gates=True, cbam=True))
+    outputs = answers(model, images)
+    check_answers(outputs, 2, SIZE, 3)
+    assert model.get_layer("encoder0_conv1").compute_dtype == precision.removeprefix("mixed_")
+    assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
+    model.save(tmp_path / "model.keras")
+
+    keras.config.set_dtype_policy("float32")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+
+    assert loaded.get_layer("encoder0_conv1").compute_dtype == precision.removeprefix("mixed_")
+    for name, expected in outputs.items():
+        np.testing.assert_array_equal(answers(loaded, images)[name], expected)
+
+
+# === Wrong use ===
+@pytest.mark.parametrize(
+    ("size", "depth", "stride", "nearest"),
+    [
+        (130, 4, 16, 128),
+        (136, 4, 16, 128),  # as near as 144
+        (137, 4, 16, 144),
+        (8, 4, 16, 16),
+        (1, 4, 16, 16),
+        (0, 4, 16, 16),
+        (-32, 4, 16, 16),
+        (127, 1, 2, 128),
+        (100, 5, 32, 96),
+    ],
+)
+def test_wrong_image_size_names_the_nearest_right_one(size, depth, stride, nearest):
+    message = (
+        rf"^`image_size` must be a multiple of {stride} \(2 \*\* depth\). The nearest is {nearest}. "
+        rf"Received: image_size={size}$"
+    )
+    with pytest.raises(ValueError, match=message):
+        build_unet(image_size=size, depth=depth)
+    build_unet(image_size=nearest, depth=depth, width=1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"classes": 1}, "`classes` must be >= 2. Received: classes=1"),
+        ({"width": 0}, "`width` must be >= 1. Received: width=0"),
+        ({"depth": 0}, "`depth` must be >= 1. Received: depth=0"),
+        ({"dropout": 1}, r"`dropout` must be in \[0, 1\). Received: dropout=1"),
+        ({"dropout": -0.1}, r"`dropout` must be in \[0, 1\). Received: dropout=-0.1"),
+        (
+            {"normalization": "layer"},
+            "`normalization` must be one of batch, group, none. Received: normalization='layer'",
+        ),
+    ],
+)
+def test_argument_out_of_its_range_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        build_unet(**wrong)

@@ -1,0 +1,552 @@
+import dataclasses
+import json
+import os
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+
+import numpy as np
+import pytest
+
+import busseg.cli
+from busseg.data import find_samples
+from busseg.data.files import read_csv
+from busseg.data.images import read_image, write_image
+from busseg.data.sample import CLASSES
+from busseg.data.splits import grouped_splits, read_split, write_splits
+
+VERBS = ("demo", "split", "train", "evaluate", "predict", "export", "download")
+RECIPE = "image_size = 32\nwidth = 4\ndepth = 1\nepochs = 1\n"
+
+
+@dataclasses.dataclass
+class Done:
+    """How a call of the command line ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def call(monkeypatch, capfd):
+    """Call the command line in this process; what it writes is caught below Python, as a terminal would see it."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["busseg", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            busseg.cli.main()
+        return Done(stop.value.code or 0, *capfd.readouterr())
+
+    return run
+
+
+def start(*arguments, code="from busseg.cli import main; main()", **options):
+    """Start the command line in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
+def finish(process, timeout=300):
+    out, err = process.communicate(timeout=timeout)
+    return Done(process.returncode, out, err)
+
+
+def names(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """A folder shaped like BUSI, five small images a class."""
+    random = np.random.default_rng(0)
+    for label in CLASSES:
+        for number in range(5):
+            image = random.integers(0, 256, (24, 32), np.uint8)
+            write_image(tmp_path / f"data/{label}/{number}.png", image)
+            write_image(tmp_path / f"data/{label}/{number}_mask.png", (image > 200) * np.uint8(255))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    return tmp_path / "recipe.toml"
+
+
+# === Help ===
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_every_verb_has_an_example(call, verb):
+    done = call(verb, "--help")
+    assert (done.status, done.err) == (0, "")
+    assert re.search(rf"Example: busseg {verb}\b", done.out)
+    assert call(verb, "-h").out == done.out
+
+
+def test_help_lists_every_verb(call):
+    done = call("--help")
+    assert set(re.findall(r"^[│ ]+(\w+)  ", done.out, re.MULTILINE)) >= set(VERBS)
+    assert {command.callback.__name__ for command in busseg.cli.app.registered_commands} == set(VERBS)
+
+
+def test_help_of_every_verb_and_of_the_package_loads_no_framework():
+    code = (
+        "import sys, busseg\n"
+        "from busseg.cli import main\n"
+        f"for verb in {['', *VERBS]}:\n"
+        "    sys.argv = ['busseg', *verb.split(), '--help']\n"
+        "    try: main()\n"
+        "    except SystemExit: pass\n"
+        "print('loaded:', sorted({'keras', 'tensorflow', 'cv2', 'sklearn', 'matplotlib'} & sys.modules.keys()))"
+    )
+    done = finish(start(code=code))
+    assert done.out.endswith("loaded: []\n")
+    assert done.out.count("Usage:") == len(VERBS) + 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["fly"], ["train"], ["train", "data"], ["split", "data", "--folds", "1"], ["predict", "a.png", "--fast"]],
+)
+def test_wrong_use_ends_with_2_and_tells_how(call, arguments):
+    done = call(*arguments)
+    assert done.status == 2
+    assert done.err.startswith("Usage: ")
+    assert done.out == ""
+
+
+# === Split ===
+def test_split_comes_back_from_its_file(call, dataset, tmp_path):
+    out = tmp_path / "new" / "splits.csv"
+    done = call("split", dataset, "--folds", 4, "--seed", 7, "--out", out)
+    assert (done.status, done.err) == (0, "")
+    samples = find_samples(dataset)
+    expected = grouped_splits(samples, folds=4, seed=7)
+    assert [read_split(out, samples, fold) for fold in range(4)] == expected
+    told = [f"fold {n}: train {len(s.train)}, validation {len(s.validation)}, test {len(s.test)}"
+            for n, s in enumerate(expected)]  # fmt: skip
+    assert done.out.splitlines() == [*told, f"Wrote {out}"]
+
+
+# === Train ===
+def test_train_follows_recipe_splits_and_fold(call, dataset, recipe, tmp_path):
+    call("split", dataset, "--out", tmp_path / "splits.csv")
+    run = tmp_path / "runs" / "one"
+    arguments = ["--out", run, "--recipe", recipe, "--splits", tmp_path / "splits.csv", "--fold", 3]
+    done = call("train", dataset, *arguments)
+    assert (done.status, done.err) == (0, "")
+    assert done.out.endswith(f"The best model is in {run / 'model.keras'}\n")
+    samples = find_samples(dataset)
+    assert read_split(run / "splits.csv", samples, fold=3) == grouped_splits(samples)[3]
+    assert len(read_csv(run / "history.csv")) == 1
+
+    # A run that is done has nothing to go on with; its own recipe and split are taken.
+    before = (run / "history.csv").read_text(), (run / "model.keras").stat().st_mtime_ns
+    done = call("train", dataset, "--out", run, "--resume")
+    assert (done.status, done.err) == (0, "")
+    assert ((run / "history.csv").read_text(), (run / "model.keras").stat().st_mtime_ns) == before
+
+
+# === Evaluate ===
+def test_evaluate_scores_the_parts_of_the_run(call, tiny_run, phantom_folder, phantom_samples, tmp_path):
+    out = tmp_path / "evaluation"
+    done = call("evaluate", tiny_run, phantom_folder, "--out", out)
+    assert (done.status, done.err) == (0, "")
+    split = read_split(tiny_run / "splits.csv", phantom_samples)
+    summary = json.loads((out / "summary.json").read_text())["parts"]
+    for part in ("train", "validation", "test"):
+        assert summary[part]["label"]["images"] == len(getattr(split, part))
+        assert f"=== {part} ===" in done.out
+    assert (out / "figures" / "curves.png").is_file()
+    assert done.out.endswith(f"Wrote {out}\n")
+
+
+def test_evaluate_takes_all_images_as_one_part_where_no_split_is_known(call, echo_file, dataset, tmp_path):
+    done = call("evaluate", echo_file, dataset, "--out", tmp_path / "out")
+    assert (done.status, done.err) == (0, "")
+    assert json.loads((tmp_path / "out/summary.json").read_text())["parts"]["all"]["label"]["images"] == 15
+    assert not (tmp_path / "out/figures/curves.png").exists()
+
+
+def test_evaluate_goes_on_past_a_broken_image_and_ends_with_1(call, echo_file, dataset, tmp_path):
+    broken = dataset / "benign" / "3.png"
+    broken.write_bytes(b"")
+    done = call("evaluate", echo_file, dataset, "--out", tmp_path / "out")
+    assert done.status == 1
+    assert done.err.splitlines() == [
+        f"busseg: skipped: Expected an image, found an empty file (0 bytes): {broken}",
+        "busseg: 1 of 15 files could not be read",
+    ]
+    assert json.loads((tmp_path / "out/summary.json").read_text())["parts"]["all"]["label"]["images"] == 14
+
+
+# === Predict ===
+def test_predict_tells_each_image_and_writes_its_files(call, echo_file, tmp_path):
+    write_image(tmp_path / "a.png", np.zeros((32, 32), np.uint8))
+    write_image(tmp_path / "s/b.png", np.full((32, 64), 255, np.uint8))
+    out = tmp_path / "out"
+    done = call("predict", tmp_path / "a.png", tmp_path / "s", "--model", echo_file, "--out", out)
+    assert (done.status, done.err) == (0, "")
+    assert f"{tmp_path}/a.png: normal, lesion 0.0% of the image\n" in done.out
+    assert f"{tmp_path}/s/b.png: normal, lesion 100.0% of the image\n" in done.out  # half the square is white
+    files = {f"{name}_{what}.png" for name in "ab" for what in ("mask", "overlay")}
+    assert names(out) == files | {"predictions.csv"}
+    assert read_image(out / "b_mask.png").shape == (32, 64)
+
+
+def test_predict_in_a_process_goes_on_past_a_broken_image_and_ends_with_1(echo_file, tmp_path):
+    for name in ("a", "c"):
+        write_image(tmp_path / f"s/{name}.png", np.zeros((32, 32), np.uint8))
+    (tmp_path / "s/b.png").write_text("hello")
+    done = finish(start("predict", tmp_path / "s", "--model", echo_file, "--out", tmp_path / "out"))
+    assert done.status == 1
+    # Nothing else is there: what TensorFlow says when it starts is not for users.
+    assert done.err.splitlines() == [
+        f"busseg: skipped: Expected a PNG, JPEG, BMP or TIFF image, found something else: {tmp_path}/s/b.png",
+        "busseg: 1 of 3 files could not be read",
+    ]
+    assert [bool(row["error"]) for row in read_csv(tmp_path / "out/predictions.csv")] == [False, True, False]
+    assert {"a_mask.png", "c_overlay.png"} <= names(tmp_path / "out")
+
+
+# === Export ===
+def test_export_writes_a_saved_model(call, echo_file, tmp_path):
+    done = call("export", echo_file, "--out", tmp_path / "export")
+    assert (done.status, done.err) == (0, "")
+    assert re.search(
+        rf"^Wrote {tmp_path}/export; its answers differ .* by at most \de[+-]\d\d$", done.out, re.MULTILINE
+    )
+    assert (tmp_path / "export/saved_model.pb").is_file()
+
+
+# === Bad inputs: one line, status 2, nothing half written ===
+def fails(call, folder, *arguments, new=()):
+    """Call; assert one line of error with status 2, and no new file in the folder but `new`. Returns the line."""
+    before = names(folder)
+    done = call(*arguments)
+    assert done.status == 2, done
+    (line,) = done.err.splitlines()
+    assert line.startswith("busseg: error: ")
+    assert "Traceback" not in done.out
+    assert names(folder) - before <= set(new)
+    assert before <= names(folder)
+    return line
+
+
+def without_masks(data):
+    (data / "benign/3_mask.png").unlink()
+    return "benign/3.png"
+
+
+def without_an_image(data):
+    (data / "benign/3.png").unlink()
+    return "benign/3_mask.png"
+
+
+def with_an_empty_class(data):
+    shutil.rmtree(data / "malignant")
+    (data / "malignant").mkdir()
+    return "malignant"
+
+
+def without_a_class(data):
+    shutil.rmtree(data / "malignant")
+    return "malignant"
+
+
+def with_too_few_of_a_class(data):
+    for path in (data / "normal").glob("[1-4]*"):
+        path.unlink()
+    return "1 of normal"
+
+
+def without_anything(data):
+    shutil.rmtree(data)
+    return "found nothing: "
+
+
+def of_another_shape(data):
+    for label in CLASSES:
+        (data / label).rename(data / label.upper())
+    return "found neither: "
+
+
+@pytest.mark.parametrize("verb", ["split", "train", "evaluate"])
+@pytest.mark.parametrize(
+    "spoil", [without_masks, without_an_image, with_an_empty_class, without_a_class, without_anything, of_another_shape]
+)
+def test_bad_dataset_folder_is_named(call, dataset, echo_file, tmp_path, verb, spoil):
+    name = spoil(dataset)
+    model = [echo_file] if verb == "evaluate" else []
+    line = fails(call, tmp_path, verb, *model, dataset, "--out", tmp_path / "out")
+    assert name in line
+    assert str(dataset) in line
+
+
+@pytest.mark.parametrize("verb", ["split", "train"])
+def test_class_too_small_to_split_is_told(call, dataset, tmp_path, verb):
+    name = with_too_few_of_a_class(dataset)
+    assert name in fails(call, tmp_path, verb, dataset, "--out", tmp_path / "out")
+
+
+def claimed_png(width, height):
+    """A PNG of 8-bit grey that claims a size and holds a few bytes."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+BROKEN = {
+    "zero bytes": (lambda path: path.write_bytes(b""), "an empty file"),
+    "text": (lambda path: path.write_text("hello"), "something else"),
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]), "a broken file"),
+    "noise": (lambda path: path.write_bytes(bytes(range(256))), "something else"),
+    "bomb": (lambda path: path.write_bytes(claimed_png(60_000, 60_000)), "60000 x 60000"),
+}
+# What tells that a run was begun. It can go on, with --resume, once the image is mended.
+BEGUN = ("run", "run/recipe.toml", "run/splits.csv", "run/environment.json")
+
+
+@pytest.mark.parametrize(("spoil", "found"), BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize("name", ["benign/3.png", "benign/3_mask.png"])
+def test_broken_image_stops_a_training_before_it_begins(call, dataset, recipe, tmp_path, spoil, found, name):
+    write_splits(tmp_path / "splits.csv", [whole_split(dataset)])
+    spoil(dataset / name)
+    line = fails(
+        call, tmp_path, "train", dataset, "--out", tmp_path / "run", "--recipe", recipe,
+        "--splits", tmp_path / "splits.csv", new=BEGUN,
+    )  # fmt: skip
+    assert found in line
+    assert line.endswith(str(dataset / name))
+
+
+def whole_split(dataset):
+    """A split that trains on every image but those numbered 0."""
+    samples = find_samples(dataset)
+    split = grouped_splits(samples)[0]
+    validation = tuple(sample for sample in samples if sample.image.stem == "0")
+    return dataclasses.replace(
+        split, train=tuple(s for s in samples if s not in validation), validation=validation, test=()
+    )
+
+
+def test_mask_of_another_size_stops_a_training_before_it_begins(call, dataset, recipe, tmp_path):
+    write_splits(tmp_path / "splits.csv", [whole_split(dataset)])
+    write_image(dataset / "normal/2_mask.png", np.zeros((24, 31), np.uint8))
+    line = fails(
+        call, tmp_path, "train", dataset, "--out", tmp_path / "run", "--recipe", recipe,
+        "--splits", tmp_path / "splits.csv", new=BEGUN,
+    )  # fmt: skip
+    assert "a mask of 32 x 24 px like its image, found 31 x 24 px" in line
+    assert line.endswith("normal/2_mask.png")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (
+            "fold,file,part,group\n0,benign/0.png,train,patient 7\n0,normal/0.png,test,patient 7\n",
+            "group patient 7 in one part, found it in train and test",
+        ),
+        ("fold,file,part\n0,benign/9.png,train\n", "'benign/9.png', which it lacks"),
+        ("fold,file,part\n0,benign/0.png,train\n1,benign/0.png,train\n", "the folds 0, 1"),
+        ("fold,file\n", "the column 'part'"),
+        (None, "No such file"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["train", "evaluate"])
+def test_bad_splits_file_is_named(call, dataset, echo_file, recipe, tmp_path, verb, text, found):
+    if text:
+        (tmp_path / "splits.csv").write_text(text)
+    before = [echo_file] if verb == "evaluate" else ["--recipe", recipe]
+    arguments = [verb, *before, dataset, "--out", tmp_path / "out", "--splits", tmp_path / "splits.csv"]
+    line = fails(call, tmp_path, *arguments)
+    assert found in line
+    assert str(tmp_path / "splits.csv") in line
+
+
+def test_split_without_a_validation_part_trains_nothing(call, dataset, recipe, tmp_path):
+    (tmp_path / "splits.csv").write_text("fold,file,part\n0,benign/0.png,train\n")
+    arguments = ["--out", tmp_path / "out", "--recipe", recipe, "--splits", tmp_path / "splits.csv"]
+    assert "Expected a validation part" in fails(call, tmp_path, "train", dataset, *arguments)
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate"])
+def test_fold_that_is_not_there_is_told(call, dataset, echo_file, tmp_path, verb):
+    model = [echo_file] if verb == "evaluate" else []
+    line = fails(call, tmp_path, verb, *model, dataset, "--out", tmp_path / "out", "--fold", 5)
+    assert {"train": "a fold of 0 to 4, found 5", "evaluate": "a splits file to read fold 5 from"}[verb] in line
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("epoch = 3\n", "Unknown key 'epoch'; did you mean 'epochs'?"),
+        ("epochs = 'many'\n", "`epochs` must be of type int"),
+        ("mask_loss = 'dise'\n", "`mask_loss` must be one of "),
+        ("epochs 3\n", "Expected TOML"),
+        (RECIPE.replace("32", "33"), "`image_size` must be a multiple of 2"),
+    ],
+)
+def test_bad_recipe_is_told(call, dataset, recipe, tmp_path, text, found):
+    recipe.write_text(text)
+    line = fails(call, tmp_path, "train", dataset, "--out", tmp_path / "out", "--recipe", recipe, new=("out",))
+    assert found in line
+
+
+def test_unknown_recipe_is_told_with_the_known_ones(call, dataset, tmp_path):
+    line = fails(call, tmp_path, "train", dataset, "--out", tmp_path / "out", "--recipe", "crad")
+    assert line.endswith("Expected a TOML file or one of card, demo, found no such recipe: crad")
+
+
+def test_other_recipe_cannot_go_on_with_a_run(call, tiny_run, phantom_folder, recipe, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    line = fails(call, tmp_path, "train", phantom_folder, "--out", run, "--recipe", recipe, "--resume")
+    assert line.endswith(f"Expected the recipe of the run to resume, found another: {run / 'recipe.toml'}")
+
+
+@pytest.mark.parametrize(
+    ("verb", "files", "found"),
+    [
+        ("train", ["recipe.toml"], "found another run; resume goes on with it: "),
+        ("train", ["thesis.tex"], "found other files: "),
+        ("evaluate", ["recipe.toml"], "found other files: "),
+        ("predict", ["recipe.toml"], "found other files: "),
+        ("export", ["recipe.toml"], "found something else: "),
+    ],
+)
+def test_output_folder_that_holds_something_else_is_left_alone(call, dataset, echo_file, tmp_path, verb, files, found):
+    for name in files:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / name).write_text(RECIPE)
+    arguments = {
+        "train": [dataset],
+        "evaluate": [echo_file, dataset],
+        "predict": [dataset, "--model", echo_file],
+        "export": [echo_file],
+    }
+    line = fails(call, tmp_path, verb, *arguments[verb], "--out", tmp_path / "out")
+    assert line.endswith(f"{found}{tmp_path / 'out'}")
+
+
+def arguments_of(verb, model, dataset, out):
+    return {
+        "evaluate": ["evaluate", model, dataset, "--out", out],
+        "predict": ["predict", dataset, "--model", model, "--out", out],
+        "export": ["export", model, "--out", out],
+    }[verb]
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict", "export"])
+@pytest.mark.parametrize("name", ["gone", "gone.keras", "empty.keras", "text.keras", "foreign.keras"])
+def test_model_that_is_none_is_named(call, dataset, tmp_path, foreign_file, verb, name):
+    (tmp_path / "empty.keras").touch()
+    (tmp_path / "text.keras").write_text("hello")
+    shutil.copy(foreign_file, tmp_path / "foreign.keras")
+    line = fails(call, tmp_path, *arguments_of(verb, tmp_path / name, dataset, tmp_path / "out"))
+    assert line.endswith(str(tmp_path / name))
+
+
+@pytest.fixture(scope="module")
+def foreign_file(tmp_path_factory):
+    """The path of a Keras model that is none of busseg's."""
+    keras = pytest.importorskip("keras")
+    path = tmp_path_factory.mktemp("models") / "foreign.keras"
+    keras.Sequential([keras.Input((32, 32, 1)), keras.layers.Flatten()]).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("inputs", "found"),
+    [
+        (["gone.png"], "found nothing: {folder}/gone.png"),
+        (["empty"], "found none: {folder}/empty"),
+        (["a/0.png", "b/0.png"], "two named 0.png: {folder}/a/0.png, {folder}/b/0.png"),
+    ],
+)  # fmt: skip
+def test_bad_inputs_of_predict_are_named(call, echo_file, tmp_path, inputs, found):
+    (tmp_path / "empty").mkdir()
+    for name in ("a/0.png", "b/0.png"):
+        write_image(tmp_path / name, np.zeros((32, 32), np.uint8))
+    paths = [tmp_path / name for name in inputs]
+    line = fails(call, tmp_path, "predict", *paths, "--model", echo_file, "--out", tmp_path / "out")
+    assert line.endswith(found.format(folder=tmp_path))
+
+
+def test_unknown_format_and_dataset_are_told(call, echo_file, tmp_path):
+    line = fails(call, tmp_path, "export", echo_file, "--format", "onyx", "--out", tmp_path / "out")
+    assert line.endswith("Expected a format of saved_model, found 'onyx'")
+    line = fails(call, tmp_path, "download", "buzi", tmp_path / "out")
+    assert line.endswith("Expected the dataset busi, found 'buzi'")
+
+
+def test_folder_that_is_not_empty_is_no_place_for_a_download(call, dataset, tmp_path):
+    assert fails(call, tmp_path, "download", "busi", dataset).endswith(f"found files in it: {dataset}")
+
+
+# === The disk is full ===
+FULL = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
+from busseg.cli import main
+main()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs RLIMIT_FSIZE")
+@pytest.mark.parametrize(
+    ("verb", "limit", "name", "left"),
+    [
+        ("split", 500, "", set()),
+        ("train", 10_000, "model.keras", {"out", "out/recipe.toml", "out/splits.csv", "out/environment.json"}),
+    ],
+)
+def test_full_disk_is_told_and_leaves_no_half_file(dataset, recipe, tmp_path, verb, limit, name, left):
+    before, out = names(tmp_path), tmp_path / "out"
+    arguments = ["--recipe", recipe] if verb == "train" else []
+    done = finish(start(limit, verb, dataset, *arguments, "--out", out, code=FULL))
+    assert done.status == 2
+    assert done.err.splitlines() == [f"busseg: error: File too large: {out / name}"]
+    logs = {path for path in names(tmp_path) if path.startswith("out/logs")}
+    assert names(tmp_path) - before - logs == left
+
+
+# === Ctrl-C ===
+@pytest.mark.skipif(os.name != "posix", reason="needs a named pipe")
+def test_stop_by_the_user_ends_with_130(dataset, tmp_path):
+    pipe = tmp_path / "splits.csv"
+    os.mkfifo(pipe)
+    process = start("train", dataset, "--splits", pipe, "--out", tmp_path / "run")
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            writer = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)  # once the process has opened it to read
+            break
+        except OSError:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    done = finish(process)
+    os.close(writer)
+    assert (done.status, done.err.splitlines()[-1], done.out) == (130, "busseg: stopped", "")
+    assert not (tmp_path / "run").exists()
+
+
+def test_traceback_is_shown_to_who_asks_for_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("BUSSEG_TRACEBACK", "1")
+    monkeypatch.setattr(sys, "argv", ["busseg", "split", str(tmp_path / "gone")])
+    with pytest.raises(FileNotFoundError):
+        busseg.cli.main()

@@ -1,0 +1,261 @@
+import dataclasses
+import importlib.util
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+from busseg.data.batches import Batches
+from busseg.data.busi import find_samples
+from busseg.data.files import read_csv, write_csv
+from busseg.data.splits import Split, grouped_splits, read_split
+from busseg.training import fit as fitting
+from busseg.training.fit import RunKeeper, build_model, fit
+from busseg.training.recipe import Recipe, load_recipe
+
+# Everything that a resumed run could get wrong: batch normalisation, dropout, sampling, augmentation, warm-up, decay.
+RECIPE = Recipe(
+    image_size=32, width=4, depth=1, dropout=0.5, augmentation="card", balance="sampling", mask_loss="bce_dice",
+    epochs=4, batch_size=4, learning_rate=1e-2, warmup_epochs=2, seed=5,
+)  # fmt: skip
+FILES = {"model.keras", "recipe.toml", "splits.csv", "history.csv", "environment.json"}
+HAS_TENSORBOARD = importlib.util.find_spec("tensorflow") is not None
+
+
+@pytest.fixture(scope="module")
+def split(phantom_samples):
+    return grouped_splits(phantom_samples)[0]
+
+
+@pytest.fixture(scope="module")
+def run(split, tmp_path_factory):
+    """A whole run: its folder, to be read only, and the history that `fit` returned."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    return out, fit(RECIPE, split, out, fold=3)
+
+
+def files_of(out):
+    """The files of a run but TensorBoard's."""
+    paths = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    return {path for path in paths if not path.startswith("logs/")}
+
+
+def state_of(path):
+    """Every variable of a saved model and of its optimizer, as pairs of path and NumPy array."""
+    model = keras.models.load_model(path)
+    # Keras saves no random state, and draws another when it loads.
+    variables = [v for v in model.variables if v.name != "seed_generator_state"] + model.optimizer.variables
+    return [(variable.path, keras.ops.convert_to_numpy(variable)) for variable in variables]
+
+
+def assert_same_run(out, expected):
+    """Assert that two folders hold the same history, model and last checkpoint, to the last bit."""
+    assert read_csv(out / "history.csv") == read_csv(expected / "history.csv")
+    last = f"checkpoints/{len(read_csv(out / 'history.csv')):04d}.keras"
+    for name in ("model.keras", last):
+        for (path, found), (_, wanted) in zip(state_of(out / name), state_of(expected / name), strict=True):
+            np.testing.assert_array_equal(found, wanted, err_msg=f"{name}: {path}")
+
+
+# === What a run leaves ===
+def test_folder_holds_what_is_promised_and_no_more(run):
+    out, _ = run
+    assert files_of(out) == FILES | {"checkpoints/0004.keras"}
+    assert {path.name for path in out.iterdir() if path.is_dir()} == {"checkpoints"} | (
+        {"logs"} if HAS_TENSORBOARD else set()
+    )
+
+
+@pytest.mark.skipif(not HAS_TENSORBOARD, reason="Keras writes TensorBoard's files through TensorFlow")
+def test_logs_are_tensorboards(run):
+    out, _ = run
+    assert {path.parent.name for path in (out / "logs").rglob("events.out.tfevents*")} == {"train", "validation"}
+
+
+def test_recipe_and_split_can_be_read_back(run, split, phantom_samples):
+    out, _ = run
+    assert load_recipe(out / "recipe.toml") == RECIPE
+    assert read_split(out / "splits.csv", phantom_samples, fold=3) == split
+
+
+def test_environment_names_backend_packages_and_images(run, split):
+    out, _ = run
+    environment = json.loads((out / "environment.json").read_text(encoding="utf-8"))
+    assert environment["backend"] == keras.backend.backend()
+    assert environment["packages"]["keras"] == keras.__version__
+    assert environment["images"] == {part: len(getattr(split, part)) for part in ("train", "validation", "test")}
+
+
+def test_history_is_a_row_an_epoch_and_is_returned(run):
+    out, history = run
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4]
+    names = {"loss", "mask_loss", "label_loss", "mask_lesion_dice", "mask_lesion_iou", "mask_clean_normal_rate"}
+    names |= {"label_accuracy", "label_auc"}
+    assert set(history[0]) == {"epoch", "learning_rate"} | names | {f"val_{name}" for name in names}
+    assert read_csv(out / "history.csv") == [{name: str(value) for name, value in row.items()} for row in history]
+
+
+def test_learning_rate_warms_up_and_falls_by_a_cosine(run):
+    _, history = run
+    warm_up = [0.5, 1]
+    cosine = [0.5 * (1 + math.cos(math.pi * epoch / 2)) for epoch in (1, 2)]
+    expected = [RECIPE.learning_rate * share for share in warm_up + cosine]
+    assert [row["learning_rate"] for row in history] == pytest.approx(expected, abs=1e-9)
+
+
+def test_run_learns(run):
+    _, history = run
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert all(math.isfinite(value) for row in history for value in row.values())
+
+
+def test_model_is_that_of_the_epoch_with_the_lowest_validation_loss(run, split):
+    out, history = run
+    validation = Batches(split.validation, RECIPE.image_size, RECIPE.batch_size)
+    scores = keras.models.load_model(out / "model.keras").evaluate(validation, verbose=0, return_dict=True)
+    best = min(history, key=lambda row: row["val_loss"])
+    assert {f"val_{name}": value for name, value in scores.items()} == {
+        name: pytest.approx(value, rel=1e-4) for name, value in best.items() if name.startswith("val_")
+    }
+
+
+def test_precision_of_the_recipe_is_that_of_its_network_alone():
+    before = keras.config.dtype_policy()
+    model = build_model(dataclasses.replace(RECIPE, precision="mixed_bfloat16"))
+    assert model.get_layer("encoder0_conv1").compute_dtype == "bfloat16"
+    assert keras.config.dtype_policy() == before
+
+
+def test_patience_stops_a_run_that_gets_no_better(split, tmp_path):
+    # Steps too small to change a weight: every epoch validates as the first, which stays the best.
+    recipe = dataclasses.replace(RECIPE, epochs=9, patience=2, learning_rate=1e-30, normalization="none")
+    history = fit(recipe, split, tmp_path)
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert len({row["val_loss"] for row in history}) == 1
+    assert files_of(tmp_path) == FILES | {"checkpoints/0003.keras"}
+    assert fit(recipe, split, tmp_path, resume=True) == history
+
+
+# === Taken up again ===
+def test_killed_run_ends_as_one_that_was_not(run, split, phantom_folder, tmp_path):
+    """A real kill, in another process: nothing there can tidy up."""
+    whole, _ = run
+    out, recipe = tmp_path / "run", tmp_path / "mine.toml"
+    RECIPE.save(recipe)
+    command = [sys.executable, "-m", "busseg.cli", "train", str(phantom_folder), "--out", str(out), "--recipe", recipe]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process,
+    ):
+        while not (out / "checkpoints/0001.keras").exists():
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.01)
+        time.sleep(0.1)  # into the second epoch
+        process.send_signal(signal.SIGKILL)
+    done = len(read_csv(out / "history.csv"))
+    assert 1 <= done < RECIPE.epochs
+
+    fit(RECIPE, split, out, resume=True)
+
+    assert_same_run(out, whole)
+
+
+def test_interrupted_run_ends_as_one_that_was_not_whatever_lies_about(run, split, tmp_path, monkeypatch):
+    whole, _ = run
+    out = tmp_path / "run"
+
+    class Interrupted(RunKeeper):
+        def on_train_batch_end(self, batch, logs=None):
+            if len(self.history) == 2 and batch == 1:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(fitting, "RunKeeper", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(RECIPE, split, out)
+    monkeypatch.undo()
+    assert files_of(out) == FILES | {"checkpoints/0002.keras"}
+    # A kill after the history was written, and one before the checkpoint of the epoch before was removed.
+    rows = read_csv(out / "history.csv")
+    write_csv(out / "history.csv", list(rows[0]), [*rows, dict.fromkeys(rows[0], 0) | {"epoch": 3}])
+    shutil.copy(out / "checkpoints/0002.keras", out / "checkpoints/0001.keras")
+
+    history = fit(RECIPE, split, out, resume=True)
+
+    assert_same_run(out, whole)
+    assert [{name: str(value) for name, value in row.items()} for row in history] == read_csv(whole / "history.csv")
+    assert files_of(out) == FILES | {"checkpoints/0004.keras"}
+
+
+def test_finished_run_is_left_as_it_is(run, split):
+    out, history = run
+
+    def contents():
+        return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.rglob("*") if path.is_file()}
+
+    before = contents()
+    assert fit(RECIPE, split, out, fold=3, resume=True) == history
+    assert contents() == before
+
+
+# === Wrong use ===
+def test_another_run_in_the_folder_is_refused(run, split):
+    out, _ = run
+    with pytest.raises(FileExistsError, match=r"^Expected a new folder, found another run; resume goes on with it: "):
+        fit(RECIPE, split, out)
+
+
+def test_folder_with_something_else_is_refused(split, tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(FileExistsError, match=r"^Expected an empty folder or one with recipe\.toml, found other files"):
+        fit(RECIPE, split, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_resuming_with_another_recipe_is_refused(run, split):
+    out, _ = run
+    with pytest.raises(ValueError, match=r"^Expected the recipe of the run to resume, found another: .*recipe\.toml$"):
+        fit(dataclasses.replace(RECIPE, epochs=5), split, out, resume=True)
+
+
+def test_resuming_with_another_split_is_refused(run, split):
+    out, _ = run
+    other = Split(split.train, split.test, split.validation)
+    with pytest.raises(ValueError, match=r"^Expected the split of the run to resume, found another: .*splits\.csv$"):
+        fit(RECIPE, other, out, resume=True)
+
+
+def test_split_without_validation_is_refused_and_leaves_nothing(split, tmp_path):
+    with pytest.raises(ValueError, match=r"^Expected a validation part to choose the model by, found none"):
+        fit(RECIPE, dataclasses.replace(split, validation=()), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_recipe_that_no_network_fits_is_refused_and_leaves_no_run(split, tmp_path):
+    with pytest.raises(ValueError, match="The nearest is 96"):
+        fit(dataclasses.replace(RECIPE, image_size=100, depth=5), split, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_broken_image_is_named_before_the_first_epoch_and_once_mended_the_run_goes_on(phantom_folder, tmp_path):
+    recipe = dataclasses.replace(RECIPE, epochs=1, warmup_epochs=0)
+    shutil.copytree(phantom_folder, tmp_path / "data")
+    split = grouped_splits(find_samples(tmp_path / "data"))[0]
+    broken = split.validation[-1].image  # the last to be read
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"phantom \w+ \(\d+\)\.png") as error:
+        fit(recipe, split, tmp_path / "run")
+    assert str(broken) in str(error.value)
+    assert files_of(tmp_path / "run") == FILES - {"model.keras", "history.csv"}
+
+    broken.write_bytes(whole)
+    assert len(fit(recipe, split, tmp_path / "run", resume=True)) == 1
