@@ -6,6 +6,7 @@ import json
 import platform
 import shlex
 import sys
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -63,7 +64,8 @@ def fit(recipe, split, out, fold=0, resume=False, workers=2):
         batches.load(index)
 
     if history:
-        model = keras.models.load_model(_checkpoint(out, len(history)))
+        with _precision(recipe.precision):  # or else Keras forgets to scale the loss of "mixed_float16"
+            model = keras.models.load_model(_checkpoint(out, len(history)))
     else:
         compile_model(model, recipe, steps_per_epoch=len(train))
     keeper = RunKeeper(out, history, recipe)
@@ -81,16 +83,22 @@ def fit(recipe, split, out, fold=0, resume=False, workers=2):
 
 def build_model(recipe):
     """The network of a recipe, with new weights."""
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(recipe.precision)
-    try:
+    with _precision(recipe.precision):
         return build_unet(
             image_size=recipe.image_size, classes=len(CLASSES), width=recipe.width, depth=recipe.depth,
             dropout=recipe.dropout, normalization=recipe.normalization, attention_gates=recipe.attention_gates,
             cbam=recipe.cbam,
         )  # fmt: skip
+
+
+@contextmanager
+def _precision(name):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
     finally:
-        keras.config.set_dtype_policy(policy)
+        keras.config.set_dtype_policy(before)
 
 
 def compile_model(model, recipe, steps_per_epoch):

@@ -1,3 +1,4 @@
+import errno
 import os
 import re
 import signal
@@ -38,6 +39,20 @@ def test_error_leaves_the_old_content_and_nothing_beside_it(tmp_path, error):
         raise error
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "[Errno 28] No space left on device: '{path}'"),
+        (OSError(errno.EACCES, "Permission denied", "b.txt"), "[Errno 13] Permission denied: 'b.txt'"),
+        (FileNotFoundError("Expected an image"), "Expected an image"),
+    ],
+)
+def test_error_of_the_system_names_a_file(tmp_path, error, told):
+    with pytest.raises(OSError, match=r".+") as caught, replacing(tmp_path / "a.txt"):
+        raise error
+    assert str(caught.value) == told.format(path=tmp_path / "a.txt")
 
 
 def test_error_of_a_first_write_leaves_nothing(tmp_path):

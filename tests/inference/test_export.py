@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -73,8 +74,8 @@ def test_empty_folder_is_filled(tmp_path, echo_file):
     assert (tmp_path / "saved_model.pb").is_file()
 
 
-def test_saved_model_is_replaced_as_a_whole(tmp_path, echo_file, tiny_run):
-    export_saved_model(tiny_run, tmp_path / "export")
+def test_saved_model_is_replaced_as_a_whole(tmp_path, echo_file, tiny_saved_model):
+    shutil.copytree(tiny_saved_model, tmp_path / "export")
     (tmp_path / "export/assets/old.txt").parent.mkdir(exist_ok=True)
     (tmp_path / "export/assets/old.txt").touch()
     export_saved_model(echo_file, tmp_path / "export")

@@ -169,19 +169,28 @@ def test_killed_run_ends_as_one_that_was_not(run, split, phantom_folder, tmp_pat
     assert_same_run(out, whole)
 
 
-def test_interrupted_run_ends_as_one_that_was_not_whatever_lies_about(run, split, tmp_path, monkeypatch):
+@pytest.fixture
+def fit_interrupted(split, monkeypatch):
+    """`fit`, interrupted in the middle of the epoch after so many."""
+
+    def fit_for(epochs, recipe, out):
+        class Interrupted(RunKeeper):
+            def on_train_batch_end(self, batch, logs=None):
+                if len(self.history) == epochs and batch == 1:
+                    raise KeyboardInterrupt
+
+        monkeypatch.setattr(fitting, "RunKeeper", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fit(recipe, split, out)
+        monkeypatch.undo()
+
+    return fit_for
+
+
+def test_interrupted_run_ends_as_one_that_was_not_whatever_lies_about(run, split, tmp_path, fit_interrupted):
     whole, _ = run
     out = tmp_path / "run"
-
-    class Interrupted(RunKeeper):
-        def on_train_batch_end(self, batch, logs=None):
-            if len(self.history) == 2 and batch == 1:
-                raise KeyboardInterrupt
-
-    monkeypatch.setattr(fitting, "RunKeeper", Interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        fit(RECIPE, split, out)
-    monkeypatch.undo()
+    fit_interrupted(2, RECIPE, out)
     assert files_of(out) == FILES | {"checkpoints/0002.keras"}
     # A kill after the history was written, and one before the checkpoint of the epoch before was removed.
     rows = read_csv(out / "history.csv")
@@ -193,6 +202,15 @@ def test_interrupted_run_ends_as_one_that_was_not_whatever_lies_about(run, split
     assert_same_run(out, whole)
     assert [{name: str(value) for name, value in row.items()} for row in history] == read_csv(whole / "history.csv")
     assert files_of(out) == FILES | {"checkpoints/0004.keras"}
+
+
+def test_optimizer_goes_on_where_it_was_in_half_precision_too(split, tmp_path, fit_interrupted):
+    # The optimizer that scales the loss has a state of its own, and knows the epochs only from its count of steps.
+    recipe = dataclasses.replace(RECIPE, precision="mixed_float16", epochs=2, warmup_epochs=0)
+    fit_interrupted(1, recipe, tmp_path)
+    history = fit(recipe, split, tmp_path, resume=True)
+    expected = [RECIPE.learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / 2)) for epoch in (1, 2)]
+    assert [row["learning_rate"] for row in history] == pytest.approx(expected, abs=1e-9)
 
 
 def test_finished_run_is_left_as_it_is(run, split):
