@@ -147,6 +147,7 @@ def evaluate(
     """Score a model on the parts of a dataset.
 
     The parts are those of the splits file; without one, those a run's folder was trained with; else all images are one.
+    To score a run on another dataset, name its model: runs/card/model.keras.
 
     Example: busseg evaluate runs/card data/busi --out runs/card/evaluation
     """

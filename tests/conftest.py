@@ -9,6 +9,8 @@ from busseg.data.phantom import write_phantoms
 
 # TensorFlow adds in the same order every time, so that tests can compare trainings to the last bit.
 os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")
+# Its start-up notes are not ours to test; the command line silences them in the same way.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -419,7 +419,7 @@ def test_other_recipe_cannot_go_on_with_a_run(call, tiny_run, phantom_folder, re
 @pytest.mark.parametrize(
     ("verb", "files", "found"),
     [
-        ("train", ["recipe.toml"], "found another run; resume goes on with it: "),
+        ("train", ["recipe.toml", "environment.json"], "found another run; resume goes on with it: "),
         ("train", ["thesis.tex"], "found other files: "),
         ("evaluate", ["recipe.toml"], "found other files: "),
         ("predict", ["recipe.toml"], "found other files: "),
@@ -427,8 +427,8 @@ def test_other_recipe_cannot_go_on_with_a_run(call, tiny_run, phantom_folder, re
     ],
 )
 def test_output_folder_that_holds_something_else_is_left_alone(call, dataset, echo_file, tmp_path, verb, files, found):
+    (tmp_path / "out").mkdir()
     for name in files:
-        (tmp_path / "out").mkdir()
         (tmp_path / "out" / name).write_text(RECIPE)
     arguments = {
         "train": [dataset],

@@ -94,7 +94,9 @@ def claim_folder(path, marker):
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"Expected a folder for the results, found a file: {path}")
-    if path.is_dir() and any(path.iterdir()) and not (path / marker).exists():
+    # Hidden files do not count: a killed writer may have left one, and desktops strew them.
+    held = path.is_dir() and any(not file.name.startswith(".") for file in path.iterdir())
+    if held and not (path / marker).exists():
         raise FileExistsError(f"Expected an empty folder or one with {marker}, found other files: {path}")
     path.mkdir(parents=True, exist_ok=True)
     return path

@@ -22,7 +22,13 @@ from busseg.training.losses import LABEL_LOSSES, MASK_LOSSES
 from busseg.training.metrics import CleanNormalRate, LesionDice, LesionIoU
 from busseg.training.recipe import load_recipe
 
-MODEL, HISTORY, RECIPE, SPLITS = "model.keras", "history.csv", "recipe.toml", "splits.csv"
+MODEL, HISTORY, RECIPE, SPLITS, ENVIRONMENT = (
+    "model.keras",
+    "history.csv",
+    "recipe.toml",
+    "splits.csv",
+    "environment.json",
+)
 
 
 def fit(recipe, split, out, fold=0, resume=False, workers=2):
@@ -50,10 +56,13 @@ def fit(recipe, split, out, fold=0, resume=False, workers=2):
     """
     if not split.validation:
         raise ValueError("Expected a validation part to choose the model by, found none in the split")
-    out = claim_folder(out, RECIPE)
+    out = claim_folder(out, ENVIRONMENT)
+    begun = (out / RECIPE).exists()
+    if begun and not resume:
+        raise FileExistsError(f"Expected a new folder, found another run; resume goes on with it: {out}")
+    history = _read_run(out, recipe, split) if begun else []
     keras.utils.set_random_seed(recipe.seed)
-    model = build_model(recipe)  # before the run is written down: a recipe of no network leaves none behind
-    history = _open_run(out, recipe, split, fold, resume)
+    model = build_model(recipe)
     train = Batches(
         split.train, recipe.image_size, recipe.batch_size, augmentation=recipe.augmentation, shuffle=True,
         balance=recipe.balance, seed=recipe.seed, epoch=len(history), workers=workers,
@@ -62,6 +71,8 @@ def fit(recipe, split, out, fold=0, resume=False, workers=2):
     # Read everything once: a broken file shows before the first epoch, by name, and fills the cache.
     for batches, index in track([(b, i) for b in (train, validation) for i in range(len(b.samples))], "Reading images"):
         batches.load(index)
+    if not begun:  # only now, so that a recipe of no network or a broken image leaves no run behind
+        _write_run(out, recipe, split, fold)
 
     if history:
         with _precision(recipe.precision):  # or else Keras forgets to scale the loss of "mixed_float16"
@@ -181,19 +192,19 @@ def _checkpoint(out, epochs):
     return out / "checkpoints" / f"{epochs:04d}.keras"
 
 
-def _open_run(out, recipe, split, fold, resume):
-    """Write down what the run is made of, or check it against what is there; return the epochs done so far."""
-    if not (out / RECIPE).exists():
-        recipe.save(out / RECIPE)
-        write_splits(out / SPLITS, [split], first_fold=fold)
-        write_text(out / "environment.json", json.dumps(_environment(split), indent=2) + "\n")
-        return []
-    if not resume:
-        raise FileExistsError(f"Expected a new folder, found another run; resume goes on with it: {out}")
+def _write_run(out, recipe, split, fold):
+    """Write down what a run is made of. The recipe comes last: where it is, the rest is, too."""
+    write_text(out / ENVIRONMENT, json.dumps(_environment(split), indent=2) + "\n")
+    write_splits(out / SPLITS, [split], first_fold=fold)
+    recipe.save(out / RECIPE)
+
+
+def _read_run(out, recipe, split):
+    """Check what the run in `out` is made of; return the epochs it has done."""
     if load_recipe(out / RECIPE) != recipe:
         raise ValueError(f"Expected the recipe of the run to resume, found another: {out / RECIPE}")
-    known = {sample.name: sample for part in PARTS for sample in getattr(split, part)}
-    if read_split(out / SPLITS, known.values()) != split:
+    samples = [sample for part in PARTS for sample in getattr(split, part)]
+    if read_split(out / SPLITS, samples) != split:
         raise ValueError(f"Expected the split of the run to resume, found another: {out / SPLITS}")
     checkpoints = sorted(_checkpoint(out, 0).parent.glob("*.keras"))
     if not checkpoints:
