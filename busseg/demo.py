@@ -16,7 +16,7 @@ from busseg.inference.predictor import Predictor
 from busseg.training.fit import HISTORY, fit
 from busseg.training.recipe import load_recipe
 
-PHANTOMS_PER_CLASS = 150
+PHANTOMS_PER_CLASS = 120
 
 
 def run_demo(out):

@@ -164,8 +164,7 @@ class RunKeeper(keras.callbacks.Callback):
         return epochs >= self.recipe.epochs or epochs - self.best >= self.recipe.patience
 
     def on_epoch_begin(self, epoch, logs=None):
-        # Dropout's random state is in no checkpoint; drawn anew for each epoch, it needs none.
-        keras.utils.set_random_seed(self.recipe.seed + epoch)
+        # Dropout's random state is in no checkpoint; set anew for each epoch, it needs none.
         for number, variable in enumerate(self.model.variables):
             if variable.name == "seed_generator_state":
                 variable.assign([self.recipe.seed + epoch, number])
