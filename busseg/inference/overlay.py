@@ -20,7 +20,7 @@ def draw_contour(image, mask, color=LESION_RGB):
     """
     picture = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else image.copy()
     contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    thickness = max(1, round(max(mask.shape) / 300))
+    thickness = max(2, round(max(mask.shape) / 300))  # one pixel, anti-aliased, drowns in speckle
     return cv2.drawContours(picture, contours, -1, color, thickness, cv2.LINE_AA)
 
 
