@@ -1,5 +1,6 @@
 """Read and write images, fit them to the model's square, and put its maps back to native size."""
 
+import warnings
 from pathlib import Path
 
 import cv2
@@ -11,8 +12,8 @@ from busseg.data.files import replacing
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MAX_PIXELS = 50_000_000  # A B-mode frame has about half a million; beyond this a file is a mistake or an attack.
 
-# `read_image` checks the size before it decodes anything, so Pillow's own, higher limit need not warn again.
-Image.MAX_IMAGE_PIXELS = None
+# `read_image` refuses at a lower limit than the one at which Pillow warns.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def is_image(path):
@@ -46,6 +47,8 @@ def read_image(path):
             refusal = _refusal(image)
             if not refusal:
                 return _to_grey(ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError as error:  # from twice Pillow's own limit on
+        raise ValueError(f"Expected at most {MAX_PIXELS} pixels, found more ({error}): {path}") from error
     except Image.UnidentifiedImageError as error:
         raise ValueError(f"Expected a PNG, JPEG, BMP or TIFF image, found something else: {path}") from error
     except (OSError, SyntaxError, EOFError, TypeError, ValueError) as error:  # Pillow's words for broken content
@@ -80,7 +83,7 @@ def read_mask(paths, shape):
     """Read the lesion of one image: the union of its mask files.
 
     Args:
-        paths: Paths of the mask files. Grey values above 127 are lesion.
+        paths: Paths of the mask files. Grey values above 127 are lesion; in a file of only 0 and 1, the ones are.
         shape: `(height, width)` of the image, which every mask must share.
 
     Returns:
@@ -94,7 +97,7 @@ def read_mask(paths, shape):
         mask = read_image(path)
         if mask.shape != tuple(shape):
             raise ValueError(f"Expected a mask of {_size(shape)} like its image, found {_size(mask.shape)}: {path}")
-        lesion |= (mask > 127).astype(np.uint8)
+        lesion |= (mask > (127 if mask.max() > 1 else 0)).astype(np.uint8)
     return lesion
 
 

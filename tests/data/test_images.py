@@ -162,7 +162,8 @@ BROKEN = {
     "half.tif": (lambda folder: (data := encoded(folder, "half.tif", Image.fromarray(noise())))[: len(data) // 2],
                  "found"),
     "header.png": (lambda folder: claimed_png(8, 8)[:20], "found a broken file"),
-    "bomb.png": (lambda folder: claimed_png(CLAIMED, CLAIMED), "found 30000 x 30000"),
+    "large.png": (lambda folder: claimed_png(10_000, 10_000), "at most 50000000 pixels, found 10000 x 10000"),
+    "bomb.png": (lambda folder: claimed_png(CLAIMED, CLAIMED), "at most 50000000 pixels, found more"),
     "gif.png": (lambda folder: encoded(folder, "gif.gif", Image.fromarray(GREY)), "found something else"),
     "pages.tif": (lambda folder: encoded(folder, "pages.tif", Image.fromarray(GREY), save_all=True,
                                          append_images=[Image.fromarray(GREY)]), "found 2 frames"),
@@ -174,6 +175,7 @@ BROKEN = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("name", BROKEN)
 def test_bad_file_is_refused_in_one_line_that_names_it_and_what_was_found(tmp_path, name):
     content, found = BROKEN[name]
@@ -232,6 +234,11 @@ def test_mask_is_cut_between_127_and_128(tmp_path):
     np.testing.assert_array_equal(
         read_mask([save(tmp_path / "a.png", Image.fromarray(GREY))], GREY.shape), [[0, 0, 0], [1, 1, 1]]
     )
+
+
+def test_mask_of_zeros_and_ones_is_read_as_such(tmp_path):
+    Image.fromarray(np.array([[0, 1, 1, 0]], np.uint8)).save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(read_mask([tmp_path / "mask.png"], (1, 4)), [[0, 1, 1, 0]])
 
 
 def test_no_mask_file_is_no_lesion():
