@@ -11,7 +11,7 @@ from busseg.data.duplicates import published_busi_groups
 from busseg.data.images import is_image
 from busseg.data.sample import CLASSES, Sample
 
-_MASK_STEM = re.compile(r"(?P<image>.+)_mask(_\d+)?")
+MASK_STEM = re.compile(r"(?P<image>.+)_mask(_\d+)?")
 
 
 def find_samples(root):
@@ -57,11 +57,11 @@ def _pairs(folder):
     files = sorted(path for path in folder.iterdir() if path.is_file() and is_image(path))
     images = {}
     for path in files:
-        if not _MASK_STEM.fullmatch(path.stem) and images.setdefault(path.stem, path) != path:
+        if not MASK_STEM.fullmatch(path.stem) and images.setdefault(path.stem, path) != path:
             raise ValueError(f"Expected one image named {path.stem}, found {images[path.stem].name} too: {path}")
     masks = {stem: [] for stem in images}
     for path in files:
-        match = _MASK_STEM.fullmatch(path.stem)
+        match = MASK_STEM.fullmatch(path.stem)
         if match and match["image"] not in images:
             raise FileNotFoundError(f"Expected the image {match['image']} beside its mask, found none: {path}")
         if match:

@@ -1,13 +1,12 @@
 """Predict the parts of a dataset, score them, and write the folder of an evaluation."""
 
 import json
-from dataclasses import dataclass
 
 import numpy as np
 
 from busseg.data.files import claim_folder, write_csv, write_text
 from busseg.data.images import read_image, read_mask
-from busseg.data.sample import CLASSES, Sample
+from busseg.data.sample import CLASSES
 from busseg.evaluation.figures import draw_confusion, draw_review_sheet
 from busseg.evaluation.scores import class_scores, mask_scores, summarise_masks
 from busseg.inference.predictor import THRESHOLD
@@ -17,15 +16,6 @@ FIELDS = (
     "file", "part", "label", "predicted", *(f"p_{label}" for label in CLASSES),
     "dice", "iou", "sensitivity", "precision", "clean", "true_px", "predicted_px", "error",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Scored:
-    """One sample, its part, and its row of `per_image.csv`."""
-
-    sample: Sample
-    part: str
-    row: dict
 
 
 def evaluate(predictor, parts, out, progress=iter):
@@ -48,20 +38,20 @@ def evaluate(predictor, parts, out, progress=iter):
         FileExistsError: If `out` holds other files than a former evaluation.
     """
     out = claim_folder(out, TABLE)
-    scored = [
-        Scored(sample, part, _score(predictor, sample) | {"file": sample.name, "part": part, "label": sample.label})
-        for part, sample in progress([(part, sample) for part, samples in parts.items() for sample in samples])
+    samples = [(part, sample) for part, samples in parts.items() for sample in samples]
+    rows = [
+        _score(predictor, sample) | {"file": sample.name, "part": part, "label": sample.label}
+        for part, sample in progress(samples)
     ]
-    rows = [one.row for one in scored]
     write_csv(out / TABLE, FIELDS, [{name: _cell(row.get(name)) for name in FIELDS} for row in rows])
     summary = {part: _summarise([row for row in rows if row["part"] == part]) for part in parts}
     write_text(out / "summary.json", json.dumps({"threshold": THRESHOLD, "parts": summary}, indent=2) + "\n")
     for figure in (out / "figures").glob("*.png"):
         figure.unlink()  # a former evaluation's, of parts that this one may not have
     for part in parts:
-        good = [one for one in scored if one.part == part and not one.row.get("error")]
-        if good:
-            draw_review_sheet(predictor, [one.sample for one in _spread(good)], out / "figures" / f"{part}_review.png")
+        scored = [(sample, row) for (_, sample), row in zip(samples, rows) if row["part"] == part and "dice" in row]
+        if scored:
+            draw_review_sheet(predictor, _spread(scored), out / "figures" / f"{part}_review.png")
         if summary[part]["label"]:
             draw_confusion(summary[part]["label"]["confusion"], out / "figures" / f"{part}_confusion.png")
     return summary, rows
@@ -95,12 +85,12 @@ def _cell(value):
 
 
 def _spread(scored, count=12):
-    """A few of many for the review sheet: of each class, evenly from the worst Dice to the best."""
-    labels = sorted({one.sample.label or "" for one in scored})
+    """A few of many samples for the review sheet: of each class, evenly from the worst Dice to the best."""
+    scored = sorted(scored, key=lambda one: (one[1]["dice"] or 0, -one[1]["predicted_px"]))
+    labels = sorted({sample.label or "" for sample, _ in scored})
     chosen = []
     for label in labels:
-        mine = [one for one in scored if (one.sample.label or "") == label]
-        mine.sort(key=lambda one: (one.row["dice"] or 0, -one.row["predicted_px"]))
+        mine = [sample for sample, _ in scored if (sample.label or "") == label]
         places = np.linspace(0, len(mine) - 1, min(len(mine), count // len(labels)))
         chosen += [mine[round(place)] for place in places]
     return chosen

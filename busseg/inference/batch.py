@@ -1,10 +1,10 @@
 """Predict files and folders: masks, overlays and a table, whatever single files are like."""
 
 import csv
-import re
 from collections import Counter
 from pathlib import Path
 
+from busseg.data.busi import MASK_STEM
 from busseg.data.files import claim_folder, write_csv
 from busseg.data.images import is_image, read_image, write_image
 from busseg.data.sample import CLASSES
@@ -13,7 +13,6 @@ from busseg.inference.overlay import draw_overlay
 TABLE = "predictions.csv"
 FIELDS = ("file", "label", *(f"p_{label}" for label in CLASSES), "lesion_px", "lesion_fraction", "error")
 _BATCH = 16
-_MASK_STEM = re.compile(r"(?P<image>.+)_mask(_\d+)?")
 
 
 def find_inputs(paths):
@@ -60,7 +59,7 @@ def find_inputs(paths):
 
 
 def _is_mask(file, stems):
-    match = _MASK_STEM.fullmatch(file.stem)
+    match = MASK_STEM.fullmatch(file.stem)
     return bool(match) and (file.parent, match["image"]) in stems
 
 
