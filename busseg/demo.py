@@ -37,7 +37,7 @@ def run_demo(out):
     """
     out = claim_folder(out, "phantoms")
     print("1/5  Drawing phantoms: synthetic B-mode images with and without lesions")
-    write_phantoms(out / "phantoms", PHANTOMS_PER_CLASS)
+    write_phantoms(out / "phantoms", PHANTOMS_PER_CLASS, progress=lambda images: track(images, "Drawing"))
     samples = find_samples(out / "phantoms")
     split = grouped_splits(samples)[0]
 

@@ -56,23 +56,26 @@ def draw_phantom(label, seed, height=360, width=440):
     return image, mask
 
 
-def write_phantoms(root, per_class=20, seed=0):
+def write_phantoms(root, per_class=20, seed=0, progress=iter):
     """Write a folder shaped like BUSI: `root/benign/phantom benign (1).png`, `..._mask.png`, ...
 
     Sizes vary. Every tenth lesion image holds two lesions and a second mask, `..._mask_1.png`. Masks are 0/255.
     The stem starts with "phantom", for real BUSI names stand in published lists of duplicates.
+
+    Args:
+        root: Path of the folder.
+        per_class: Number of images a class.
+        seed: Int >= 0. The same seed gives the same images.
+        progress: Function that wraps the iteration over the images, for a progress bar.
     """
-    for label in CLASSES:
-        folder = Path(root) / label
-        folder.mkdir(parents=True, exist_ok=True)
-        for number in range(1, per_class + 1):
-            height, width = np.random.default_rng((seed, number)).integers((320, 380), (420, 500))
-            lesions = 2 if number % 10 == 0 and label != "normal" else 1
-            image, masks = _draw(label, seed * per_class + number, height, width, lesions)
-            stem = f"phantom {label} ({number})"
-            write_image(folder / f"{stem}.png", image)
-            for mask, suffix in zip(masks, ("_mask", "_mask_1")):
-                write_image(folder / f"{stem}{suffix}.png", mask * 255)
+    for label, number in progress([(label, number) for label in CLASSES for number in range(1, per_class + 1)]):
+        height, width = np.random.default_rng((seed, number)).integers((320, 380), (420, 500))
+        lesions = 2 if number % 10 == 0 and label != "normal" else 1
+        image, masks = _draw(label, seed * per_class + number, height, width, lesions)
+        stem = f"phantom {label} ({number})"
+        write_image(Path(root) / label / f"{stem}.png", image)
+        for mask, suffix in zip(masks, ("_mask", "_mask_1")):
+            write_image(Path(root) / label / f"{stem}{suffix}.png", mask * 255)
 
 
 def envelope(amplitude, rng, specular=0.0, axial_px=0.7, lateral_px=1.2):
