@@ -39,7 +39,7 @@ def draw_overlay(image, prediction):
     text = f"{prediction.label} {prediction.probabilities.max():.2f}   lesion {prediction.lesion_fraction:.1%}"
     font = cv2.FONT_HERSHEY_SIMPLEX
     (text_width, _), _ = cv2.getTextSize(text, font, 1.0, 1)
-    scale = min(0.6, 0.9 * width / text_width)  # a narrow image gets smaller letters
-    strip = np.zeros((max(12, round(45 * scale)), width, 3), np.uint8)
-    cv2.putText(strip, text, (round(0.03 * width), round(0.7 * len(strip))), font, scale, LESION_RGB, 1, cv2.LINE_AA)
+    scale = min(0.6, 0.85 * width / text_width)  # a narrow image gets smaller letters
+    strip = np.zeros((max(16, round(45 * scale)), width, 3), np.uint8)
+    cv2.putText(strip, text, (round(0.03 * width), round(0.65 * len(strip))), font, scale, LESION_RGB, 1, cv2.LINE_AA)
     return np.vstack([strip, picture])
