@@ -23,7 +23,9 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 Data = Annotated[Path, typer.Argument(help="Dataset folder: BUSI's, or one with images/ and masks/.")]
 Splits = Annotated[Path | None, typer.Option(help="CSV file of folds, as `busseg split` writes it.")]
-Fold = Annotated[int | None, typer.Option(min=0, help="Number of the fold; 0 if not told.")]
+Fold = Annotated[
+    int | None, typer.Option(min=0, help="Number of the fold; must be told if the splits file holds several.")
+]
 Model = Annotated[Path, typer.Argument(help="Trained model: a run's folder, a .keras file or a SavedModel folder.")]
 
 
