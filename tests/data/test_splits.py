@@ -5,7 +5,16 @@ import pytest
 
 from busseg.data.busi import find_samples
 from busseg.data.sample import CLASSES, Sample
-from busseg.data.splits import PARTS, Split, grouped_splits, read_split, write_splits
+from busseg.data.splits import (
+    PARTS,
+    Split,
+    grouped_splits,
+    leaked,
+    random_splits,
+    read_groups,
+    read_split,
+    write_splits,
+)
 
 
 def sample(name, label="benign", group=None):
@@ -128,6 +137,67 @@ def test_busi_is_split_without_its_cross_class_groups(busi_folder):
         assert len(split.test) == pytest.approx(579 / 5, abs=8)
         assert {sample.label for sample in split.test} == set(CLASSES)
         assert not groups_of(split.train) & groups_of(split.test)
+
+
+def test_groups_of_several_classes_are_kept_when_wished():
+    crossing = [sample("x.png", "benign", "both"), sample("y.png", "malignant", "both")]
+    tested = [s for split in grouped_splits(dataset() + crossing, keep_conflicts=True) for s in split.test]
+    assert [s.name for s in tested if s.group == "both"] == ["x.png"]  # one image a group, as of every other
+
+
+# === Random folds, and what they leak ===
+def test_random_folds_test_every_image_once_and_hold_every_class_in_its_share():
+    samples = dataset(groups=25, copies=2)
+    splits = random_splits(samples)
+    assert sorted(s.name for split in splits for s in split.test) == sorted(s.name for s in samples)
+    for split in splits:
+        # Of 50 images a class, 10 are tested; of the 40 others a fifth validates.
+        assert Counter(s.label for s in split.test) == dict.fromkeys(CLASSES, 10)
+        assert Counter(s.label for s in split.validation) == dict.fromkeys(CLASSES, 8)
+        assert Counter(s.label for s in split.train) == dict.fromkeys(CLASSES, 32)
+
+
+def test_random_folds_part_copies_and_grouped_folds_do_not():
+    samples = dataset(copies=2)
+    # A copy is in the same fifth by a chance of about one in five.
+    share = sum(len(leaked(split, samples)) for split in random_splits(samples)) / len(samples)
+    assert share == pytest.approx(0.8, abs=0.1)
+    assert sum(len(leaked(split, samples)) for split in grouped_splits(samples)) == 0
+
+
+def test_leak_counts_scored_images_with_a_copy_among_those_used():
+    a, b, c, d = (sample(f"{name}.png", group=group) for name, group in zip("abcd", ("1", "1", "2", "2")))
+    assert leaked(Split(train=(a,), validation=(), test=(b, c)), [a, b, c, d]) == [b]
+    assert leaked(Split(train=(a,), validation=(c,), test=(b, d)), [a, b, c, d]) == [b, d]
+    # Without a test part the validation part is what is scored.
+    assert leaked(Split(train=(a,), validation=(b, c, d), test=()), [a, b, c, d]) == [b]
+
+
+def test_random_folds_of_busi_leak_more_than_a_third(busi_folder):
+    samples = find_samples(busi_folder)
+    assert sum(len(leaked(split, samples)) for split in random_splits(samples)) == 291  # of 780, 37.3 %
+
+
+# === Groups from a file ===
+def test_groups_come_from_a_file(tmp_path):
+    (tmp_path / "groups.csv").write_text("file,group\nb.png,patient 1\na.png,patient 1\n")
+    samples = read_groups(tmp_path / "groups.csv", [sample("a.png"), sample("b.png", "malignant")])
+    assert samples == [sample("a.png", group="patient 1"), sample("b.png", "malignant", "patient 1")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,group\na.png,1\n", "a group for every image, found none for 'b.png'"),
+        ("file,group\na.png,1\nb.png,\n", "a group for every image, found none for 'b.png'"),
+        ("file,group\na.png,1\na.png,2\nb.png,2\n", "one group a file, found two for 'a.png'"),
+        ("file\na.png\n", "the column 'group', found file"),
+    ],
+)
+def test_bad_file_of_groups_is_named(tmp_path, text, message):
+    (tmp_path / "groups.csv").write_text(text)
+    with pytest.raises(ValueError, match=rf"^Expected {message}.*groups\.csv$"):
+        read_groups(tmp_path / "groups.csv", [sample("a.png"), sample("b.png")])
 
 
 # === CSV ===

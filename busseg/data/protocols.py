@@ -1,0 +1,112 @@
+"""The protocols by which BUSI is cross-validated, each by its name: which images, which folds, scored at which size."""
+
+import csv
+from importlib.resources import files
+from pathlib import Path
+
+from busseg.data.splits import Split, grouped_splits, random_splits
+
+PUBLISHED = files("busseg.data") / "published"
+PROTOCOLS = ("grouped", "random", "tang", "curated")
+# Side in pixels of the square that masks are scored at; the others score at native size.
+SCORED_SIZE = {"tang": 256}
+
+
+def make_splits(protocol, samples, folds=5, seed=0):
+    """Split samples by a named protocol.
+
+    - "grouped": `grouped_splits`. No copy of a tested image is trained with. The protocol for numbers to trust.
+    - "random": `random_splits`, the field's habit, for comparison.
+    - "tang": `tang_splits`, three published splits of BUSI's lesion images.
+    - "curated": `curated_splits`, four folds of a published choice of 450 images of BUSI.
+
+    Args:
+        protocol: One of `PROTOCOLS`.
+        samples: Sequence of `Sample`.
+        folds: Number of folds of "grouped" and "random"; that of the published ones is theirs.
+        seed: Integer. The same seed gives the same folds.
+
+    Returns:
+        List of `Split`.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"Expected a protocol of {', '.join(PROTOCOLS)}, found {protocol!r}")
+    if protocol == "grouped":
+        return grouped_splits(samples, folds, seed)
+    if protocol == "random":
+        return random_splits(samples, folds, seed)
+    return tang_splits(samples) if protocol == "tang" else curated_splits(samples, seed)
+
+
+def tang_splits(samples, folder=PUBLISHED / "tang"):
+    """Read the three splits of BUSI's 647 lesion images behind a much used table of U-shaped networks.
+
+    They have no test part: the table's authors chose each model's epoch on the part they report, and so does this.
+    28 to 30 % of its images have a copy in training.
+
+    Args:
+        samples: The samples of BUSI.
+        folder: Path of a folder with `train1.txt`, `val1.txt`, ... `val3.txt`, each a list of image stems.
+
+    Returns:
+        List of three `Split`, of `train` and `validation` alone.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file names an image that the samples lack, or an image stands in both parts.
+
+    Reference:
+        Tang et al., https://github.com/FengheTan9/Medical-Image-Segmentation-Benchmarks
+    """
+    by_stem = _by_stem(samples)
+    splits = []
+    for number in (1, 2, 3):
+        train, validation = (_read_stems(folder / f"{part}{number}.txt", by_stem) for part in ("train", "val"))
+        for sample in set(train) & set(validation):
+            raise ValueError(f"Expected {sample.name} in one part, found it in both: {folder / f'val{number}.txt'}")
+        splits.append(Split(train, validation, test=()))
+    return splits
+
+
+def curated_splits(samples, seed=0, path=PUBLISHED / "curated_busi.csv"):
+    """Split Curated BUSI, 450 images without artefacts (222 benign, 164 malignant, 64 normal), into four folds.
+
+    The list is the authors', the folds are not published: these are `grouped_splits`, so of the ten copies that the
+    list still holds none is scored.
+
+    Args:
+        samples: The samples of BUSI.
+        seed: Integer. The same seed gives the same folds.
+        path: Path of the list, `class;id`.
+
+    Returns:
+        List of four `Split`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it names an image that the samples lack.
+
+    Reference:
+        Aumente-Maestro, Díez and Remeseiro, "A multi-task framework for breast cancer segmentation and classification
+        in ultrasound imaging", Computer Methods and Programs in Biomedicine (2025).
+    """
+    by_stem = _by_stem(samples)
+    with Path(path).open(encoding="utf-8", newline="") as lines:
+        stems = [f"{row['class']} ({row['id']})" for row in csv.DictReader(lines, delimiter=";")]
+    return grouped_splits(_chosen(stems, by_stem, path), folds=4, seed=seed)
+
+
+def _by_stem(samples):
+    return {sample.image.stem: sample for sample in samples}
+
+
+def _read_stems(path, by_stem):
+    return _chosen(Path(path).read_text(encoding="utf-8").split("\n"), by_stem, path)
+
+
+def _chosen(stems, by_stem, path):
+    stems = [stem.strip() for stem in stems if stem.strip()]
+    for stem in stems:
+        if stem not in by_stem:
+            raise ValueError(f"Expected the images of BUSI, found none named {stem!r}; it is in the list {path}")
+    return tuple(by_stem[stem] for stem in stems)

@@ -1,0 +1,93 @@
+from collections import Counter
+
+import pytest
+
+from busseg.data.busi import find_samples
+from busseg.data.protocols import PROTOCOLS, PUBLISHED, curated_splits, make_splits, tang_splits
+from busseg.data.sample import Sample
+from busseg.data.splits import grouped_splits, leaked, random_splits
+
+
+def samples_like_busi():
+    """Samples with BUSI's names and no files: 437 benign, 210 malignant, 133 normal, each a group of its own."""
+    counts = {"benign": 437, "malignant": 210, "normal": 133}
+    names = [(label, f"{label} ({number})") for label, count in counts.items() for number in range(1, count + 1)]
+    return [Sample(f"{label}/{stem}.png", PUBLISHED / label / f"{stem}.png", (), label, stem) for label, stem in names]
+
+
+def test_unknown_protocol_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="a protocol of grouped, random, tang, curated, found 'holdout'"):
+        make_splits("holdout", samples_like_busi())
+
+
+def test_protocols_of_one_s_own_data_are_the_functions_of_their_name():
+    samples = samples_like_busi()
+    assert make_splits("grouped", samples, folds=3, seed=1) == grouped_splits(samples, folds=3, seed=1)
+    assert make_splits("random", samples, folds=3, seed=1) == random_splits(samples, folds=3, seed=1)
+
+
+def test_tang_s_splits_are_three_of_452_and_195_lesion_images():
+    splits = make_splits("tang", samples_like_busi())
+    assert [(len(split.train), len(split.validation), len(split.test)) for split in splits] == [(452, 195, 0)] * 3
+    for split in splits:
+        parts = split.train + split.validation
+        assert len({sample.name for sample in parts}) == 452 + 195
+        assert {sample.label for sample in parts} == {"benign", "malignant"}
+
+
+def test_tang_s_files_are_read_in_their_order(tmp_path):
+    for number in (1, 2, 3):
+        (tmp_path / f"train{number}.txt").write_text("malignant (2)\r\nbenign (1)\r\n")
+        (tmp_path / f"val{number}.txt").write_text("benign (3)\n\n")
+    split = tang_splits(samples_like_busi(), tmp_path)[2]
+    assert [sample.name for sample in split.train] == ["malignant/malignant (2).png", "benign/benign (1).png"]
+    assert [sample.name for sample in split.validation] == ["benign/benign (3).png"]
+
+
+@pytest.mark.parametrize(
+    ("validation", "message"),
+    [
+        ("benign (438)", "found none named 'benign .438.'"),
+        ("benign (1)", "benign .1..png in one part, found it in both"),
+    ],
+)
+def test_tang_s_files_that_do_not_fit_are_named(tmp_path, validation, message):
+    for number in (1, 2, 3):
+        (tmp_path / f"train{number}.txt").write_text("benign (1)\n")
+        (tmp_path / f"val{number}.txt").write_text(validation)
+    with pytest.raises(ValueError, match=rf"^Expected .*{message}.*val1\.txt$"):
+        tang_splits(samples_like_busi(), tmp_path)
+
+
+def test_curated_folds_are_four_of_450_images():
+    splits = make_splits("curated", samples_like_busi())
+    assert len(splits) == 4
+    tested = Counter(sample.label for split in splits for sample in split.test)
+    assert tested == {"benign": 222, "malignant": 164, "normal": 64}
+    assert curated_splits(samples_like_busi(), seed=1) != splits
+
+
+def test_published_protocols_refuse_another_dataset(phantom_samples):
+    for protocol in ("tang", "curated"):
+        with pytest.raises(ValueError, match="Expected the images of BUSI, found none named"):
+            make_splits(protocol, phantom_samples)
+
+
+def test_leaks_of_the_protocols_on_busi(busi_folder):
+    samples = find_samples(busi_folder)
+    share = {}
+    for protocol in PROTOCOLS:
+        splits = make_splits(protocol, samples)
+        scored = sum(len(split.test or split.validation) for split in splits)
+        share[protocol] = sum(len(leaked(split, samples)) for split in splits) / scored
+    assert share["grouped"] == share["curated"] == 0
+    assert share["random"] == pytest.approx(291 / 780)
+    assert share["tang"] == pytest.approx((55 + 58 + 57) / (3 * 195))
+
+
+def test_published_files_are_those_of_their_authors(busi_folder):
+    theirs = busi_folder.parent / "splits"
+    if not theirs.is_dir():
+        pytest.skip("needs the published split files beside BUSI")
+    for path in sorted(PUBLISHED.rglob("*.[ct][sx][vt]")):
+        assert path.read_text().splitlines() == (theirs / path.relative_to(PUBLISHED)).read_text().splitlines()
