@@ -26,6 +26,14 @@ Splits = Annotated[Path | None, typer.Option(help="CSV file of folds, as `busseg
 Fold = Annotated[
     int | None, typer.Option(min=0, help="Number of the fold; must be told if the splits file holds several.")
 ]
+Groups = Annotated[
+    Path | None,
+    typer.Option(help="CSV file that tells which images belong together: file, group. `busseg audit` writes one."),
+]
+Recipe = Annotated[str, typer.Option(help="Name of a recipe, or path of a TOML file.")]
+Robustness = Annotated[
+    bool, typer.Option("--robustness", help="Score under contrast, brightness, blur, speckle and more, too.")
+]
 Model = Annotated[Path, typer.Argument(help="Trained model: a run's folder, a .keras file or a SavedModel folder.")]
 
 
@@ -81,25 +89,57 @@ def demo(
 
 
 @app.command()
+def audit(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for audit.html, audit.json and groups.csv.")] = Path("audit"),
+):
+    """Look a dataset over before it is trusted: faulty files and masks, copies, classes, sizes of lesions.
+
+    Example: busseg audit data/busi --out audit
+    """
+    from busseg.data.audit import audit_dataset, format_audit
+    from busseg.evaluation.audit_page import write_audit
+
+    found = audit_dataset(data, progress=_bar("Reading"))
+    write_audit(found, out)
+    print(format_audit(found))
+    print(f"\nWrote {out / 'audit.html'}")
+
+
+@app.command()
 def split(
     data: Data,
     out: Annotated[Path, typer.Option(help="CSV file to write.")] = Path("splits.csv"),
     folds: Annotated[int, typer.Option(min=2, help="Number of folds.")] = 5,
     seed: Annotated[int, typer.Option(help="The same seed gives the same folds.")] = 0,
+    groups: Groups = None,
+    keep_conflicts: Annotated[
+        bool, typer.Option("--keep-conflicts", help="Keep the groups whose images carry different classes.")
+    ] = False,
 ):
     """Split a dataset into stratified folds that keep copies of an image together.
 
     Example: busseg split data/busi --folds 5 --out splits.csv
     """
-    from busseg.data import find_samples
     from busseg.data.splits import PARTS, grouped_splits, write_splits
 
-    samples = find_samples(data)
-    splits = grouped_splits(samples, folds, seed)
+    splits = grouped_splits(_find_samples(data, groups), folds, seed, keep_conflicts)
     write_splits(out, splits)
     for number, fold in enumerate(splits):
         print(f"fold {number}: " + ", ".join(f"{part} {len(getattr(fold, part))}" for part in PARTS))
     print(f"Wrote {out}")
+
+
+def _find_samples(data, groups):
+    from busseg.data import find_samples
+    from busseg.data.splits import read_groups
+
+    samples = find_samples(data)
+    return read_groups(groups, samples) if groups else samples
+
+
+def _bar(title):
+    return lambda things: track(things, title)
 
 
 @app.command()
@@ -145,8 +185,9 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for the scores and pictures.")],
     splits: Splits = None,
     fold: Fold = None,
+    robustness: Robustness = False,
 ):
-    """Score a model on the parts of a dataset.
+    """Score a model on the parts of a dataset, and report.
 
     The parts are those of the splits file; without one, those a run's folder was trained with; else all images are one.
     To score a run on another dataset, name its model: runs/card/model.keras.
@@ -154,10 +195,10 @@ def evaluate(
     Example: busseg evaluate runs/card data/busi --out runs/card/evaluation
     """
     from busseg.data import find_samples
-    from busseg.data.files import read_csv
     from busseg.data.splits import PARTS, read_split
-    from busseg.evaluation.figures import draw_curves
     from busseg.evaluation.protocol import evaluate, format_summary
+    from busseg.evaluation.report import HEADLINE, write_report
+    from busseg.evaluation.robustness import ROBUSTNESS, measure_robustness, write_robustness
     from busseg.inference.predictor import Predictor
 
     samples = find_samples(data)
@@ -171,12 +212,59 @@ def evaluate(
         parts = {part: getattr(chosen, part) for part in PARTS if getattr(chosen, part)}
     with starting_keras():
         predictor = Predictor(model)
-    summary, rows = evaluate(predictor, parts, out, progress=lambda images: track(images, "Evaluating"))
-    if (model / "history.csv").is_file():
-        draw_curves(read_csv(model / "history.csv"), out / "figures" / "curves.png")
+    summary, rows = evaluate(predictor, parts, out, _bar("Evaluating"), model=str(model), data=data.resolve().name)
+    if robustness:
+        part = next((name for name in HEADLINE if name in parts), next(iter(parts)))
+        write_robustness(out / ROBUSTNESS, measure_robustness(predictor, parts[part], _bar("Disturbing")))
+    write_report(out, samples, runs=[model] if model.is_dir() else [])
     print(format_summary(summary))
     print(f"\nWrote {out}")
     _report_failures(rows)
+
+
+@app.command()
+def crossval(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for the runs, the scores and the report.")],
+    protocol: Annotated[str, typer.Option(help="grouped, random, tang or curated; see the README.")] = "grouped",
+    recipe: Recipe = "card",
+    folds: Annotated[int, typer.Option(min=2, help="Number of folds; the published protocols have theirs.")] = 5,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same folds.")] = 0,
+    groups: Groups = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Number of folds to train at once.")] = 1,
+    robustness: Robustness = False,
+):
+    """Train a model a fold, score each on what it has not seen, and report all of them together.
+
+    Called again after a kill, it goes on where it stopped.
+
+    Example: busseg crossval data/busi --protocol grouped --recipe light --out runs/light-grouped
+    """
+    samples = _find_samples(data, groups)
+    with starting_keras():
+        from busseg.crossval import cross_validate, format_crossval
+        from busseg.training.recipe import load_recipe
+    summary = cross_validate(
+        samples, out, load_recipe(recipe), protocol, folds, seed, jobs, robustness, data=data.resolve().name
+    )
+    print(format_crossval(summary))
+    print(f"\nWrote {out / 'report.html'}")
+
+
+@app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of `busseg evaluate` or `busseg crossval`.")],
+    out: Annotated[Path, typer.Option(help="Folder for the table and the plot.")] = Path("comparison"),
+):
+    """Compare models on the images that all of them were scored on; the first is what the others are compared to.
+
+    Example: busseg compare runs/light-grouped runs/card-grouped --out comparison
+    """
+    from busseg.evaluation.compare import compare as compare_folders
+    from busseg.evaluation.compare import format_comparison
+
+    print(format_comparison(compare_folders(folders, out)))
+    print(f"\nWrote {out}")
 
 
 @app.command()
@@ -195,7 +283,7 @@ def predict(
     files = find_inputs(inputs)
     with starting_keras():
         predictor = Predictor(model)
-    rows = predict_files(predictor, files, out, progress=lambda batches: track(batches, "Predicting"))
+    rows = predict_files(predictor, files, out, progress=_bar("Predicting"))
     for row in rows[:20]:
         if not row["error"]:
             print(f"{row['file']}: {row['label']}, lesion {float(row['lesion_fraction']):.1%} of the image")

@@ -5,15 +5,15 @@ from pathlib import Path
 from rich.progress import track
 
 from busseg.data import find_samples
-from busseg.data.files import claim_folder, read_csv
+from busseg.data.files import claim_folder
 from busseg.data.phantom import write_phantoms
 from busseg.data.splits import PARTS, grouped_splits
-from busseg.evaluation.figures import draw_curves
 from busseg.evaluation.protocol import evaluate, format_summary
+from busseg.evaluation.report import write_report
 from busseg.inference.batch import predict_files
 from busseg.inference.export import export_saved_model
 from busseg.inference.predictor import Predictor
-from busseg.training.fit import HISTORY, fit
+from busseg.training.fit import fit
 from busseg.training.recipe import load_recipe
 
 PHANTOMS_PER_CLASS = 120
@@ -47,8 +47,15 @@ def run_demo(out):
     print("3/5  Evaluating")
     predictor = Predictor(out / "run")
     parts = {part: getattr(split, part) for part in PARTS}
-    summary, _ = evaluate(predictor, parts, out / "evaluation", progress=lambda images: track(images, "Evaluating"))
-    draw_curves(read_csv(out / "run" / HISTORY), out / "evaluation" / "figures" / "curves.png")
+    summary, _ = evaluate(
+        predictor,
+        parts,
+        out / "evaluation",
+        progress=lambda batches: track(batches, "Evaluating"),
+        model="run",
+        data="phantoms",
+    )
+    write_report(out / "evaluation", samples, runs=[out / "run"])
     print(format_summary(summary))
 
     print("\n4/5  Predicting three images the model has not seen")
@@ -60,5 +67,5 @@ def run_demo(out):
     print("5/5  Exporting to SavedModel")
     difference = export_saved_model(out / "run", out / "saved_model")
     print(f"     answers differ from the source's by at most {difference:.0e}")
-    print(f"\nDone. Look at {out / 'evaluation' / 'figures' / 'test_review.png'}")
+    print(f"\nDone. Look at {out / 'evaluation' / 'report.html'}")
     return summary

@@ -20,7 +20,7 @@ from busseg.data.images import read_image, write_image
 from busseg.data.sample import CLASSES
 from busseg.data.splits import grouped_splits, read_split, write_splits
 
-VERBS = ("demo", "split", "train", "evaluate", "predict", "export", "download")
+VERBS = ("audit", "compare", "crossval", "demo", "download", "evaluate", "export", "predict", "split", "train")
 RECIPE = "image_size = 32\nwidth = 4\ndepth = 1\nepochs = 1\n"
 
 
@@ -136,6 +136,62 @@ def test_split_comes_back_from_its_file(call, dataset, tmp_path):
     assert done.out.splitlines() == [*told, f"Wrote {out}"]
 
 
+def test_split_takes_groups_from_a_file(call, dataset, tmp_path):
+    names_ = [sample.name for sample in find_samples(dataset)]
+    # The second benign image is a copy of the first, so of 15 images 14 groups are tested.
+    rows = [f"{name},{'benign/0.png' if name == 'benign/1.png' else name}" for name in names_]
+    (tmp_path / "groups.csv").write_text("\n".join(["file,group", *rows]))
+    call("split", dataset, "--folds", 4, "--groups", tmp_path / "groups.csv", "--out", tmp_path / "splits.csv")
+    tested = [row["file"] for row in read_csv(tmp_path / "splits.csv") if row["part"] == "test"]
+    assert sorted(tested) == sorted(set(names_) - {"benign/1.png"})
+
+
+def test_split_leaves_conflicting_groups_out_unless_told(call, dataset, tmp_path):
+    conflicting = {"benign/0.png", "malignant/0.png"}
+    rows = [f"{s.name},{'both' if s.name in conflicting else s.name}" for s in find_samples(dataset)]
+    (tmp_path / "groups.csv").write_text("\n".join(["file,group", *rows]))
+    for options, found in (([], 0), (["--keep-conflicts"], 1)):
+        arguments = ["--folds", 2, "--groups", tmp_path / "groups.csv", "--out", tmp_path / "splits.csv"]
+        assert call("split", dataset, *arguments, *options).status == 0
+        parts = [row for row in read_csv(tmp_path / "splits.csv") if row["part"] == "test"]
+        assert len(conflicting & {row["file"] for row in parts}) == found
+
+
+# === Audit ===
+def test_audit_tells_what_is_wrong_and_writes_its_files(call, dataset, tmp_path):
+    copy, broken = dataset / "malignant" / "9.png", dataset / "normal" / "2.png"
+    shutil.copy(dataset / "benign" / "1.png", copy)
+    shutil.copy(dataset / "benign" / "1_mask.png", copy.with_name("9_mask.png"))
+    broken.write_bytes(b"")
+    done = call("audit", dataset, "--out", tmp_path / "audit")
+    assert (done.status, done.err) == (0, "")
+    assert "normal/2.png" in done.out
+    assert names(tmp_path / "audit") >= {"audit.html", "audit.json", "groups.csv"}
+    groups = {row["file"]: row["group"] for row in read_csv(tmp_path / "audit" / "groups.csv")}
+    assert groups["malignant/9.png"] == groups["benign/1.png"]
+
+
+# === Cross-validate and compare ===
+def test_crossval_then_compare(call, dataset, recipe, tmp_path):
+    for protocol in ("grouped", "random"):
+        arguments = ["--protocol", protocol, "--recipe", recipe, "--folds", 2, "--out", tmp_path / protocol]
+        done = call("crossval", dataset, *arguments)
+        assert (done.status, done.err) == (0, "")
+        assert "mean ± sd over the folds" in done.out
+        assert done.out.endswith(f"Wrote {tmp_path / protocol / 'report.html'}\n")
+    done = call("compare", tmp_path / "grouped", tmp_path / "random", "--out", tmp_path / "comparison")
+    assert (done.status, done.err) == (0, "")
+    assert "grouped" in done.out
+    assert names(tmp_path / "comparison") == {"compare.csv", "compare.json", "compare.png"}
+
+
+def test_crossval_refuses_a_protocol_of_no_name(call, dataset, tmp_path):
+    done = call("crossval", dataset, "--protocol", "holdout", "--out", tmp_path / "out")
+    assert done.status == 2
+    assert done.err == "busseg: error: Expected a protocol of grouped, random, tang, curated, found 'holdout'\n"
+    assert not (tmp_path / "out").exists()
+
+
 # === Train ===
 def test_train_follows_recipe_splits_and_fold(call, dataset, recipe, tmp_path):
     call("split", dataset, "--out", tmp_path / "splits.csv")
@@ -163,17 +219,19 @@ def test_evaluate_scores_the_parts_of_the_run(call, tiny_run, phantom_folder, ph
     split = read_split(tiny_run / "splits.csv", phantom_samples)
     summary = json.loads((out / "summary.json").read_text())["parts"]
     for part in ("train", "validation", "test"):
-        assert summary[part]["label"]["images"] == len(getattr(split, part))
+        assert summary[part]["images"] == len(getattr(split, part))
         assert f"=== {part} ===" in done.out
-    assert (out / "figures" / "curves.png").is_file()
+    report = (out / "report.html").read_text(encoding="utf-8")
+    assert "Lesion Dice" in report
+    assert "<h2>Training" in report
     assert done.out.endswith(f"Wrote {out}\n")
 
 
 def test_evaluate_takes_all_images_as_one_part_where_no_split_is_known(call, echo_file, dataset, tmp_path):
     done = call("evaluate", echo_file, dataset, "--out", tmp_path / "out")
     assert (done.status, done.err) == (0, "")
-    assert json.loads((tmp_path / "out/summary.json").read_text())["parts"]["all"]["label"]["images"] == 15
-    assert not (tmp_path / "out/figures/curves.png").exists()
+    assert json.loads((tmp_path / "out/summary.json").read_text())["parts"]["all"]["images"] == 15
+    assert "<h2>Training" not in (tmp_path / "out/report.html").read_text(encoding="utf-8")
 
 
 def test_evaluate_goes_on_past_a_broken_image_and_ends_with_1(call, echo_file, dataset, tmp_path):
@@ -185,7 +243,7 @@ def test_evaluate_goes_on_past_a_broken_image_and_ends_with_1(call, echo_file, d
         f"busseg: skipped: Expected an image, found an empty file (0 bytes): {broken}",
         "busseg: 1 of 15 files could not be read",
     ]
-    assert json.loads((tmp_path / "out/summary.json").read_text())["parts"]["all"]["label"]["images"] == 14
+    assert json.loads((tmp_path / "out/summary.json").read_text())["parts"]["all"]["images"] == 14
 
 
 # === Predict ===

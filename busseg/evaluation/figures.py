@@ -1,13 +1,12 @@
-"""Pictures of an evaluation: review sheet, confusion matrix, training curves."""
+"""Pictures of an evaluation: review sheet and confusion matrix."""
 
-import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from busseg.data.files import replacing
 from busseg.data.images import read_image, read_mask
-from busseg.data.sample import CLASSES
-from busseg.evaluation.scores import mask_scores
+from busseg.evaluation.plots import plot_confusion
+from busseg.evaluation.scores import overlap_scores
 from busseg.inference.overlay import TRUTH_RGB, draw_contour
 
 
@@ -31,7 +30,7 @@ def draw_review_sheet(predictor, samples, path):
         for axis, pixels in zip(row, (image, mask * 255, prediction.mask * 255, overlay)):
             axis.imshow(pixels, cmap="gray", vmin=0, vmax=255)
             axis.set(xticks=[], yticks=[])
-        scores = mask_scores(mask, prediction.mask)
+        scores = overlap_scores(mask, prediction.mask)
         verdict = (
             ("clean" if scores["clean"] else "false alarm") if scores["dice"] is None else f"Dice {scores['dice']:.2f}"
         )
@@ -51,37 +50,7 @@ def draw_confusion(confusion, path):
         confusion: Counts, rows true and columns predicted, in the order of `CLASSES`.
         path: Path of the PNG file.
     """
-    confusion = np.asarray(confusion)
-    share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    figure = Figure(figsize=(4.4, 3.8), layout="constrained")
-    axis = figure.subplots()
-    axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for (i, j), count in np.ndenumerate(confusion):
-        color = "white" if share[i, j] > 0.5 else "black"
-        axis.text(j, i, f"{count}\n{share[i, j]:.0%}", ha="center", va="center", color=color)
-    axis.set(xticks=range(3), yticks=range(3), xticklabels=CLASSES, yticklabels=CLASSES)
-    axis.set(xlabel="predicted", ylabel="true")
-    _save(figure, path)
-
-
-def draw_curves(history, path):
-    """Draw how a training went: loss, lesion Dice and accuracy over the epochs, on training and validation images.
-
-    Args:
-        history: Sequence of dicts, one an epoch, as in `history.csv`.
-        path: Path of the PNG file.
-    """
-    figure = Figure(figsize=(12, 3.4), layout="constrained")
-    epochs = [int(row["epoch"]) for row in history]
-    wanted = (("loss", "loss"), ("mask_lesion_dice", "lesion Dice"), ("label_accuracy", "accuracy"))
-    for axis, (key, title) in zip(figure.subplots(1, 3), wanted):
-        for prefix, name in (("", "train"), ("val_", "validation")):
-            axis.plot(epochs, [float(row[prefix + key]) for row in history], label=name)
-        axis.set(title=title, xlabel="epoch")
-        axis.set_ylim(0, None if key == "loss" else 1)
-        axis.grid(alpha=0.3)
-        axis.legend()
-    _save(figure, path)
+    _save(plot_confusion(confusion), path)
 
 
 def _save(figure, path):

@@ -1,136 +1,264 @@
 """Predict the parts of a dataset, score them, and write the folder of an evaluation."""
 
 import json
+from pathlib import PurePosixPath
 
+import cv2
 import numpy as np
 
-from busseg.data.files import claim_folder, write_csv, write_text
-from busseg.data.images import read_image, read_mask
+from busseg.data.files import claim_folder, read_csv, replacing, write_csv, write_text
+from busseg.data.images import read_image, read_mask, write_image
 from busseg.data.sample import CLASSES
 from busseg.evaluation.figures import draw_confusion, draw_review_sheet
-from busseg.evaluation.scores import class_scores, mask_scores, summarise_masks
+from busseg.evaluation.intervals import bootstrap_intervals
+from busseg.evaluation.robustness import ROBUSTNESS
+from busseg.evaluation.scores import (
+    NSD_TOLERANCE_PX,
+    calibration,
+    class_scores,
+    image_values,
+    labels_and_probabilities,
+    mask_scores,
+    point_scores,
+    scored,
+)
 from busseg.inference.predictor import THRESHOLD
 
 TABLE = "per_image.csv"
-FIELDS = (
-    "file", "part", "label", "predicted", *(f"p_{label}" for label in CLASSES),
-    "dice", "iou", "sensitivity", "precision", "clean", "true_px", "predicted_px", "error",
-)  # fmt: skip
+SUMMARY = "summary.json"
+MASKS = "masks"
+REPORT = "report.html"
+_COUNTS = ("true_px", "predicted_px", "width_px", "height_px")
+_NUMBERS = (*(f"p_{label}" for label in CLASSES),
+            "dice", "iou", "sensitivity", "precision", "hd95_px", "assd_px", "nsd")  # fmt: skip
+FIELDS = ("file", "fold", "part", "group", "label", "predicted", *_NUMBERS, "clean", *_COUNTS, "mask", "error")
+_READ = {
+    "fold": int,
+    "clean": {"True": True, "False": False}.__getitem__,
+    **dict.fromkeys(_COUNTS, int),
+    **dict.fromkeys(_NUMBERS, float),
+}
+_BATCH = 16
 
 
-def evaluate(predictor, parts, out, progress=iter):
-    """Score a model on the parts of a dataset at native size.
+# === Score ===
+def evaluate(predictor, parts, out, progress=iter, size=None, fold=None, model=None, data=None):
+    """Score a model on the parts of a dataset, at native size.
 
-    The folder `out` then holds `per_image.csv`, `summary.json`, and for each part `figures/PART_review.png` and
+    The folder `out` then holds what `write_scores` writes; `masks/`, the predicted mask of each image at native size,
+    0/255, under the image's name with the suffix `.png`; and for each part `figures/PART_review.png` and
     `figures/PART_confusion.png`. A file that cannot be read is left out of the scores and gets a row with its error.
 
     Args:
         predictor: A `Predictor`.
         parts: Dict from the name of a part to its sequence of `Sample`.
         out: Path of the output folder; a former evaluation there is replaced.
-        progress: Function that wraps the iteration over the images, for a progress bar.
+        progress: Function that wraps the iteration over batches of images, for a progress bar.
+        size: Side in pixels of the square that true masks and probability maps are resized to before they are
+            compared, as tables published on BUSI do (256); areas and distances are in pixels of that square then.
+            None compares at native size. The masks kept are always native.
+        fold: Number of the fold, for the table.
+        model: Name of the model, for the summary.
+        data: Name of the dataset, for the summary.
 
     Returns:
-        `(summary, rows)`: a dict from part to a dict of `masks` (see `summarise_masks`) and `label` (see
-        `class_scores`; None where no sample has a label); and the list of the table's rows.
+        `(summary, rows)`: a dict from part to what `summarise` says of it; and the list of the table's rows.
 
     Raises:
         FileExistsError: If `out` holds other files than a former evaluation.
     """
     out = claim_folder(out, TABLE)
     samples = [(part, sample) for part, samples in parts.items() for sample in samples]
-    rows = [
-        _score(predictor, sample) | {"file": sample.name, "part": part, "label": sample.label}
-        for part, sample in progress(samples)
-    ]
-    write_csv(out / TABLE, FIELDS, [{name: _cell(row.get(name)) for name in FIELDS} for row in rows])
-    summary = {part: _summarise([row for row in rows if row["part"] == part]) for part in parts}
-    write_text(out / "summary.json", json.dumps({"threshold": THRESHOLD, "parts": summary}, indent=2) + "\n")
-    for figure in (out / "figures").glob("*.png"):
-        figure.unlink()  # a former evaluation's, of parts that this one may not have
-    for part in parts:
-        scored = [(sample, row) for (_, sample), row in zip(samples, rows) if row["part"] == part and "dice" in row]
-        if scored:
-            draw_review_sheet(predictor, _spread(scored), out / "figures" / f"{part}_review.png")
-        if summary[part]["label"]:
-            draw_confusion(summary[part]["label"]["confusion"], out / "figures" / f"{part}_confusion.png")
+    rows = []
+    with replacing(out / MASKS) as masks:
+        masks.mkdir()
+        for start in progress(range(0, len(samples), _BATCH)):
+            rows += _score_batch(predictor, samples[start : start + _BATCH], fold, size, masks)
+        # Before the masks are in their place, so that a folder with masks is always known for an evaluation.
+        summary = write_scores(out, rows, size=size, model=model, data=data)["parts"]
+    # A former evaluation's: figures of parts that this one may not have, and what was told of another model.
+    for former in (*(out / "figures").glob("*.png"), out / ROBUSTNESS, out / REPORT):
+        former.unlink(missing_ok=True)
+    for part in summary:
+        readable = [
+            (sample, row) for (_, sample), row in zip(samples, rows) if row["part"] == part and not row["error"]
+        ]
+        if readable:
+            draw_review_sheet(predictor, _spread(readable), out / "figures" / f"{part}_review.png")
+        if summary[part]["confusion"]:
+            draw_confusion(summary[part]["confusion"], out / "figures" / f"{part}_confusion.png")
     return summary, rows
 
 
-def _score(predictor, sample):
-    try:
-        image = read_image(sample.image)
-        mask = read_mask(sample.masks, image.shape)
-    except (OSError, ValueError) as error:
-        return {"error": str(error)}
-    prediction = predictor.predict(image)
-    probabilities = {f"p_{label}": float(p) for label, p in zip(CLASSES, prediction.probabilities)}
-    return {"predicted": prediction.label, **probabilities, **mask_scores(mask, prediction.mask)}
+def _score_batch(predictor, batch, fold, size, masks):
+    """The rows of some `(part, sample)`; their predicted masks go to the folder `masks`."""
+    rows, readable = [], []
+    for part, sample in batch:
+        row = dict.fromkeys(FIELDS)
+        row |= {"file": sample.name, "fold": fold, "part": part, "group": sample.group, "label": sample.label}
+        rows.append(row)
+        try:
+            image = read_image(sample.image)
+            readable.append((row, image, read_mask(sample.masks, image.shape)))
+        except (OSError, ValueError) as error:
+            row["error"] = str(error)
+    predictions = predictor.predict_batch([image for _, image, _ in readable]) if readable else []
+    for (row, _, mask), prediction in zip(readable, predictions):
+        name = PurePosixPath(row["file"]).with_suffix(".png")
+        write_image(masks / name, prediction.mask * 255)
+        predicted = prediction.mask
+        if size:
+            mask = cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST)
+            predicted = cv2.resize(prediction.probability_map, (size, size)) >= THRESHOLD  # linear
+        row |= {f"p_{label}": float(p) for label, p in zip(CLASSES, prediction.probabilities)}
+        row |= {"predicted": prediction.label, "mask": f"{MASKS}/{name}"}
+        row |= {"width_px": mask.shape[1], "height_px": mask.shape[0], **mask_scores(mask, predicted)}
+    return rows
 
 
-def _summarise(rows):
-    rows = [row for row in rows if not row.get("error")]
-    labelled = [row for row in rows if row["label"]]
-    probabilities = np.array([[row[f"p_{label}"] for label in CLASSES] for row in labelled])
-    return {
-        "masks": summarise_masks(rows),
-        "label": class_scores([row["label"] for row in labelled], probabilities) if labelled else None,
-    }
-
-
-def _cell(value):
-    if value is None:
-        return ""
-    return f"{value:.6f}" if isinstance(value, float) else value
-
-
-def _spread(scored, count=12):
+def _spread(readable, count=12):
     """A few of many samples for the review sheet: of each class, evenly from the worst Dice to the best."""
-    scored = sorted(scored, key=lambda one: (one[1]["dice"] or 0, -one[1]["predicted_px"]))
-    labels = sorted({sample.label or "" for sample, _ in scored})
+    readable = sorted(readable, key=lambda one: (one[1]["dice"] or 0, -one[1]["predicted_px"]))
+    labels = sorted({sample.label or "" for sample, _ in readable})
     chosen = []
     for label in labels:
-        mine = [sample for sample, _ in scored if (sample.label or "") == label]
+        mine = [sample for sample, _ in readable if (sample.label or "") == label]
         places = np.linspace(0, len(mine) - 1, min(len(mine), count // len(labels)))
         chosen += [mine[round(place)] for place in places]
     return chosen
 
 
+# === Sum up ===
+def summarise(rows):
+    """Sum up the scores of a set of images.
+
+    Args:
+        rows: Sequence of dicts with `FIELDS`, one an image. Those with an error are left out.
+
+    Returns:
+        Dict of the numbers of `images`, of their `groups`, of `lesions`, of `normals` (images without a lesion) and of
+        `missed` lesions, of which no pixel was found; `scores`, see `point_scores`; `intervals`, see
+        `bootstrap_intervals`; `confusion` and `classes`, see `class_scores`, and `reliability`, see `calibration`,
+        all three None where no image has a label.
+    """
+    rows = scored(rows)
+    values = image_values(rows)
+    labels, probabilities = labels_and_probabilities(rows)
+    of_classes = class_scores(labels, probabilities) | calibration(labels, probabilities) if labels else {}
+    lesions = sum(row["true_px"] > 0 for row in rows)
+    return {
+        "images": len(rows),
+        "groups": len({row["group"] for row in rows}),
+        "lesions": lesions,
+        "normals": len(rows) - lesions,
+        "missed": int(np.nansum(values["missed_rate"])),
+        "scores": point_scores(rows),
+        "intervals": bootstrap_intervals(rows),
+        **{name: of_classes.get(name) for name in ("confusion", "classes", "reliability")},
+    }
+
+
+def write_scores(out, rows, **about):
+    """Write `per_image.csv`, the rows as they are, and `summary.json`, which sums up each part.
+
+    Args:
+        out: Path of the folder.
+        rows: Sequence of dicts with `FIELDS`, one an image. `mask` is the path of the predicted mask, relative to the
+            folder. Empty cells are None.
+        about: What else the summary shall say, such as the model; anything that JSON holds.
+
+    Returns:
+        Dict of what `summary.json` holds: `threshold`, `nsd_tolerance_px`, those of `about`, and `parts`, a dict from
+        part to what `summarise` says of it.
+    """
+    parts = dict.fromkeys(row["part"] for row in rows)
+    scores = {part: summarise([row for row in rows if row["part"] == part]) for part in parts}
+    summary = {"threshold": THRESHOLD, "nsd_tolerance_px": NSD_TOLERANCE_PX, **about, "parts": scores}
+    write_csv(out / TABLE, FIELDS, rows)
+    write_text(out / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def read_rows(path):
+    """Read the table of an evaluation back: the same rows, to the last digit.
+
+    Args:
+        path: Path of a `per_image.csv`.
+
+    Returns:
+        List of dicts with `FIELDS`, one an image: numbers as int and float, `clean` as bool, empty cells as None.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no table of an evaluation.
+    """
+    return [_typed(row, path) for row in read_csv(path, required=FIELDS)]
+
+
+def _typed(row, path):
+    try:
+        return {name: _READ.get(name, str)(row[name]) if row[name] else None for name in FIELDS}
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"Expected a table of scores, found a cell that is none ({error}): {path}") from error
+
+
+# === Tell ===
 def format_summary(summary):
-    """The classification report and the mask scores of each part as lines of text."""
+    """The scores of each part as lines of text, with their 95 % intervals.
+
+    Args:
+        summary: Dict from part to what `summarise` says of it.
+    """
     lines = []
-    for part, scores in summary.items():
-        lines += ["", f"=== {part} ==="]
-        if scores["label"]:
-            lines += _format_classes(scores["label"])
-        lines += _format_masks(scores["masks"])
+    for part, one in summary.items():
+        lines += ["", f"=== {part} ===", f"{one['images']} images of {one['groups']} groups, scores [95 % interval]"]
+        if one["classes"]:
+            lines += _format_classes(one)
+        if one["lesions"] or not one["normals"]:
+            lines += _format_lesions(one)
+        if one["normals"]:
+            area = one["scores"]["false_alarm_fraction"]
+            lines += [
+                f"no lesion {one['normals']}: " + _told(one, ("left clean", "clean_normal_rate")),
+                f"  {_told(one, ('false alarm px', 'false_alarm_px'), digits=0)}, {area:.2%} of the image on average",
+            ]
     return "\n".join(lines[1:])
 
 
-def _format_classes(scores):
-    names = ("precision", "sensitivity", "specificity", "f1")
+def _format_classes(one):
+    names = ("precision", "sensitivity", "specificity", "f1", "auc")
     lines = [f"{'':12}" + "".join(f"{name:>13}" for name in names) + f"{'images':>10}"]
-    for label, row in scores["classes"].items():
-        lines.append(f"{label:12}" + "".join(f"{row[name]:13.3f}" for name in names) + f"{row['images']:10}")
-    auc = "n/a" if scores["macro_auc"] is None else f"{scores['macro_auc']:.3f}"
+    for label, row in one["classes"].items():
+        cells = "".join(f"{'n/a':>13}" if row[name] is None else f"{row[name]:13.3f}" for name in names)
+        lines.append(f"{label:12}{cells}{row['images']:10}")
     return [
         *lines,
-        f"accuracy {scores['accuracy']:.3f}   balanced accuracy {scores['balanced_accuracy']:.3f}   "
-        f"macro F1 {scores['macro_f1']:.3f}   macro AUC {auc}",
+        _told(one, ("accuracy", "accuracy"), ("balanced accuracy", "balanced_accuracy")),
+        _told(one, ("macro F1", "macro_f1"), ("macro AUC", "macro_auc")),
+        _told(one, ("benign or malignant AUC", "malignant_auc")),
+        _told(one, ("ECE", "ece"), ("Brier", "brier")),
     ]
 
 
-def _format_masks(scores):
-    def mean(name):
-        return "n/a" if scores[name]["mean"] is None else f"{scores[name]['mean']:.3f}"
-
-    lines = [
-        f"lesions {scores['lesions']}: Dice {mean('dice')}   IoU {mean('iou')}   sensitivity {mean('sensitivity')}   "
-        f"precision {mean('precision')}   missed {scores['missed']}"
+def _format_lesions(one):
+    return [
+        f"lesions {one['lesions']}, missed {one['missed']}:",
+        "  " + _told(one, ("Dice", "dice"), ("median", "dice_median")),
+        "  " + _told(one, ("IoU", "iou"), ("median", "iou_median")),
+        "  " + _told(one, ("sensitivity", "sensitivity"), ("precision", "precision")),
+        "  " + _told(one, ("HD95 px", "hd95_px"), ("ASSD px", "assd_px"), digits=1),
+        "  " + _told(one, (f"NSD at {NSD_TOLERANCE_PX} px", "nsd")),
     ]
-    if scores["normals"]:
-        lines.append(
-            f"no lesion {scores['normals']}: left clean {scores['clean_normal_rate']:.3f}   "
-            f"false alarm {scores['false_alarm_px']:.0f} px on average"
-        )
-    return lines
+
+
+def _told(one, *titles, digits=3):
+    """Scores with their intervals, of `(title, name)`, in a line."""
+    told = []
+    for title, name in titles:
+        value = one["scores"][name]
+        if value is None:
+            told.append(f"{title} n/a")
+        else:
+            low, high = one["intervals"][name]
+            told.append(f"{title} {value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
+    return "   ".join(told)

@@ -1,20 +1,72 @@
-"""Scores of masks, image by image, and of classes, over a set of images."""
+"""Scores of one mask, of the classes of a set of images, and of such a set as a whole."""
 
 import numpy as np
+import surface_distance
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
 
 from busseg.data.sample import CLASSES
 
+NSD_TOLERANCE_PX = 5  # about 1 % of the width of a BUSI image, whose median is 564 px
+BINS = 15  # of the calibration, as in Guo et al.
 
+OVERLAPS = ("dice", "iou", "sensitivity", "precision", "nsd")
+DISTANCES = ("hd95_px", "assd_px")
+
+
+# === One mask ===
 def mask_scores(y_true, y_pred):
+    """Compare the lesion that was predicted with the true one: `overlap_scores`, and how far the outlines lie apart.
+
+    Distances are those of surface-distance: the outline of a mask is drawn between its pixels by marching squares,
+    along the image's border too; each element of an outline has its length, and as its distance that to the nearest
+    element of the other outline.
+
+    - HD95, the robust Hausdorff distance: of each outline the distance that 95 % of its length keeps within; the
+      larger of the two.
+    - ASSD, the average symmetric surface distance: the mean distance of all elements of both outlines, weighted by
+      their length, so that the longer outline weighs more.
+    - NSD, normalised surface Dice: the share of the length of both outlines within `NSD_TOLERANCE_PX` of the other.
+
+    Without a true lesion the three are None. Where a lesion is and nothing was predicted NSD is 0, and the distance to
+    no outline None.
+
+    Args:
+        y_true: Array `(height, width)`, 0 or not.
+        y_pred: Array of the same shape, 0 or not.
+
+    Returns:
+        Dict of `hd95_px` and `assd_px`, at least 0 or None; `nsd`, in `[0, 1]` or None; and those of `overlap_scores`.
+
+    Reference:
+        Nikolov et al., "Clinically applicable segmentation of head and neck anatomy for radiotherapy", JMIR 2021,
+        https://arxiv.org/abs/1809.04430, and https://github.com/google-deepmind/surface-distance
+    """
+    scores = overlap_scores(y_true, y_pred)
+    if not scores["true_px"]:
+        return {**scores, "hd95_px": None, "assd_px": None, "nsd": None}
+    if not scores["predicted_px"]:
+        return {**scores, "hd95_px": None, "assd_px": None, "nsd": 0.0}
+    found = surface_distance.compute_surface_distances(y_true > 0, y_pred > 0, spacing_mm=(1, 1))
+    distances = np.concatenate([found["distances_gt_to_pred"], found["distances_pred_to_gt"]])
+    lengths = np.concatenate([found["surfel_areas_gt"], found["surfel_areas_pred"]])
+    return {
+        **scores,
+        "hd95_px": float(surface_distance.compute_robust_hausdorff(found, 95)),
+        "assd_px": float(np.average(distances, weights=lengths)),
+        "nsd": float(surface_distance.compute_surface_dice_at_tolerance(found, NSD_TOLERANCE_PX)),
+    }
+
+
+def overlap_scores(y_true, y_pred):
     """Compare the lesion that was predicted with the true one, pixel by pixel.
 
     Without a true lesion there is no overlap to measure: the four scores are None, and `clean` says whether none was
-    predicted. A lesion that was missed scores Dice 0, IoU 0, sensitivity 0; its precision, of no pixel, is None.
+    predicted. Where a lesion is and nothing was predicted, Dice, IoU and sensitivity are 0; the precision of no pixel
+    is None.
 
     Args:
-        y_true: Array `(height, width)`, 0 or 1.
-        y_pred: Array of the same shape, 0 or 1.
+        y_true: Array `(height, width)`, 0 or not.
+        y_pred: Array of the same shape, 0 or not.
 
     Returns:
         Dict of `dice` `2 TP / (2 TP + FP + FN)`, `iou` `TP / (TP + FP + FN)`, `sensitivity` `TP / (TP + FN)`,
@@ -34,48 +86,23 @@ def mask_scores(y_true, y_pred):
     }
 
 
-def summarise_masks(rows):
-    """Sum up `mask_scores` over images.
-
-    Args:
-        rows: Sequence of dicts as `mask_scores` returns them.
-
-    Returns:
-        Dict of `lesions` and `normals` (counts); of `dice`, `iou`, `sensitivity` and `precision`, each a dict of `mean`
-        and `median` over the images with a lesion; of `missed`, lesions of which no pixel was found; and of
-        `clean_normal_rate` and `false_alarm_px`, the mean area marked, over the images without one. None where there
-        is no image to average.
-    """
-    lesions = [row for row in rows if row["true_px"] > 0]
-    normals = [row for row in rows if row["true_px"] == 0]
-    summary = {"lesions": len(lesions), "normals": len(normals)}
-    for name in ("dice", "iou", "sensitivity", "precision"):
-        values = [row[name] for row in lesions if row[name] is not None]
-        summary[name] = {
-            "mean": float(np.mean(values)) if values else None,
-            "median": float(np.median(values)) if values else None,
-        }
-    summary["missed"] = sum(row["sensitivity"] == 0 for row in lesions)
-    summary["clean_normal_rate"] = float(np.mean([row["clean"] for row in normals])) if normals else None
-    summary["false_alarm_px"] = float(np.mean([row["predicted_px"] for row in normals])) if normals else None
-    return summary
-
-
+# === Classes ===
 def class_scores(labels, probabilities):
-    """Compare the classes that were predicted with the true ones.
+    """Compare the classes that were predicted, the most probable ones, with the true ones.
 
     Args:
-        labels: Sequence of true classes, each of `CLASSES`.
+        labels: Sequence of true classes, each of `CLASSES`, at least one.
         probabilities: Array `(images, 3)`, in the order of `CLASSES`, rows summing to 1.
 
     Returns:
-        Dict of `images`; `accuracy`; `balanced_accuracy`, the mean sensitivity of the classes present; `macro_f1`, of
-        the classes present; `macro_auc`, one against the rest, or None where a class is absent; `confusion`, rows true
-        and columns predicted; and `classes`, for each a dict of `precision`, `sensitivity` (recall), `specificity`,
-        `f1` and `images`. A score with nothing to divide by is 0, as in scikit-learn's report.
+        Dict of `accuracy`; `balanced_accuracy`, the mean sensitivity of the classes present; `macro_f1`, of the
+        classes present; `macro_auc`, each class against the rest, or None where a class is absent; `malignant_auc`,
+        of the benign and malignant images alone, ranked by `p_malignant / (p_benign + p_malignant)` (1/2 where both
+        are 0), or None where either is absent; `confusion`, rows true and columns predicted; and `classes`, for each
+        a dict of `precision`, `sensitivity` (recall), `specificity`, `f1`, `auc` and `images`. A score with nothing
+        to divide by is 0, as in scikit-learn's report; an AUC is None.
     """
-    true = np.array([CLASSES.index(label) for label in labels])
-    probabilities = np.asarray(probabilities)
+    true, probabilities = _numbers(labels), np.asarray(probabilities, dtype=float)
     predicted = probabilities.argmax(axis=1)
     numbers = range(len(CLASSES))
     confusion = confusion_matrix(true, predicted, labels=numbers)
@@ -85,13 +112,16 @@ def class_scores(labels, probabilities):
     negatives = len(true) - confusion.sum(axis=1)
     false_positives = confusion.sum(axis=0) - confusion.diagonal()
     specificity = (negatives - false_positives) / np.maximum(negatives, 1)
+    # Class by class, for scikit-learn's own average demands rows that sum to 1 more exactly than float32 does.
+    aucs = [_auc(true == i, probabilities[:, i]) for i in numbers]
     present = images > 0
+    tumour = true > 0
     return {
-        "images": len(true),
         "accuracy": float(np.mean(true == predicted)),
         "balanced_accuracy": float(sensitivity[present].mean()),
         "macro_f1": float(f1[present].mean()),
-        "macro_auc": _macro_auc(true, probabilities) if present.all() else None,
+        "macro_auc": float(np.mean(aucs)) if present.all() else None,
+        "malignant_auc": _auc(true[tumour] == 2, malignancy(probabilities)[tumour]),
         "confusion": confusion.tolist(),
         "classes": {
             label: {
@@ -99,6 +129,7 @@ def class_scores(labels, probabilities):
                 "sensitivity": float(sensitivity[i]),
                 "specificity": float(specificity[i]),
                 "f1": float(f1[i]),
+                "auc": aucs[i],
                 "images": int(images[i]),
             }
             for i, label in enumerate(CLASSES)
@@ -106,6 +137,166 @@ def class_scores(labels, probabilities):
     }
 
 
-def _macro_auc(true, probabilities):
-    # Class by class, for scikit-learn's own average demands rows that sum to 1 more exactly than float32 does.
-    return float(np.mean([roc_auc_score(true == i, probabilities[:, i]) for i in range(len(CLASSES))]))
+def _numbers(labels):
+    return np.array([CLASSES.index(label) for label in labels], dtype=int)
+
+
+def _auc(positive, scores):
+    return float(roc_auc_score(positive, scores)) if 0 < positive.sum() < len(positive) else None
+
+
+def malignancy(probabilities):
+    """Malignant rather than benign: `p_malignant / (p_benign + p_malignant)`, 1/2 where both are 0.
+
+    Args:
+        probabilities: Array `(images, 3)`, in the order of `CLASSES`.
+
+    Returns:
+        Array `(images,)` in `[0, 1]`.
+    """
+    _, benign, malignant = probabilities.T
+    either = benign + malignant
+    return np.divide(malignant, either, out=np.full(len(either), 0.5), where=either > 0)
+
+
+def calibration(labels, probabilities):
+    """Compare how sure the predicted classes are with how often they are right.
+
+    The confidence of an image is the probability of its predicted class. `BINS` bins of equal width divide `(0, 1]`;
+    each takes in its upper edge.
+
+    Args:
+        labels: Sequence of true classes, each of `CLASSES`, at least one.
+        probabilities: Array `(images, 3)`, in the order of `CLASSES`, rows summing to 1.
+
+    Returns:
+        Dict of `ece`, the expected calibration error `sum(images in bin / images * |accuracy - confidence|)` over the
+        bins, in `[0, 1]`; `brier`, the mean over images of `sum((p - y)^2)` over the classes, in `[0, 2]` (not
+        halved); and `reliability`, a list of the bins that hold images, each a dict of its edges `low` and `high`,
+        `images`, and their mean `confidence` and `accuracy`.
+
+    Reference:
+        Guo et al., "On calibration of modern neural networks", ICML 2017, https://arxiv.org/abs/1706.04599
+    """
+    true, probabilities = _numbers(labels), np.asarray(probabilities, dtype=float)
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == true
+    bins = confidence_bins(probabilities)
+    reliability = [
+        {
+            "low": float(i / BINS),
+            "high": float((i + 1) / BINS),
+            "images": int(np.sum(bins == i)),
+            "confidence": float(confidence[bins == i].mean()),
+            "accuracy": float(correct[bins == i].mean()),
+        }
+        for i in np.unique(bins)
+    ]
+    gaps = [row["images"] * abs(row["accuracy"] - row["confidence"]) for row in reliability]
+    squares = (probabilities - np.eye(len(CLASSES))[true]) ** 2
+    return {
+        "ece": float(np.sum(gaps) / len(true)),
+        "brier": float(squares.sum(axis=1).mean()),
+        "reliability": reliability,
+    }
+
+
+def confidence_bins(probabilities):
+    """The bin of each image's confidence: array `(images,)` of 0 to `BINS - 1`; see `calibration`."""
+    edges = np.arange(1, BINS) / BINS
+    return np.digitize(probabilities.max(axis=1), edges, right=True)
+
+
+# === A set of images ===
+def scored(rows):
+    """The rows of images that could be read."""
+    return [row for row in rows if not row.get("error")]
+
+
+def labels_and_probabilities(rows):
+    """The true classes of the rows that have one, and their probabilities `(images, 3)`."""
+    labelled = [row for row in rows if row["label"]]
+    probabilities = [[row[f"p_{label}"] for label in CLASSES] for row in labelled]
+    return [row["label"] for row in labelled], np.reshape(probabilities, (-1, len(CLASSES))).astype(float)
+
+
+def image_values(rows):
+    """What each image adds to the scores that are means over images.
+
+    A lesion is found if one pixel of it is, else missed. Overlaps are of all lesions, a missed one scoring 0;
+    distances are of the found ones only, for a missed one has none worth its name: read them beside `missed_rate`.
+
+    Args:
+        rows: Sequence of dicts, one a readable image; see `busseg.evaluation.protocol.FIELDS`. A score whose columns
+            they lack is not defined.
+
+    Returns:
+        Dict from the name of a score to an array `(images,)`, NaN where the score is not defined for an image.
+    """
+    values = {name: _column(rows, name) for name in (*OVERLAPS, *DISTANCES)}
+    found = values["dice"] > 0
+    for name in DISTANCES:
+        values[name][~found] = np.nan
+    lesion = _column(rows, "true_px") > 0
+    false_alarm = np.where(lesion, np.nan, _column(rows, "predicted_px"))
+    labelled = np.array([bool(row["label"]) for row in rows], dtype=bool)
+    labels, probabilities = labels_and_probabilities(rows)
+    squares = (probabilities - np.eye(len(CLASSES))[_numbers(labels)]) ** 2
+    values |= {
+        "missed_rate": np.where(lesion, ~found, np.nan),
+        "clean_normal_rate": _column(rows, "clean"),
+        "false_alarm_px": false_alarm,
+        "false_alarm_fraction": false_alarm / (_column(rows, "width_px") * _column(rows, "height_px")),
+        "accuracy": np.full(len(rows), np.nan),
+        "brier": np.full(len(rows), np.nan),
+    }
+    values["accuracy"][labelled] = probabilities.argmax(axis=1) == _numbers(labels)
+    values["brier"][labelled] = squares.sum(axis=1)
+    return values
+
+
+def _column(rows, name):
+    return np.array([np.nan if row.get(name) is None else row[name] for row in rows], dtype=float)
+
+
+def point_scores(rows):
+    """The scores of a set of images.
+
+    Args:
+        rows: Sequence of dicts, one an image; see `busseg.evaluation.protocol.FIELDS`. Those with an error are left
+            out.
+
+    Returns:
+        Dict from name to float, or None where no image defines the score. Over the lesions, the means `dice`, `iou`,
+        `sensitivity`, `precision`, `nsd`, `hd95_px` and `assd_px`, and with the ending `_median` their medians (see
+        `image_values` for what they do with missed lesions); `missed_rate`, the share of which no pixel was found.
+        Over the images without a lesion, `clean_normal_rate`, the share in which none was predicted, and
+        `false_alarm_px` and `false_alarm_fraction`, the mean area marked, in pixels and as a share of the image.
+        `class_dice`, the mean over the classes present of the mean over their images of Dice, or where there is no
+        lesion of 1 if the image was left clean and else 0. And those of `class_scores` and `calibration`.
+    """
+    rows = scored(rows)
+    values = image_values(rows)
+    scores = {}
+    for name in (*OVERLAPS, *DISTANCES):
+        scores[name] = _over_defined(np.mean, values[name])
+        scores[f"{name}_median"] = _over_defined(np.median, values[name])
+    for name in ("missed_rate", "clean_normal_rate", "false_alarm_px", "false_alarm_fraction"):
+        scores[name] = _over_defined(np.mean, values[name])
+    labels, probabilities = labels_and_probabilities(rows)
+    of_classes = class_scores(labels, probabilities) | calibration(labels, probabilities) if labels else {}
+    names = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "malignant_auc", "ece", "brier")
+    return {**scores, "class_dice": _class_dice(rows), **{name: of_classes.get(name) for name in names}}
+
+
+def _over_defined(average, values):
+    defined = values[~np.isnan(values)]
+    return float(average(defined)) if defined.size else None
+
+
+def _class_dice(rows):
+    by_class = {label: [] for label in CLASSES}
+    for row in rows:
+        if row["label"]:
+            by_class[row["label"]].append(float(row["clean"]) if row["dice"] is None else row["dice"])
+    means = [np.mean(values) for values in by_class.values() if values]
+    return float(np.mean(means)) if means else None

@@ -2,24 +2,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from busseg.data.files import read_csv
 from busseg.data.images import write_image
 from busseg.data.sample import Sample
-from busseg.evaluation.figures import draw_confusion, draw_curves, draw_review_sheet
+from busseg.evaluation.figures import draw_confusion, draw_review_sheet
 from busseg.inference.overlay import LESION_RGB, TRUTH_RGB
 from busseg.inference.predictor import Predictor
-
-HISTORY = [
-    {
-        "epoch": epoch,
-        **{
-            prefix + name: str(value / epoch)
-            for prefix in ("", "val_")
-            for name, value in (("loss", 2), ("mask_lesion_dice", 0.5), ("label_accuracy", 0.8))
-        },
-    }
-    for epoch in (1, 2, 3)
-]
 
 
 @pytest.fixture(scope="module")
@@ -113,24 +100,3 @@ def test_confusion_is_darkest_where_all_of_a_class_lie(tmp_path):
     assert count(diagonal, dark) > 3 * 5000
     assert count(nothing, dark) < 2000  # writing alone
     assert count(nothing, white) > count(diagonal, white)
-
-
-# === Curves ===
-@pytest.mark.parametrize("epochs", [0, 1, 3])
-def test_curves_are_a_picture_however_long_the_training(tmp_path, epochs):
-    draw_curves(HISTORY[:epochs], tmp_path / "curves.png")
-    height, width, _ = pixels_of(tmp_path / "curves.png").shape
-    assert (width, height) == (1320, 374)  # 12 x 3.4 inches at 110 dots
-
-
-def test_curves_show_training_and_validation_in_two_colours(tmp_path):
-    draw_curves(HISTORY, tmp_path / "curves.png")
-    picture = pixels_of(tmp_path / "curves.png")
-    for panel in np.array_split(picture, 3, axis=1):
-        assert count(panel, (31, 119, 180)) > 30  # matplotlib's first blue, at least in the legend
-        assert count(panel, (255, 127, 14)) > 100  # its orange, drawn over the same values
-
-
-def test_curves_are_drawn_of_a_real_history(tmp_path, tiny_run):
-    draw_curves(read_csv(tiny_run / "history.csv"), tmp_path / "curves.png")
-    pixels_of(tmp_path / "curves.png")

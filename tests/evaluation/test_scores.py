@@ -1,17 +1,34 @@
+"""Scores against scikit-learn, MedPy, and against their definitions spelt out pixel by pixel."""
+
 import numpy as np
 import pytest
+from medpy.metric import binary as medpy
+from scipy.ndimage import gaussian_filter
+from scipy.spatial.distance import cdist
 from sklearn.metrics import (
     accuracy_score,
     balanced_accuracy_score,
+    brier_score_loss,
     classification_report,
     confusion_matrix,
     f1_score,
+    jaccard_score,
+    precision_recall_fscore_support,
     recall_score,
     roc_auc_score,
 )
 
 from busseg.data.sample import CLASSES
-from busseg.evaluation.scores import class_scores, mask_scores, summarise_masks
+from busseg.evaluation.scores import (
+    NSD_TOLERANCE_PX,
+    calibration,
+    class_scores,
+    image_values,
+    malignancy,
+    mask_scores,
+    overlap_scores,
+    point_scores,
+)
 
 
 def mask(*pixels):
@@ -22,7 +39,7 @@ def mask(*pixels):
     return values
 
 
-# === One mask ===
+# === One mask: overlap ===
 ROW = mask((1, 0), (1, 1), (1, 2), (1, 3))
 
 
@@ -38,7 +55,7 @@ ROW = mask((1, 0), (1, 1), (1, 2), (1, 3))
     ],
 )
 def test_scores_of_a_lesion(y_pred, dice, iou, sensitivity, precision):
-    scores = mask_scores(ROW, y_pred)
+    scores = overlap_scores(ROW, y_pred)
     assert scores == {
         "dice": pytest.approx(dice),
         "iou": pytest.approx(iou),
@@ -52,7 +69,7 @@ def test_scores_of_a_lesion(y_pred, dice, iou, sensitivity, precision):
 
 @pytest.mark.parametrize(("y_pred", "clean"), [(mask(), True), (mask((3, 4)), False)])
 def test_without_a_lesion_only_cleanness_is_told(y_pred, clean):
-    assert mask_scores(mask(), y_pred) == {
+    assert overlap_scores(mask(), y_pred) == {
         "dice": None,
         "iou": None,
         "sensitivity": None,
@@ -60,6 +77,13 @@ def test_without_a_lesion_only_cleanness_is_told(y_pred, clean):
         "clean": clean,
         "true_px": 0,
         "predicted_px": int(y_pred.sum()),
+    }
+
+
+def test_mask_scores_are_overlap_and_distances():
+    scores = mask_scores(ROW, mask((1, 0), (1, 1)))
+    assert scores == overlap_scores(ROW, mask((1, 0), (1, 1))) | {
+        name: scores[name] for name in ("hd95_px", "assd_px", "nsd")
     }
 
 
@@ -71,48 +95,170 @@ def test_scores_are_plain_numbers():
     assert {type(value) for value in mask_scores(ROW, ROW).values()} == {float, int, type(None)}
 
 
-# === Many masks ===
-def test_lesions_and_normals_are_summed_up_apart():
-    rows = [
-        mask_scores(ROW, ROW),  # Dice 1, IoU 1
-        mask_scores(ROW, mask((1, 0), (1, 1))),  # Dice 2/3, IoU 1/2
-        mask_scores(ROW, mask()),  # missed, and no pixel to have a precision
-        mask_scores(ROW, mask((0, 0))),  # missed too, though something was marked
-        mask_scores(mask(), mask()),
-        mask_scores(mask(), mask((0, 0), (0, 1), (0, 2))),
-    ]
-    assert summarise_masks(rows) == {
-        "lesions": 4,
-        "normals": 2,
-        "dice": {"mean": pytest.approx((1 + 2 / 3) / 4), "median": pytest.approx((2 / 3 + 0) / 2)},
-        "iou": {"mean": pytest.approx(1.5 / 4), "median": pytest.approx(0.25)},
-        "sensitivity": {"mean": pytest.approx(1.5 / 4), "median": pytest.approx(0.25)},
-        "precision": {"mean": pytest.approx(2 / 3), "median": 1},  # of 1, 1, 0
-        "missed": 2,
-        "clean_normal_rate": 0.5,
-        "false_alarm_px": 1.5,  # (0 + 3) / 2
+# === One mask: distances ===
+def outline(mask):
+    """Elements of the outline between pixels: their places, and their lengths as marching squares draws them."""
+    padded = np.pad(mask > 0, 1)
+    places, lengths = [], []
+    for i in range(padded.shape[0] - 1):
+        for j in range(padded.shape[1] - 1):
+            (a, b), (c, d) = padded[i : i + 2, j : j + 2]
+            inside = int(a) + int(b) + int(c) + int(d)
+            if 0 < inside < 4:
+                places.append((i, j))
+                # A corner is cut off diagonally; two corners that touch, both; a side is straight.
+                lengths.append(np.sqrt(0.5) if inside != 2 else 2 * np.sqrt(0.5) if a == d else 1)
+    return np.array(places), np.array(lengths)
+
+
+def distances_by_definition(y_true, y_pred):
+    """HD95, ASSD and NSD, spelt out."""
+    (true, true_lengths), (predicted, predicted_lengths) = outline(y_true), outline(y_pred)
+    between = cdist(true, predicted)
+    directed = [(between.min(axis=1), true_lengths), (between.min(axis=0), predicted_lengths)]
+
+    def keeps_within(distances, lengths):
+        for distance in np.unique(distances):
+            if lengths[distances <= distance].sum() / lengths.sum() >= 0.95 - 1e-12:
+                return distance
+
+    total = true_lengths.sum() + predicted_lengths.sum()
+    return {
+        "hd95_px": max(keeps_within(*one) for one in directed),
+        "assd_px": sum(np.sum(distances * lengths) for distances, lengths in directed) / total,
+        "nsd": sum(lengths[distances <= NSD_TOLERANCE_PX].sum() for distances, lengths in directed) / total,
     }
 
 
-NOTHING = {"mean": None, "median": None}
+def pixels(*slices, shape=(24, 30)):
+    """A mask with rectangles."""
+    values = np.zeros(shape, np.uint8)
+    for rectangle in slices:
+        values[rectangle] = 1
+    return values
 
 
-def test_without_normals_there_is_no_rate_of_clean_ones():
-    summary = summarise_masks([mask_scores(ROW, ROW)])
-    assert (summary["normals"], summary["clean_normal_rate"], summary["false_alarm_px"]) == (0, None, None)
+BLOCK = pixels(np.s_[8:16, 10:20])
+PAIRS = {
+    "identical": (BLOCK, BLOCK),
+    "shifted": (BLOCK, pixels(np.s_[10:18, 10:20])),
+    "single pixels": (pixels(np.s_[3, 4]), pixels(np.s_[20, 25])),
+    "same single pixel": (pixels(np.s_[3, 4]), pixels(np.s_[3, 4])),
+    "pixel in a lesion": (BLOCK, pixels(np.s_[12, 14])),
+    "pixels that touch by a corner": (pixels(np.s_[3, 4], np.s_[4, 5]), pixels(np.s_[3, 5], np.s_[4, 4])),
+    "touching the border": (pixels(np.s_[:6, :7]), pixels(np.s_[:9, :5])),
+    "opposite corners": (pixels(np.s_[:3, :3]), pixels(np.s_[-3:, -3:])),
+    "full image": (pixels(np.s_[:, :]), pixels(np.s_[:, :])),
+    "full prediction": (BLOCK, pixels(np.s_[:, :])),
+    "full lesion": (pixels(np.s_[:, :]), BLOCK),
+    "disjoint": (BLOCK, pixels(np.s_[0:4, 22:28])),
+    "side by side": (BLOCK, pixels(np.s_[8:16, 20:24])),
+    "several components": (pixels(np.s_[2:6, 2:6], np.s_[15:20, 20:28]), pixels(np.s_[3:6, 2:8], np.s_[10:12, 1:3])),
+    "one of two components": (pixels(np.s_[2:6, 2:6], np.s_[15:20, 20:28]), pixels(np.s_[2:6, 2:6])),
+    "ring and its filling": (BLOCK - pixels(np.s_[10:14, 12:18]), BLOCK),
+    "line": (pixels(np.s_[5, :]), pixels(np.s_[:, 5])),
+}
 
 
-@pytest.mark.parametrize("rows", [[], [mask_scores(mask(), mask())]])
-def test_without_lesions_there_is_no_overlap(rows):
-    summary = summarise_masks(rows)
-    assert (summary["lesions"], summary["missed"], summary["normals"]) == (0, 0, len(rows))
-    assert [summary[name] for name in ("dice", "iou", "sensitivity", "precision")] == [NOTHING] * 4
+def blobs(seed):
+    """Two overlapping masks of smooth outline, each with a lesion or several."""
+    random = np.random.default_rng(seed)
+    shape = random.integers(20, 44, 2)
+    common = gaussian_filter(random.standard_normal(shape), random.uniform(3, 6))
+    common /= common.std()
+    masks = []
+    for _ in range(2):
+        own = gaussian_filter(random.standard_normal(shape), random.uniform(2, 5))
+        values = common + random.uniform(0, 1) * own / own.std()
+        masks.append((values > np.quantile(values, random.uniform(0.6, 0.97))).astype(np.uint8))
+    return masks
 
 
-def test_precision_of_missed_lesions_alone_is_no_number():
-    summary = summarise_masks([mask_scores(ROW, mask())])
-    assert summary["precision"] == NOTHING
-    assert summary["dice"] == {"mean": 0, "median": 0}
+@pytest.mark.parametrize("name", PAIRS)
+def test_distances_of_edge_cases_follow_their_definition(name):
+    scores = mask_scores(*PAIRS[name])
+    for score, expected in distances_by_definition(*PAIRS[name]).items():
+        assert scores[score] == pytest.approx(expected), score
+
+
+def test_distances_of_200_random_masks_follow_their_definition():
+    for seed in range(200):
+        masks = blobs(seed)
+        scores = mask_scores(*masks)
+        for score, expected in distances_by_definition(*masks).items():
+            assert scores[score] == pytest.approx(expected), (seed, score)
+
+
+def test_distances_of_200_random_masks_are_near_those_of_medpy():
+    # MedPy measures from the outermost pixels of a mask, not from the line around it, and weights them all alike. So
+    # where one piece is 5 % of an outline, its distance counts for one library and not for the other: HD95 is held
+    # against a band of percentiles. MedPy's own hd95 pools both directions; here each has its own.
+    surface_distances = getattr(medpy, "__surface_distances")
+    off = []
+    for seed in range(200):
+        masks = blobs(seed)
+        scores = mask_scores(*masks)
+        assert scores["assd_px"] == pytest.approx(medpy.assd(*masks), abs=1)
+        directed = [surface_distances(one, other) for one, other in (masks, masks[::-1])]
+        low, middle, high = (max(np.percentile(one, level) for one in directed) for level in (92, 95, 98))
+        assert low - 1 <= scores["hd95_px"] <= high + 1
+        off.append(abs(scores["hd95_px"] - middle))
+    assert np.median(off) < 0.5
+    assert np.mean(np.array(off) <= 1.5) > 0.9
+
+
+def test_overlap_of_200_random_masks_and_of_edge_cases_is_that_of_scikit_learn():
+    for masks in [*PAIRS.values(), *map(blobs, range(200))]:
+        true, predicted = (mask.ravel() for mask in masks)
+        scores = mask_scores(*masks)
+        precision, recall, f1, _ = precision_recall_fscore_support(true, predicted, average="binary")
+        assert [scores[name] for name in ("precision", "sensitivity", "dice")] == pytest.approx([precision, recall, f1])
+        assert scores["iou"] == pytest.approx(jaccard_score(true, predicted))
+
+
+def test_two_squares_side_by_side_by_hand():
+    # Outlines of 2 x 2 pixels, each with 4 straight elements of length 1 and 4 corners of sqrt(1/2), 3 columns apart:
+    # the left column (one side, two corners) is 3 from the other outline, and so on.
+    scores = mask_scores(pixels(np.s_[4:6, 4:6]), pixels(np.s_[4:6, 7:9]))
+    column, middle = 1 + 2 * np.sqrt(0.5), 2  # lengths of an outer column of elements, and of the middle one
+    assert scores["hd95_px"] == 3
+    assert scores["assd_px"] == pytest.approx((3 * column + 2 * middle + 1 * column) / (2 * column + middle))
+    assert scores["nsd"] == 1
+
+
+@pytest.mark.parametrize(
+    ("apart", "expected"), [(NSD_TOLERANCE_PX, 1), (NSD_TOLERANCE_PX + 1, 0.5), (NSD_TOLERANCE_PX + 2, 0)]
+)
+def test_nsd_counts_an_outline_up_to_its_tolerance(apart, expected):
+    # Two lines of pixels across the image: the far side of each is `apart` from the other's outline, the near 1 less.
+    assert mask_scores(pixels(np.s_[4, :]), pixels(np.s_[4 + apart, :]))["nsd"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_distances_do_not_depend_on_which_mask_is_true(name):
+    one, other = (mask_scores(*masks) for masks in (PAIRS[name], PAIRS[name][::-1]))
+    assert [one[score] for score in ("hd95_px", "assd_px", "nsd")] == pytest.approx(
+        [other[score] for score in ("hd95_px", "assd_px", "nsd")]
+    )
+
+
+def test_place_in_the_image_does_not_change_distances():
+    one, other = blobs(0)
+    far = [np.pad(mask, ((100, 7), (3, 200))) for mask in (np.pad(one, 1), np.pad(other, 1))]
+    here = mask_scores(np.pad(one, 1), np.pad(other, 1))
+    assert mask_scores(*far) == here
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_missed_lesion_has_no_distance():
+    scores = mask_scores(BLOCK, pixels())
+    assert (scores["hd95_px"], scores["assd_px"], scores["nsd"], scores["dice"]) == (None, None, 0, 0)
+
+
+@pytest.mark.parametrize("y_pred", [pixels(), BLOCK])
+def test_without_a_lesion_there_is_no_outline_to_be_near(y_pred):
+    scores = mask_scores(pixels(), y_pred)
+    assert (scores["hd95_px"], scores["assd_px"], scores["nsd"], scores["dice"]) == (None, None, None, None)
 
 
 # === Classes ===
@@ -124,6 +270,12 @@ def random_answers(seed, images=60, classes=CLASSES):
 
 def certain(*labels):
     return np.eye(3)[[CLASSES.index(label) for label in labels]]
+
+
+def pairs_ranked_rightly(positive, scores):
+    """AUC by its meaning: of all pairs of a positive and a negative, the share ranked rightly, a tie half."""
+    apart = scores[positive][:, None] - scores[~positive][None]
+    return np.mean((apart > 0) + 0.5 * (apart == 0))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -139,7 +291,9 @@ def test_class_scores_are_those_of_scikit_learn(seed):
         assert row["sensitivity"] == pytest.approx(report[label]["recall"]) == pytest.approx(expected_recall)
         assert row["f1"] == pytest.approx(report[label]["f1-score"])
         assert row["images"] == report[label]["support"]
-    assert scores["images"] == len(labels)
+        others = np.array(labels) != label
+        assert row["specificity"] == pytest.approx(recall_score(others, np.array(predicted) != label))
+        assert row["auc"] == pytest.approx(pairs_ranked_rightly(~others, probabilities[:, CLASSES.index(label)]))
     assert scores["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
     assert scores["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, predicted))
     assert scores["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
@@ -180,7 +334,7 @@ def test_specificity_is_the_share_of_the_others_left_alone():
 def test_class_that_is_absent_is_left_out_of_the_averages():
     scores = class_scores(["benign", "benign", "malignant"], certain("benign", "malignant", "malignant"))
     assert scores["classes"]["normal"] == {
-        "precision": 0, "sensitivity": 0, "specificity": 1, "f1": 0, "images": 0,
+        "precision": 0, "sensitivity": 0, "specificity": 1, "f1": 0, "auc": None, "images": 0,
     }  # fmt: skip
     assert scores["balanced_accuracy"] == pytest.approx((1 / 2 + 1) / 2)
     assert scores["macro_f1"] == pytest.approx(2 / 3)  # benign 2 * 1 * .5 / 1.5, malignant 2 * .5 * 1 / 1.5
@@ -191,7 +345,162 @@ def test_class_that_is_absent_is_left_out_of_the_averages():
 def test_single_class_has_no_others_to_leave_alone():
     scores = class_scores(["benign", "benign"], certain("benign", "normal"))
     assert scores["classes"]["benign"] == {
-        "precision": 1, "sensitivity": 0.5, "specificity": 0, "f1": pytest.approx(2 / 3), "images": 2,
+        "precision": 1, "sensitivity": 0.5, "specificity": 0, "f1": pytest.approx(2 / 3), "auc": None, "images": 2,
     }  # fmt: skip
-    assert (scores["balanced_accuracy"], scores["macro_auc"]) == (0.5, None)
+    assert (scores["balanced_accuracy"], scores["macro_auc"], scores["malignant_auc"]) == (0.5, None, None)
     assert scores["classes"]["normal"]["specificity"] == 0.5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_malignant_auc_ranks_malignant_against_benign_images_alone(seed):
+    labels, probabilities = random_answers(seed)
+    tumours = [i for i, label in enumerate(labels) if label != "normal"]
+    share = np.array([probabilities[i, 2] / (probabilities[i, 1] + probabilities[i, 2]) for i in tumours])
+    malignant = np.array([labels[i] == "malignant" for i in tumours])
+    expected = pairs_ranked_rightly(malignant, share)
+    assert class_scores(labels, probabilities)["malignant_auc"] == pytest.approx(expected)
+
+
+@pytest.mark.filterwarnings("error")
+def test_surely_normal_image_is_as_malignant_as_benign():
+    assert malignancy(np.array([[1, 0, 0], [0.5, 0.1, 0.4], [0, 1, 0]])).tolist() == [0.5, pytest.approx(0.8), 0]
+
+
+# === Calibration ===
+@pytest.mark.parametrize("seed", range(5))
+def test_calibration_is_its_definition_image_by_image(seed):
+    labels, probabilities = random_answers(seed, images=200)
+    error = brier = 0
+    bins = [[] for _ in range(15)]
+    for label, row in zip(labels, probabilities, strict=True):
+        brier += sum((p - (label == name)) ** 2 for p, name in zip(row, CLASSES, strict=True)) / len(labels)
+        for i, images in enumerate(bins):
+            if i / 15 < max(row) <= (i + 1) / 15:
+                images.append((max(row), CLASSES[list(row).index(max(row))] == label))
+    for images in filter(None, bins):
+        confidence, accuracy = np.mean(images, axis=0)
+        error += len(images) / len(labels) * abs(accuracy - confidence)
+    scores = calibration(labels, probabilities)
+    assert scores["ece"] == pytest.approx(error)
+    assert scores["brier"] == pytest.approx(brier)
+    assert [row["images"] for row in scores["reliability"]] == [len(images) for images in bins if images]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_brier_is_the_sum_of_those_of_scikit_learn_class_by_class(seed):
+    labels, probabilities = random_answers(seed)
+    expected = sum(brier_score_loss(np.array(labels) == label, probabilities[:, i]) for i, label in enumerate(CLASSES))
+    assert calibration(labels, probabilities)["brier"] == pytest.approx(expected)
+
+
+def test_calibration_by_hand():
+    scores = calibration(["normal", "benign", "normal"], [[0.5, 0.3, 0.2], [0.48, 0.42, 0.1], [1, 0, 0]])
+    # 0.5 and 0.48 lie in (7/15, 8/15], 1 in the last bin.
+    assert scores["reliability"] == [
+        {"low": 7 / 15, "high": 8 / 15, "images": 2, "confidence": pytest.approx(0.49), "accuracy": 0.5},
+        {"low": 14 / 15, "high": 1, "images": 1, "confidence": 1, "accuracy": 1},
+    ]
+    assert scores["ece"] == pytest.approx(2 / 3 * 0.01)
+    # (0.25 + 0.09 + 0.04 + 0.2304 + 0.3364 + 0.01 + 0) / 3
+    assert scores["brier"] == pytest.approx(0.9568 / 3)
+
+
+@pytest.mark.parametrize(("labels", "ece", "brier"), [(("benign",), 0, 0), (("normal",), 1, 2)])
+def test_certainty_is_perfect_or_the_worst(labels, ece, brier):
+    scores = calibration(labels, certain("benign"))
+    assert (scores["ece"], scores["brier"]) == (ece, brier)
+
+
+@pytest.mark.parametrize("place", range(8, 16))
+def test_bin_takes_in_its_upper_edge(place):
+    (row,) = calibration(["benign"], [[0, place / 15, 1 - place / 15]])["reliability"]
+    assert (row["low"], row["high"]) == ((place - 1) / 15, place / 15)
+
+
+# === A set of images ===
+def scored(y_true, y_pred, label=None, probabilities=(0.2, 0.5, 0.3)):
+    """A row as an evaluation makes it, of masks of 4 x 5."""
+    return {
+        **mask_scores(y_true, y_pred),
+        "label": label,
+        "error": None,
+        "width_px": 5,
+        "height_px": 4,
+        **{f"p_{name}": p for name, p in zip(CLASSES, probabilities, strict=True)},
+    }
+
+
+ROWS = [
+    scored(ROW, ROW, "benign"),  # Dice 1, IoU 1
+    scored(ROW, mask((1, 0), (1, 1)), "malignant"),  # Dice 2/3, IoU 1/2
+    scored(ROW, mask(), "benign", (0.9, 0.1, 0)),  # missed, and no pixel to have a precision or a distance
+    scored(ROW, mask((3, 4)), "malignant", (0.1, 0.2, 0.7)),  # missed too, though something was marked
+    scored(mask(), mask(), "normal", (0.6, 0.2, 0.2)),
+    scored(mask(), mask((0, 0), (0, 1), (0, 2)), "normal"),
+]
+
+
+def test_scores_of_a_set_by_hand():
+    scores = point_scores(ROWS)
+    half = mask_scores(ROW, mask((1, 0), (1, 1)))
+    elsewhere = mask_scores(ROW, mask((3, 4)))
+    expected = {
+        "dice": (1 + 2 / 3) / 4,
+        "dice_median": (2 / 3 + 0) / 2,
+        "iou": 1.5 / 4,
+        "iou_median": 0.25,
+        "sensitivity": 1.5 / 4,
+        "precision": 2 / 3,  # of 1, 1, 0
+        "precision_median": 1,
+        "hd95_px": (0 + half["hd95_px"]) / 2,  # of the two lesions found
+        "assd_px": (0 + half["assd_px"]) / 2,
+        "assd_px_median": (0 + half["assd_px"]) / 2,
+        "nsd": (1 + half["nsd"] + 0 + elsewhere["nsd"]) / 4,  # of all lesions
+        "missed_rate": 2 / 4,
+        "clean_normal_rate": 1 / 2,
+        "false_alarm_px": (0 + 3) / 2,
+        "false_alarm_fraction": 3 / 20 / 2,
+        "class_dice": ((1 + 0) / 2 + (2 / 3 + 0) / 2 + (1 + 0) / 2) / 3,
+        "accuracy": 3 / 6,  # the first, the fourth and the fifth
+        "balanced_accuracy": 1 / 2,
+    }
+    assert {name: scores[name] for name in expected} == pytest.approx(expected)
+
+
+def test_scores_of_classes_are_those_of_all_labelled_rows():
+    labels = [row["label"] for row in ROWS]
+    probabilities = [[row[f"p_{label}"] for label in CLASSES] for row in ROWS]
+    expected = class_scores(labels, probabilities) | calibration(labels, probabilities)
+    names = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "malignant_auc", "ece", "brier")
+    for rows in (ROWS, [*ROWS, scored(ROW, ROW)]):
+        scores = point_scores(rows)
+        assert [scores[name] for name in names] == pytest.approx([expected[name] for name in names])
+
+
+def test_means_of_the_values_of_images_are_the_scores():
+    scores, values = point_scores(ROWS), image_values(ROWS)
+    assert {name: np.nanmean(each) for name, each in values.items()} == pytest.approx(
+        {name: scores[name] for name in values}
+    )
+
+
+def test_rows_with_an_error_are_left_out():
+    assert point_scores([*ROWS, {"label": "benign", "error": "broken"}]) == point_scores(ROWS)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("rows", [[], [scored(mask(), mask())]])
+def test_without_lesions_and_labels_there_is_no_score_of_them(rows):
+    scores = point_scores(rows)
+    defined = {"clean_normal_rate": 1, "false_alarm_px": 0, "false_alarm_fraction": 0} if rows else {}
+    assert {name: score for name, score in scores.items() if score is not None} == defined
+    assert scores.keys() == point_scores(ROWS).keys()
+
+
+def test_lesion_without_a_class_of_its_own_counts_by_its_mask():
+    # An image called benign whose mask is empty: left clean, it scores 1, as a normal image does.
+    assert point_scores([scored(mask(), mask(), "benign"), scored(ROW, mask(), "benign")])["class_dice"] == 0.5
+
+
+def test_scores_are_plain_floats():
+    assert {type(score) for score in point_scores(ROWS).values()} == {float}

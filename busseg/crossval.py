@@ -1,0 +1,192 @@
+"""Cross-validation: a model a fold, each scored on what it has not seen, and all those scores together."""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import threading
+from concurrent.futures import ProcessPoolExecutor, as_completed
+
+import keras
+import numpy as np
+from rich.progress import track
+
+from busseg.data.files import claim_folder, write_text
+from busseg.data.protocols import SCORED_SIZE, make_splits
+from busseg.data.splits import leaked, write_splits
+from busseg.evaluation.protocol import SUMMARY, TABLE, evaluate, format_summary, read_rows, write_scores
+from busseg.evaluation.report import write_report
+from busseg.evaluation.robustness import ROBUSTNESS, measure_robustness, read_robustness, write_robustness
+from busseg.evaluation.scores import point_scores
+from busseg.inference.predictor import Predictor
+from busseg.training.fit import fit
+
+SETTINGS = "crossval.json"
+
+
+def cross_validate(samples, out, recipe, protocol="grouped", folds=5, seed=0, jobs=1, robustness=False, data=""):
+    """Train a model a fold and score each on the images it has not seen.
+
+    The folder `out` then holds a run's folder a fold, `fold-0/` and on, each with its `evaluation/`; `splits.csv`;
+    and over all folds `per_image.csv`, the out-of-fold predictions, `summary.json` and `report.html`. Called again, it
+    goes on where it was stopped.
+
+    Args:
+        samples: Sequence of `Sample`, the whole dataset.
+        out: Path of the output folder.
+        recipe: A `Recipe`.
+        protocol: One of `PROTOCOLS`; see `make_splits`.
+        folds: Number of folds, where the protocol does not set it.
+        seed: Integer, for the folds. The recipe's own seed is for the training.
+        jobs: Number of folds that are trained at once, each by a process of its own that writes `fold-K.log`.
+        robustness: Whether to score under disturbances, too; see `measure_robustness`.
+        data: What to call the dataset in the report.
+
+    Returns:
+        What `summary.json` holds: see `evaluate`, and beside it `protocol`, `seed`, `size`; `folds`, the scores of
+        each; `mean_sd`, over the folds; and `leak`: how many of the scored images have a copy in training, and the
+        scores of those with one and of the others.
+
+    Raises:
+        FileExistsError: If `out` holds other files than a cross-validation.
+        ValueError: If it holds one with other settings, or the samples cannot be split by the protocol.
+    """
+    splits = make_splits(protocol, samples, folds, seed)
+    out = claim_folder(out, SETTINGS)
+    _settle(out, {"protocol": protocol, "folds": len(splits), "seed": seed, "recipe": dataclasses.asdict(recipe)})
+    write_splits(out / "splits.csv", splits)
+    by_name = {sample.name: sample for sample in samples}  # for the groups, which "random" has taken from its samples
+    scored = [[by_name[sample.name] for sample in split.test or split.validation] for split in splits]
+
+    tasks = [
+        (recipe, split, scored[fold], _run(out, fold), fold, SCORED_SIZE.get(protocol), robustness)
+        for fold, split in enumerate(splits)
+    ]
+    waiting = [task for task in tasks if not _is_done(_run(out, task[4]) / "evaluation", robustness)]
+    if jobs == 1:
+        for task in waiting:
+            print(f"\n=== fold {task[4]} of 0 to {len(splits) - 1} ===")
+            _do_fold(*task)
+    elif waiting:
+        _do_folds_at_once(waiting, jobs, out)
+
+    runs = [_run(out, fold) for fold in range(len(splits))]
+    about = {"data": data, "protocol": protocol, "seed": seed, "size": SCORED_SIZE.get(protocol)}
+    copies = [{sample.name for sample in leaked(split, samples)} for split in splits]
+    summary = _pool(out, runs, copies, about)
+    if robustness:
+        disturbed = [row for run in runs for row in read_robustness(run / "evaluation" / ROBUSTNESS)]
+        write_robustness(out / ROBUSTNESS, disturbed)
+    write_report(out, samples, runs)
+    return summary
+
+
+def _settle(out, settings):
+    """Write down what a cross-validation is made of, or check that it goes on with the same."""
+    path = out / SETTINGS
+    if not path.exists():
+        write_text(path, json.dumps(settings, indent=2) + "\n")
+    before = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in settings.items():
+        if before.get(name) != value:
+            raise ValueError(f"Expected the {name} of the cross-validation to go on with, found another: {path}")
+
+
+def _run(out, fold):
+    return out / f"fold-{fold}"
+
+
+def _is_done(evaluation, robustness):
+    return (evaluation / SUMMARY).exists() and (not robustness or (evaluation / ROBUSTNESS).exists())
+
+
+def _do_fold(recipe, split, scored, run, fold, size, robustness):
+    fit(recipe, split, run, fold=fold, resume=True)
+    predictor = Predictor(run)
+    out = run / "evaluation"
+    evaluate(predictor, {"test": scored}, out, _bar("Evaluating"), size=size, fold=fold, model=run.name)
+    if robustness:
+        write_robustness(out / ROBUSTNESS, measure_robustness(predictor, scored, _bar("Disturbing")))
+    keras.backend.clear_session()  # or the next fold's network stands in memory beside this one's
+
+
+def _bar(title):
+    return lambda things: track(things, title)
+
+
+def _do_folds_at_once(tasks, jobs, out):
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    executor = ProcessPoolExecutor(
+        jobs, multiprocessing.get_context("spawn"), _begin_job, (threads,), max_tasks_per_child=1
+    )
+    try:
+        futures = {executor.submit(_do_logged_fold, out / f"fold-{task[4]}.log", task): task[4] for task in tasks}
+        for future in track(as_completed(futures), "Folds", total=len(futures)):
+            future.result()
+            print(f"fold {futures[future]} is done")
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _begin_job(threads):
+    for name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(name, str(threads))
+
+    def follow(parent):
+        parent.join()
+        os._exit(1)  # or a fold would train on, beside the one that a rerun begins
+
+    threading.Thread(target=follow, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _do_logged_fold(log, task):
+    with log.open("a", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    _do_fold(*task)
+
+
+def _pool(out, runs, copies, about):
+    """Put the folds' predictions together; score each fold, all of them as one, and those with a copy in training."""
+    rows, folds, leak = [], [], {True: [], False: []}
+    for fold, (run, names) in enumerate(zip(runs, copies)):
+        evaluation = run / "evaluation"
+        mine = read_rows(evaluation / TABLE)
+        for row in mine:
+            if row["mask"]:
+                row["mask"] = (evaluation / row["mask"]).relative_to(out).as_posix()
+        rows += mine
+        folds.append({"fold": fold, "images": len(mine), "scores": point_scores(mine)})
+        for row in mine:
+            leak[row["file"] in names].append(row)
+    about["leak"] = {"images": len(leak[True]), "share": len(leak[True]) / len(rows)}
+    if leak[True]:
+        about["leak"] |= {"with_copy": point_scores(leak[True]), "without_copy": point_scores(leak[False])}
+    return write_scores(out, rows, **about, folds=folds, mean_sd=_mean_sd([fold["scores"] for fold in folds]))
+
+
+def _mean_sd(scores):
+    found = {}
+    for name in scores[0]:
+        values = [one[name] for one in scores if one[name] is not None]
+        if values:
+            found[name] = [float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0]
+    return found
+
+
+def format_crossval(summary):
+    """The scores of a cross-validation as lines of text: all folds as one, and each by itself."""
+    lines = [format_summary(summary["parts"]), "", f"{'mean ± sd over the folds':24}{'':18}each fold"]
+    for name in ("dice", "iou", "clean_normal_rate", "accuracy", "macro_f1", "macro_auc", "ece"):
+        if name in summary["mean_sd"]:
+            mean, sd = summary["mean_sd"][name]
+            each = [fold["scores"][name] for fold in summary["folds"]]
+            told = "  ".join("  n/a" if score is None else f"{score:.3f}" for score in each)
+            lines.append(f"  {name:22}{mean:.3f} ± {sd:.3f}     {told}")
+    leak = summary["leak"]
+    if leak["images"]:
+        lines += ["", f"{leak['share']:.1%} of the scored images have a copy in training; their scores are too high:"]
+        for title, name in (("with a copy", "with_copy"), ("without", "without_copy")):
+            dice, accuracy = ("n/a" if v is None else f"{v:.3f}" for v in map(leak[name].get, ("dice", "accuracy")))
+            lines.append(f"  {title:22}Dice {dice}   accuracy {accuracy}")
+    return "\n".join(lines)

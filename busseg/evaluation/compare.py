@@ -1,0 +1,316 @@
+"""Compare models that were scored on the same images: one table, one plot, and paired differences."""
+
+import json
+import textwrap
+from itertools import count
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from busseg.data.files import claim_folder, replacing, write_csv, write_text
+from busseg.evaluation.intervals import paired_differences
+from busseg.evaluation.protocol import SUMMARY, TABLE, read_rows
+from busseg.evaluation.scores import scored
+
+COMPARISON = "compare.json"
+# Title and digits of each score in the terminal; the files hold all scores.
+TOLD = {
+    "dice": ("Dice", 3),
+    "dice_median": ("Dice, median", 3),
+    "iou": ("IoU", 3),
+    "sensitivity": ("sensitivity", 3),
+    "precision": ("precision", 3),
+    "hd95_px": ("HD95 px", 1),
+    "assd_px": ("ASSD px", 1),
+    "nsd": ("NSD", 3),
+    "missed_rate": ("missed", 3),
+    "clean_normal_rate": ("clean normals", 3),
+    "class_dice": ("Dice by class", 3),
+    "accuracy": ("accuracy", 3),
+    "balanced_accuracy": ("balanced acc.", 3),
+    "macro_f1": ("macro F1", 3),
+    "macro_auc": ("macro AUC", 3),
+    "malignant_auc": ("malignant AUC", 3),
+    "ece": ("ECE", 3),
+    "brier": ("Brier", 3),
+}
+DRAWN = ("dice", "hd95_px", "clean_normal_rate", "accuracy", "macro_auc")
+_LOWER_IS_BETTER = {"hd95_px"}
+# What must be the same for scores to mean the same, and what to call it where it is not.
+_SETTINGS = {
+    "part": "parts",
+    "protocol": "protocols",
+    "size": "sizes of the masks that are compared",
+    "threshold": "thresholds of the mask",
+    "nsd_tolerance_px": "tolerances of NSD",
+}
+_FIELDS = (
+    "name", "folder", "protocol", "part", "images", "score", "value", "low", "high",
+    "common_images", "first_on_common", "value_on_common", "difference", "difference_low", "difference_high", "p",
+)  # fmt: skip
+_COLUMNS = 3  # folders side by side in the terminal
+_CHANGED, _UNSURE = "#0b6fa4", "#7a8794"
+
+
+# === Compare ===
+def compare(folders, out=None, names=None):
+    """Compare the scores in two or more folders, and each folder with the first on the images that both scored.
+
+    Of each folder the part "test" is taken; without one, "all"; without that, the only part.
+
+    Args:
+        folders: Sequence of paths of folders of `evaluate` or of a cross-validation.
+        out: Path of the folder to write `compare.csv`, `compare.json` and `compare.png` to, or None.
+        names: What to call the folders; None calls each by the part of its path that tells it from the others.
+
+    Returns:
+        Dict as in `compare.json`: `models`, for each folder a dict of `name`, `folder`, `part`, `protocol` (None for an
+        evaluation), `size` and other settings, `images`, `groups`, `scores`, and `intervals` (95 %); `differences`, for
+        each folder but the first a dict of `name`, `to`, the first's name, and those of `paired_differences`, the
+        first being `a`; and `notes`, sentences on what does not compare.
+
+    Raises:
+        FileExistsError: If `out` holds other files than a comparison.
+        ValueError: If there are fewer than two folders, a folder holds no scores, or two give a file different labels.
+    """
+    folders = [Path(folder) for folder in folders]
+    if len(folders) < 2:
+        raise ValueError(f"Expected at least two folders to compare, found {len(folders)}")
+    names = list(names or _names(folders))
+    if len(set(names)) != len(folders):
+        raise ValueError(f"Expected a name of its own for each of {len(folders)} folders, found {', '.join(names)}")
+    models, rows = zip(*(_read(folder, name) for folder, name in zip(folders, names)))
+    _check_labels(names, rows)
+    differences = [
+        {"name": name, "to": names[0], **paired_differences(rows[0], others)}
+        for name, others in zip(names[1:], rows[1:])
+    ]
+    notes = _notes_on_settings(models) + _notes_on_leaks(models)
+    notes += [note for one, others in zip(differences, rows[1:]) for note in _notes_on_images(one, rows[0], others)]
+    comparison = {"models": list(models), "differences": differences, "notes": notes}
+    if out is not None:
+        out = claim_folder(out, COMPARISON)
+        write_csv(out / "compare.csv", _FIELDS, _table(comparison))
+        draw_comparison(comparison, out / "compare.png")
+        write_text(out / COMPARISON, json.dumps(comparison, indent=2) + "\n")
+    return comparison
+
+
+def _names(folders):
+    """The shortest parts of the paths that differ: `runs/a/evaluation`, `runs/b/evaluation` are a and b."""
+    parts = [folder.resolve().parts for folder in folders]
+    if len(set(parts)) < len(parts):
+        return [f"{folder.resolve().name} ({number})" for folder, number in zip(folders, count(1))]
+    while len({path[-1] for path in parts}) == 1:
+        parts = [path[:-1] for path in parts]
+    longest = max(map(len, parts))
+    tails = (["/".join(path[-depth:]) for path in parts] for depth in range(1, longest + 1))
+    return next(names for names in tails if len(set(names)) == len(names))
+
+
+def _read(folder, name):
+    """The model of a folder, as a dict, and its rows."""
+    for file in (TABLE, SUMMARY):
+        if not (folder / file).is_file():
+            raise ValueError(f"Expected an evaluation or cross-validation ({file}), found none: {folder}")
+    try:
+        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        part = _choose_part(list(summary["parts"]), folder)
+        headline = {key: summary["parts"][part][key] for key in ("images", "groups", "scores", "intervals")}
+    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"Expected the scores of an evaluation, found others: {folder / SUMMARY}") from error
+    rows = [row for row in read_rows(folder / TABLE) if row["part"] == part]
+    about = {key: summary.get(key) for key in (*_SETTINGS, "leak", "model", "data")}
+    return {"name": name, "folder": str(folder), **about, "part": part, **headline}, scored(rows)
+
+
+def _choose_part(parts, folder):
+    for part in ("test", "all"):
+        if part in parts:
+            return part
+    if len(parts) != 1:
+        raise ValueError(f"Expected the part test or all, found {', '.join(parts) or 'none'}: {folder / SUMMARY}")
+    return parts[0]
+
+
+def _check_labels(names, rows):
+    told = {}
+    for name, mine in zip(names, rows):
+        for row in mine:
+            if row["label"]:
+                label, by = told.setdefault(row["file"], (row["label"], name))
+                if label != row["label"]:
+                    raise ValueError(
+                        f"Expected one label for each file, found {label} in {by} and {row['label']} in {name}: "
+                        f"{row['file']}"
+                    )
+
+
+# === What does not compare ===
+def _notes_on_settings(models):
+    notes = []
+    for setting, title in _SETTINGS.items():
+        values = [model[setting] for model in models]
+        if any(value != values[0] for value in values):
+            told = ", ".join(f"{model['name']} {_setting(setting, model[setting])}" for model in models)
+            notes.append(f"The {title} differ: {told}.")
+    return notes
+
+
+def _setting(name, value):
+    if value is None:
+        return {"protocol": "evaluation", "size": "native"}.get(name, "unknown")
+    return str(value)
+
+
+def _notes_on_leaks(models):
+    return [
+        f"{model['name']} was trained with a copy of {model['leak']['share']:.1%} of its test images; its scores are "
+        "too high."
+        for model in models
+        if model["leak"] and model["leak"]["images"]
+    ]
+
+
+def _notes_on_images(one, rows_a, rows_b):
+    """What a pair of folders does not share, in sentences; none where both scored the same images."""
+    name, first = one["name"], one["to"]
+    if not one["only_a"] and not one["only_b"]:
+        return []
+    alone = [f"{one[key]} only in {who}" for key, who in (("only_a", first), ("only_b", name)) if one[key]]
+    notes = [f"{name} and {first} are compared on {one['images']} common images; {', '.join(alone)}."]
+    files_a, files_b = ([row["file"] for row in rows] for rows in (rows_a, rows_b))
+    unlike = len(set(files_a) & set(files_b)) - one["images"]
+    if len(set(files_a)) < len(files_a) or len(set(files_b)) < len(files_b):
+        notes.append(f"Files stand in several folds of {name} or {first}; only the same fold of both is compared.")
+    elif unlike:
+        notes.append(f"{unlike} files that both hold differ in size or in the true lesion, and are not compared.")
+    return notes
+
+
+# === The table ===
+def _table(comparison):
+    """The rows of `compare.csv`, one a folder and score."""
+    against_first = {one["name"]: one for one in comparison["differences"]}
+    for model in comparison["models"]:
+        one = against_first.get(model["name"], {"images": None, "differences": {}})
+        for score, value in model["scores"].items():
+            if value is not None:
+                low, high = model["intervals"][score]
+                row = {key: model[key] for key in ("name", "folder", "protocol", "part", "images")}
+                row |= {"score": score, "value": value, "low": low, "high": high}
+                yield row | {"common_images": one["images"]} | _paired_cells(one["differences"].get(score))
+
+
+def _paired_cells(paired):
+    if not paired:
+        return {}
+    names = ("first_on_common", "value_on_common", "difference", "difference_low", "difference_high", "p")
+    return {name: paired[key] for name, key in zip(names, ("a", "b", "difference", "low", "high", "p"))}
+
+
+def format_comparison(comparison):
+    """The scores of each folder, the paired differences and the notes as lines of text, at most 100 columns wide."""
+    models = comparison["models"]
+    lines = ["Scores, each on the folder's own images [95 % interval]"]
+    for start in range(0, len(models), _COLUMNS):
+        lines += [*_format_models(models[start : start + _COLUMNS]), ""]
+    for one in comparison["differences"]:
+        lines += [*_format_differences(one), ""]
+    for note in comparison["notes"]:
+        lines += textwrap.wrap(note, 100, initial_indent="Note: ", subsequent_indent="      ")
+    return "\n".join(line.rstrip() for line in lines).rstrip()
+
+
+def _format_models(models):
+    lines = [f"{'':16}" + "".join(f"{_short(model['name'], 26):>28}" for model in models)]
+    told = [f"{model['images']} of {model['part']}" for model in models]
+    lines.append(f"{'images':16}" + "".join(f"{text:>28}" for text in told))
+    for score, (title, digits) in TOLD.items():
+        if any(model["scores"].get(score) is not None for model in models):
+            lines.append(f"{title:16}" + "".join(f"{_with_interval(model, score, digits):>28}" for model in models))
+    return lines
+
+
+def _short(name, width):
+    return name if len(name) <= width else "..." + name[3 - width :]  # paths differ at their ends
+
+
+def _with_interval(model, score, digits):
+    value = model["scores"].get(score)
+    if value is None:
+        return "n/a"
+    low, high = model["intervals"][score]
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _format_differences(one):
+    name, first = _short(one["name"], 30), _short(one["to"], 30)
+    heading = f"{name} minus {first}, on {one['images']} common images of {one['groups']} groups"
+    if not one["differences"]:
+        return [f"{name} and {first} have no scored image in common"]
+    lines = [*textwrap.wrap(heading, 100), f"{'':16}{'':24}{'difference [95 % interval]':>32}{'p':>10}"]
+    for score, (title, digits) in TOLD.items():
+        if score in one["differences"]:
+            paired = one["differences"][score]
+            a, b = (f"{paired[key]:.{digits}f}" for key in "ab")
+            low, high = (f"{paired[key]:+.{digits}f}" for key in ("low", "high"))
+            change = f"{paired['difference']:+.{digits}f} [{low}, {high}]"
+            lines.append(f"{title:16}{a:>10} -> {b:>9}{change:>33}{_format_p(paired['p']):>10}")
+    return lines
+
+
+def _format_p(p):
+    if p is None:
+        return "n/a"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+# === The plot ===
+def draw_comparison(comparison, path):
+    """Draw the main scores of each folder with their intervals, and under them the paired differences against zero.
+
+    Args:
+        comparison: What `compare` returns.
+        path: Path of the PNG file.
+    """
+    models, differences = comparison["models"], comparison["differences"]
+    drawn = [score for score in DRAWN if any(model["scores"].get(score) is not None for model in models)]
+    heights = [0.9 + 0.42 * len(models), 0.9 + 0.42 * len(differences)]
+    figure = Figure(figsize=(2.4 + 2.7 * len(drawn), sum(heights) + 0.6), layout="constrained")
+    axes = figure.subplots(2, len(drawn), squeeze=False, sharey="row", height_ratios=heights)
+    for column, score in zip(axes.T, drawn):
+        upper, lower = column
+        scores = [(model["scores"].get(score), *model["intervals"].get(score, ())) for model in models]
+        _draw_dots(upper, scores, [_CHANGED] * len(models))
+        better = "lower" if score in _LOWER_IS_BETTER else "higher"
+        upper.set_title(f"{TOLD[score][0]}\n({better} is better)", fontsize=11)
+        paired = [one["differences"].get(score) for one in differences]
+        changes = [(None,) if not one else (one["difference"], one["low"], one["high"]) for one in paired]
+        lower.axvline(0, color="black", linewidth=1)
+        sure = [one and (one["low"] > 0 or one["high"] < 0) for one in paired]
+        _draw_dots(lower, changes, [_CHANGED if each else _UNSURE for each in sure])
+    axes[0, 0].set_yticks(range(len(models)), [_short(model["name"], 28) for model in models])
+    axes[1, 0].set_yticks(range(len(differences)), [_short(one["name"], 28) for one in differences])
+    figure.supxlabel(
+        f"Above: scores with 95 % intervals. Below: difference to {_short(models[0]['name'], 40)} on common images; "
+        "blue where its 95 % interval leaves out zero.",
+        fontsize=10,
+    )
+    with replacing(path) as temporary:
+        FigureCanvasAgg(figure)
+        figure.savefig(temporary, dpi=110)
+
+
+def _draw_dots(axis, points, colors):
+    """Dots with their intervals, `(value, low, high)` or `(None,)`, one under the other."""
+    for place, ((value, *interval), color) in enumerate(zip(points, colors)):
+        if value is not None:
+            axis.plot(interval, [place, place], color=color, linewidth=2)
+            axis.plot([value], [place], "o", color=color, markersize=7)
+    axis.set_ylim(len(points) - 0.4, -0.6)
+    axis.xaxis.set_major_locator(MaxNLocator(4))
+    axis.grid(axis="x", alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,181 @@
+"""The report of an evaluation or a cross-validation: one HTML file with its scores, plots and telling images."""
+
+import json
+from collections import Counter
+from pathlib import Path, PurePath
+
+from busseg.data.files import read_csv
+from busseg.data.sample import CLASSES
+from busseg.data.splits import PARTS
+from busseg.evaluation import plots
+from busseg.evaluation.cases import draw_cases
+from busseg.evaluation.page import embed_figure, write_page
+from busseg.evaluation.protocol import REPORT, SUMMARY, TABLE, read_rows
+from busseg.evaluation.robustness import ROBUSTNESS, read_robustness, summarise_robustness
+from busseg.evaluation.scores import labels_and_probabilities, scored
+
+HEADLINE = ("test", "all")  # the part that a report is about, the first that is there
+CURVES = {
+    "loss": "Loss",
+    "mask_lesion_dice": "Lesion Dice",
+    "label_accuracy": "Accuracy",
+    "mask_clean_normal_rate": "Normal images left clean",
+}
+
+
+def write_report(folder, samples, runs=()):
+    """Write `report.html` into the folder of an evaluation or of a cross-validation, from the files that are there.
+
+    Args:
+        folder: Path of a folder with `per_image.csv`, `summary.json` and maybe `robustness.csv`.
+        samples: Sequence of the dataset's `Sample`, to draw cases from. Those that are missing are not drawn.
+        runs: Paths of the folders of the runs that made the model or models, for their curves, recipe, split and
+            environment. What a folder lacks is passed over.
+
+    Returns:
+        Path of the report.
+
+    Raises:
+        FileNotFoundError: If the folder holds no evaluation.
+        ValueError: If it is one of no images.
+    """
+    folder, runs = Path(folder), [Path(run) for run in runs]
+    for name in (TABLE, SUMMARY):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"Expected the folder of an evaluation, with {name}, found none: {folder}")
+    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    parts = summary["parts"]
+    if not parts:
+        raise ValueError(f"Expected an evaluation of images, found none: {folder}")
+    part = next((name for name in HEADLINE if name in parts), next(iter(parts)))
+    rows = [row for row in read_rows(folder / TABLE) if row["part"] == part]
+    robustness = _robustness(folder)
+    write_page(
+        folder / REPORT,
+        "report.html",
+        title=_title(summary),
+        about=summary,
+        part=part,
+        headline=parts[part],
+        plots=_draw_plots(scored(rows), parts[part], _histories(runs), robustness),
+        cases=draw_cases(folder, scored(rows), samples),
+        mistakes=_mistakes(scored(rows)),
+        failures=[row for row in rows if row["error"]],
+        robustness=robustness,
+        counts=_counts(runs, rows, part),
+        commands=list(dict.fromkeys(environment["command"] for environment in _environments(runs))),
+        environments=[json.dumps(environment, indent=2) for environment in _environments(runs)[:1]],
+        recipes=list(dict.fromkeys(path.read_text(encoding="utf-8") for path in _files(runs, "recipe.toml"))),
+        classes=CLASSES,
+        curves=CURVES,
+        show=show,
+        show_interval=show_interval,
+    )
+    return folder / REPORT
+
+
+def show(name, value):
+    """A score as text: rates and fractions in percent, lengths and areas in pixels, the others as they are."""
+    return "\N{EN DASH}" if value is None else _digits(name, value) + _unit(name)
+
+
+def show_interval(name, low, high):
+    """An interval of a score as text, such as 0.553-0.698, with an en dash."""
+    return f"{_digits(name, low)}\N{EN DASH}{_digits(name, high)}{_unit(name)}"
+
+
+def _digits(name, value):
+    if _unit(name) == "%":
+        return f"{100 * value:.1f}"
+    if _unit(name):
+        return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+    return f"{value:.3f}"
+
+
+def _unit(name):
+    if name.endswith(("_rate", "_fraction")):
+        return "%"
+    return " px" if name.endswith("_px") else ""
+
+
+def _title(summary):
+    model, data = (PurePath(summary.get(name) or "").name for name in ("model", "data"))
+    if "folds" in summary:
+        return "Cross-validation" + (f" on {data}" if data else "")
+    return "Evaluation" + (f" of {model}" if model else "") + (f" on {data}" if data else "")
+
+
+# === What the runs hold ===
+def _files(runs, name):
+    return [run / name for run in runs if (run / name).is_file()]
+
+
+def _histories(runs):
+    return list(filter(None, (read_csv(path) for path in _files(runs, "history.csv"))))
+
+
+def _environments(runs):
+    return [json.loads(path.read_text(encoding="utf-8")) for path in _files(runs, "environment.json")]
+
+
+def _counts(runs, rows, part):
+    """How many images of each class each part of each fold holds: a list of dicts.
+
+    Read from the runs' `splits.csv`; without them, the part that was scored is all there is to count.
+    """
+    splits = [row for path in _files(runs, "splits.csv") for row in read_csv(path)]
+    splits = splits or [{"fold": "", **row, "part": part} for row in rows]
+    places = dict.fromkeys((row["fold"], row["part"]) for row in splits)
+    order = {name: number for number, name in enumerate(PARTS)}
+    counts = []
+    for fold, name in sorted(places, key=lambda place: (str(place[0]), order.get(place[1], len(order)))):
+        mine = [row for row in splits if (row["fold"], row["part"]) == (fold, name)]
+        labels = Counter(row["label"] for row in mine)
+        unclassed = sum(number for label, number in labels.items() if not label)
+        groups = len({row["group"] for row in mine})
+        counts.append(
+            {
+                "fold": fold,
+                "part": name,
+                "labels": labels,
+                "unclassed": unclassed,
+                "images": len(mine),
+                "groups": groups,
+            }
+        )
+    return counts
+
+
+def _robustness(folder):
+    path = folder / ROBUSTNESS
+    return summarise_robustness(read_robustness(path)) if path.is_file() else []
+
+
+# === What the rows show ===
+def _mistakes(rows):
+    """The images whose class was told wrongly, the surest answers first."""
+    wrong = [row for row in rows if row["label"] and row["label"] != row["predicted"]]
+    return sorted(wrong, key=lambda row: -row[f"p_{row['predicted']}"])
+
+
+def _draw_plots(rows, headline, histories, robustness):
+    """Dict from the name of a plot to its `data:` address. A plot with nothing to show is not there."""
+    figures = {}
+    lesions = [row for row in rows if row["dice"] is not None]
+    if lesions:
+        figures |= {"dice": plots.plot_dice(lesions), "dice_by_size": plots.plot_dice_by_size(lesions)}
+    if headline["confusion"]:
+        figures["confusion"] = plots.plot_confusion(headline["confusion"])
+        figures["reliability"] = plots.plot_reliability(headline["reliability"], headline["scores"]["ece"])
+        answers = labels_and_probabilities(rows)
+        roc = plots.roc_curves(*answers)
+        if roc:
+            figures["roc"] = plots.plot_roc(roc)
+            figures["precision_recall"] = plots.plot_precision_recall(plots.precision_recall_curves(*answers))
+    for name, title in CURVES.items():
+        if histories and all({name, f"val_{name}"} <= history[0].keys() for history in histories):
+            figures[f"history_{name}"] = plots.plot_history(histories, name, title)
+    for name, title in (("dice", "Lesion Dice"), ("accuracy", "Accuracy")):
+        if robustness and robustness[0]["scores"][name] is not None:
+            figures[f"robustness_{name}"] = plots.plot_robustness(robustness, name, title)
+    return {name: embed_figure(figure) for name, figure in figures.items()}

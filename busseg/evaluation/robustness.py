@@ -1,0 +1,240 @@
+"""The same scores on images made worse in six ways, each mild, moderate and strong.
+
+The strengths are meant as those at which a reader would still read the scan (mild), would complain (moderate), and
+would ask for another one (strong). They are chosen by eye, for what BUSI is like: about 560 x 470 px, grey values of
+84 +- 52, speckle in grains about 3 px deep and twice as wide.
+
+| perturbation | strengths | what it stands for |
+|---|---|---|
+| contrast | x0.7, x0.5, x0.3 about the image's mean | a wider dynamic range: greys move together, the mean stays |
+| brightness | -20, -40, -60 grey levels | less gain: turns 14, 28 and 41 % of BUSI's pixels black |
+| blur | sigma 1, 2, 4 px | poor focus: less than a grain of speckle, one grain, all texture gone |
+| speckle | sd 0.05, 0.1, 0.2 of the grey value | other interference; in grains, for single pixels would average away |
+| down-sampling | to 1/2, 1/4, 1/8 | screenshots and thumbnails; enlarged again, so that masks keep their size |
+| flip | horizontal, vertical, both | the other breast or a turned probe; then shadows that rise, which no scan shows |
+
+Contrast and brightness go one way only: down, where dark lesions drown and detail is lost. What a scanner sets is gain
+and dynamic range of a logarithmic picture, so a shift and a factor of grey values are what it does.
+"""
+
+import zlib
+from collections import defaultdict
+from itertools import islice
+
+import cv2
+import numpy as np
+
+from busseg.data.files import read_csv, write_csv
+from busseg.data.images import read_image, read_mask
+from busseg.data.sample import CLASSES
+from busseg.evaluation.scores import DISTANCES, OVERLAPS, overlap_scores, point_scores
+
+ROBUSTNESS = "robustness.csv"  # beside the table of an evaluation
+BASELINE = "none"
+STRENGTHS = (1, 2, 3)  # mild, moderate, strong
+SCORES = ("dice", "accuracy", "macro_auc", "clean_normal_rate", "missed_rate")
+_PROBABILITIES = tuple(f"p_{label}" for label in CLASSES)
+FIELDS = (
+    "file", "group", "label", "perturbation", "strength", "level", "predicted", *_PROBABILITIES,
+    "dice", "clean", "true_px", "predicted_px", "error",
+)  # fmt: skip
+_READ = {
+    **dict.fromkeys((*_PROBABILITIES, "dice"), float),
+    **dict.fromkeys(("strength", "true_px", "predicted_px"), int),
+    "clean": {"True": True, "False": False}.__getitem__,
+}
+_NOT_MEASURED = dict.fromkeys((*OVERLAPS, *DISTANCES, "width_px", "height_px"))  # what `point_scores` reads beside
+_BATCH = 16
+_GRAIN_PX = {"sigmaX": 3.0, "sigmaY": 1.5}  # across and along the beam: grains like those of BUSI
+
+
+# === Perturbations: (image, amount, name) -> image ===
+def _scale_contrast(image, factor, name):
+    return _to_grey((image - image.mean()) * factor + image.mean())
+
+
+def _shift_brightness(image, levels, name):
+    return _to_grey(image + np.float32(levels))
+
+
+def _blur(image, sigma_px, name):
+    return cv2.GaussianBlur(image, (0, 0), sigma_px)
+
+
+def _add_speckle(image, deviation, name):
+    # Seeded by the name: the same noise whatever the order of images, and only its amount grows with the strength.
+    random = np.random.default_rng(zlib.crc32(name.encode()))
+    noise = cv2.GaussianBlur(random.standard_normal(image.shape, np.float32), (0, 0), **_GRAIN_PX)
+    # White noise blurred by a Gaussian keeps 1 / (4 pi sigma_x sigma_y) of its variance.
+    noise *= 2 * np.sqrt(np.pi * _GRAIN_PX["sigmaX"] * _GRAIN_PX["sigmaY"])
+    return _to_grey(image * (1 + deviation * noise))
+
+
+def _down_sample(image, divisor, name):
+    height, width = image.shape
+    small = (max(1, round(width / divisor)), max(1, round(height / divisor)))
+    small = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def _flip(image, direction, name):
+    axis = {"vertical": 0, "horizontal": 1, "both": (0, 1)}[direction]
+    return np.ascontiguousarray(np.flip(image, axis))
+
+
+def _to_grey(values):
+    return np.clip(np.round(values), 0, 255).astype(np.uint8)
+
+
+_TABLE = {
+    "contrast": (_scale_contrast, (0.7, 0.5, 0.3), "x{}"),
+    "brightness": (_shift_brightness, (-20, -40, -60), "{}"),
+    "blur": (_blur, (1, 2, 4), "sigma {} px"),
+    "speckle": (_add_speckle, (0.05, 0.1, 0.2), "sd {}"),
+    "down-sampling": (_down_sample, (2, 4, 8), "to 1/{}"),
+    "flip": (_flip, ("horizontal", "vertical", "both"), "{}"),
+}
+PERTURBATIONS = tuple(_TABLE)
+
+
+def perturb(image, perturbation, strength, name):
+    """Make an image worse.
+
+    Args:
+        image: Array `(height, width)`, uint8.
+        perturbation: One of `PERTURBATIONS`.
+        strength: 1 mild, 2 moderate, 3 strong; for a flip 1 horizontal, 2 vertical, 3 both.
+        name: The sample's name, by which the speckle is seeded.
+
+    Returns:
+        Array of the same shape, uint8.
+    """
+    change, amounts, _ = _TABLE[perturbation]
+    return change(image, amounts[strength - 1], name)
+
+
+def describe(perturbation, strength):
+    """The amount of a perturbation as readable text, for example `sigma 2 px`."""
+    _, amounts, text = _TABLE[perturbation]
+    return text.format(amounts[strength - 1])
+
+
+# === Measuring ===
+def measure_robustness(predictor, samples, progress=iter):
+    """Score a model on images as they are and under each perturbation at each strength, at native size.
+
+    That is 19 predictions an image. A flipped image's mask is flipped back before it is scored.
+
+    Args:
+        predictor: A `Predictor`.
+        samples: Sequence of `Sample`.
+        progress: Function that wraps the iteration over the samples, for a progress bar.
+
+    Returns:
+        List of dicts with `FIELDS`: for each sample a row as it is (perturbation "none", strength 0), then a row for
+        each perturbation and strength; None for what is not defined. A sample that cannot be read gets one row, with
+        its error.
+    """
+    rows = []
+    cases = _cases(samples, progress)
+    # Across samples, so that no batch is left half empty by the number of perturbations.
+    while batch := list(islice(cases, _BATCH)):
+        readable = [image for _, image, _ in batch if image is not None]
+        predictions = iter(predictor.predict_batch(readable) if readable else ())
+        rows += [row if image is None else _score(row, mask, next(predictions)) for row, image, mask in batch]
+    return rows
+
+
+def _cases(samples, progress):
+    """Yield `(row, image, mask)` for each image to predict; `(row, None, None)` for one that cannot be read."""
+    levels = [(perturbation, strength) for perturbation in PERTURBATIONS for strength in STRENGTHS]
+    for sample in progress(samples):
+        row = dict.fromkeys(FIELDS) | {"file": sample.name, "group": sample.group, "label": sample.label}
+        row |= {"perturbation": BASELINE, "strength": 0}
+        try:
+            image = read_image(sample.image)
+            mask = read_mask(sample.masks, image.shape)
+        except (OSError, ValueError) as error:
+            yield row | {"error": str(error)}, None, None
+            continue
+        yield row, image, mask
+        for perturbation, strength in levels:
+            case = {"perturbation": perturbation, "strength": strength, "level": describe(perturbation, strength)}
+            yield row | case, perturb(image, perturbation, strength, sample.name), mask
+
+
+def _score(row, mask, prediction):
+    predicted = prediction.mask
+    if row["perturbation"] == "flip":
+        predicted = perturb(predicted, "flip", row["strength"], row["file"])  # a flip is its own undoing
+    overlap = overlap_scores(mask, predicted)
+    probabilities = dict(zip(_PROBABILITIES, map(float, prediction.probabilities)))
+    known = {name: overlap[name] for name in ("dice", "clean", "true_px", "predicted_px")}
+    return row | {"predicted": prediction.label} | probabilities | known
+
+
+def write_robustness(path, rows):
+    """Write the rows of `measure_robustness` to a CSV file; what is not defined is an empty cell."""
+    write_csv(path, FIELDS, rows)
+
+
+def read_robustness(path):
+    """Read the rows that `write_robustness` wrote: the same rows, to the last digit.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no table of robustness.
+    """
+    rows = read_csv(path, required=FIELDS)
+    try:
+        return [{name: _READ.get(name, str)(row[name]) if row[name] else None for name in FIELDS} for row in rows]
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"Expected numbers in the table of robustness, found others ({error}): {path}") from error
+
+
+# === Summing up ===
+def summarise_robustness(rows):
+    """Sum up the rows of `measure_robustness`, one summary for each perturbation and strength.
+
+    Args:
+        rows: Sequence of dicts. Those with an error are left out.
+
+    Returns:
+        List of dicts of `perturbation`, `strength`, `level`, `images`, `scores` and `change`, the images as they are
+        first. `scores` is a dict of `SCORES` (see `point_scores`); `change` of the same, less the score of the images
+        as they are; None where a score is not defined.
+    """
+    cases = defaultdict(list)
+    for row in rows:
+        if not row["error"]:
+            cases[row["perturbation"], row["strength"], row["level"]].append(row)
+    order = (BASELINE, *PERTURBATIONS)
+    summary, baseline = [], {}
+    for case in sorted(cases, key=lambda case: (order.index(case[0]), case[1])):
+        points = point_scores([_NOT_MEASURED | row for row in cases[case]])
+        scores = {name: points[name] for name in SCORES}
+        baseline = baseline or scores
+        change = {name: None if scores[name] is None else scores[name] - baseline[name] for name in SCORES}
+        heading = dict(zip(("perturbation", "strength", "level"), case))
+        summary.append(heading | {"images": len(cases[case]), "scores": scores, "change": change})
+    return summary
+
+
+def format_robustness(summary):
+    """The scores of `summarise_robustness` as lines of text; in brackets what the perturbation changes."""
+    titles = ("Dice", "accuracy", "macro AUC", "clean normals", "missed")
+    lines = [f"{'':14}{'':11}" + "".join(f" {title:14}" for title in titles)]
+    former = None
+    for case in summary:
+        name, baseline = case["perturbation"], case["perturbation"] == BASELINE
+        title = "as they are" if baseline else name if name != former else ""
+        cells = (_with_change(case["scores"][score], None if baseline else case["change"][score]) for score in SCORES)
+        lines.append(f"{title:14}{case['level'] or '':11}" + "".join(f" {cell:14}" for cell in cells))
+        former = name
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _with_change(score, change):
+    if score is None:
+        return "n/a"
+    return f"{score:.3f}" + ("" if change is None else f" ({change:+.3f})")

@@ -1,0 +1,365 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from busseg.data.files import read_csv
+from busseg.data.sample import CLASSES
+from busseg.evaluation.compare import DRAWN, compare, draw_comparison, format_comparison
+from busseg.evaluation.protocol import FIELDS, evaluate, write_scores
+from busseg.inference.predictor import Prediction
+
+IMAGES = 30
+
+
+def row(number, dice=0.8, label=None, predicted=None, part="test", **more):
+    """The row of one of ten benign, ten malignant and ten normal images, each a group; right and clean if not told."""
+    label = label or ("benign", "malignant", "normal")[number % 3]
+    values = dict.fromkeys(FIELDS) | {"file": f"{number}.png", "part": part, "group": f"g{number}", "label": label}
+    predicted = predicted or label
+    values |= {f"p_{name}": 0.8 if name == predicted else 0.1 for name in CLASSES}
+    values |= {"predicted": predicted, "width_px": 100, "height_px": 80}
+    if label == "normal":
+        values |= {"clean": True, "true_px": 0, "predicted_px": 0}
+    else:
+        values |= dict.fromkeys(("iou", "sensitivity", "precision", "nsd"), dice) | {"dice": dice, "true_px": 50}
+        values |= {"predicted_px": 50, "hd95_px": 100 * (1 - dice), "assd_px": 50 * (1 - dice)}
+    return values | more
+
+
+def dice_of(number):
+    return 0.5 + 0.01 * number
+
+
+def folder(path, rows, **about):
+    """An evaluation of these rows."""
+    path.mkdir(parents=True)
+    write_scores(path, rows, **about)
+    return path
+
+
+def plain(path, numbers=range(IMAGES), **about):
+    return folder(path, [row(number, dice_of(number)) for number in numbers], **about)
+
+
+# === Scores ===
+def test_folder_compared_with_itself_differs_by_nothing(tmp_path):
+    a = plain(tmp_path / "a")
+    comparison = compare([a, a])
+    (one,) = comparison["differences"]
+    assert (one["images"], one["groups"], one["only_a"], one["only_b"]) == (IMAGES, IMAGES, 0, 0)
+    assert {"dice", "hd95_px", "accuracy", "macro_auc", "clean_normal_rate", "ece"} <= one["differences"].keys()
+    for paired in one["differences"].values():
+        assert (paired["difference"], paired["low"], paired["high"]) == (0, 0, 0)
+        assert paired["p"] in (1, None)
+    assert comparison["notes"] == []
+    assert [model["name"] for model in comparison["models"]] == ["a (1)", "a (2)"]
+
+
+def test_scores_and_intervals_are_those_of_the_summaries(tmp_path):
+    folders = [plain(tmp_path / "a"), plain(tmp_path / "b", range(12))]
+    for path, model in zip(folders, compare(folders)["models"], strict=True):
+        summary = json.loads((path / "summary.json").read_text())["parts"]["test"]
+        for name in ("images", "groups", "scores", "intervals"):
+            assert model[name] == summary[name]
+
+
+def test_known_difference_is_found(tmp_path):
+    better = [row(number, dice_of(number) + 0.1) for number in range(IMAGES)]
+    wrong = {"predicted": "malignant", **{f"p_{name}": 0.1 for name in CLASSES}, "p_malignant": 0.8}
+    better[0] |= wrong  # a benign one
+    better[2] |= {"clean": False, "predicted_px": 7}  # a normal one
+    (one,) = compare([plain(tmp_path / "a"), folder(tmp_path / "b", better)])["differences"]
+    dice = one["differences"]["dice"]
+    lesions = [number for number in range(IMAGES) if number % 3 != 2]
+    assert dice["a"] == pytest.approx(np.mean([dice_of(number) for number in lesions]))
+    # The same on every lesion, and so in every draw.
+    assert [dice[key] for key in ("difference", "low", "high")] == pytest.approx([0.1] * 3)
+    assert dice["p"] < 0.001
+    assert one["differences"]["hd95_px"]["difference"] == pytest.approx(-10)  # 100 * (1 - dice)
+    accuracy = one["differences"]["accuracy"]
+    assert (accuracy["a"], accuracy["difference"]) == (1, pytest.approx(-1 / 30))
+    assert accuracy["low"] < -1 / 30 < accuracy["high"] <= 0
+    assert accuracy["p"] == 1  # one image against none: either way as likely
+    assert one["differences"]["clean_normal_rate"]["difference"] == pytest.approx(-1 / 10)
+
+
+def test_each_is_compared_with_the_first(tmp_path):
+    folders = [
+        folder(tmp_path / name, [row(number, dice) for number in range(IMAGES)])
+        for name, dice in (("a", 0.5), ("b", 0.6), ("c", 0.3))
+    ]
+    differences = compare(folders)["differences"]
+    assert [(one["name"], one["to"]) for one in differences] == [("b", "a"), ("c", "a")]
+    assert [one["differences"]["dice"]["difference"] for one in differences] == pytest.approx([0.1, -0.2])
+
+
+# === What is read ===
+@pytest.mark.parametrize(
+    ("parts", "chosen"),
+    [(("train", "validation", "test"), "test"), (("all",), "all"), (("validation",), "validation")],
+)
+def test_part_is_chosen(tmp_path, parts, chosen):
+    for name in "ab":
+        folder(tmp_path / name, [row(number, part=part) for part in parts for number in range(6)])
+    comparison = compare([tmp_path / "a", tmp_path / "b"])
+    assert [model["part"] for model in comparison["models"]] == [chosen] * 2
+    assert comparison["differences"][0]["images"] == 6
+
+
+def test_several_parts_without_a_test_are_refused(tmp_path):
+    a = folder(tmp_path / "a", [row(1, part="train"), row(2, part="validation")])
+    with pytest.raises(ValueError, match=r"^Expected the part test or all, found train, validation: .*summary\.json$"):
+        compare([a, a])
+
+
+def test_images_that_could_not_be_read_are_left_out(tmp_path):
+    failed = dict.fromkeys(FIELDS) | {"file": "3.png", "part": "test", "group": "g3", "label": "benign", "error": "Why"}
+    rows = [row(number) if number != 3 else failed for number in range(IMAGES)]
+    comparison = compare([plain(tmp_path / "a"), folder(tmp_path / "b", rows)])
+    assert comparison["differences"][0]["images"] == IMAGES - 1
+    assert comparison["notes"] == [f"b and a are compared on {IMAGES - 1} common images; 1 only in a."]
+
+
+@pytest.mark.parametrize("lacking", ["per_image.csv", "summary.json"])
+def test_folder_that_is_no_evaluation_is_refused(tmp_path, lacking):
+    a, b = plain(tmp_path / "a"), plain(tmp_path / "b")
+    (b / lacking).unlink()
+    with pytest.raises(
+        ValueError, match=rf"^Expected an evaluation or cross-validation \({lacking}\), found none: {b}$"
+    ):
+        compare([a, b])
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"parts": {"test": {"masks": {}, "label": null}}}', '{"parts": []}', "\u00ff"]
+)
+def test_summary_of_other_things_is_refused(tmp_path, text):
+    a = plain(tmp_path / "a")
+    (a / "summary.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"^Expected the .*summary\.json$"):
+        compare([a, a])
+
+
+@pytest.mark.parametrize("names", [["only one"], ["same", "same"], ["a", "b", "c"]])
+def test_names_must_tell_the_folders_apart(tmp_path, names):
+    a = plain(tmp_path / "a")
+    with pytest.raises(ValueError, match=r"^Expected a name of its own for each of 2 folders"):
+        compare([a, a], names=names)
+
+
+def test_one_folder_is_nothing_to_compare(tmp_path):
+    with pytest.raises(ValueError, match=r"^Expected at least two folders to compare, found 1"):
+        compare([plain(tmp_path / "a")])
+
+
+def test_file_under_two_labels_is_named(tmp_path):
+    rows = [row(0, label="malignant"), *(row(number) for number in range(1, IMAGES))]
+    with pytest.raises(
+        ValueError, match=r"^Expected one label for each file, found benign in a and malignant in b: 0\.png$"
+    ):
+        compare([plain(tmp_path / "a"), folder(tmp_path / "b", rows)])
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["runs/card", "runs/light"], ["card", "light"]),
+        (["card/evaluation", "light/evaluation"], ["card", "light"]),
+        (["card/fold-0/evaluation", "light/fold-0/evaluation"], ["card", "light"]),
+        (["card/fold-0", "card/fold-1", "light/fold-0"], ["card/fold-0", "card/fold-1", "light/fold-0"]),
+        (["card", "card/evaluation"], ["card", "evaluation"]),
+    ],
+)
+def test_names_are_what_tells_the_paths_apart(tmp_path, paths, names):
+    folders = [tmp_path / path for path in paths]
+    for path in sorted(folders):
+        path.mkdir(parents=True, exist_ok=True)
+        write_scores(path, [row(number) for number in range(3)])
+    assert [model["name"] for model in compare(folders)["models"]] == names
+
+
+# === What does not compare ===
+def test_different_images_are_told(tmp_path):
+    comparison = compare([plain(tmp_path / "a", range(20)), plain(tmp_path / "b", range(5, IMAGES))])
+    (one,) = comparison["differences"]
+    assert (one["images"], one["only_a"], one["only_b"]) == (15, 5, 10)
+    told = "b and a are compared on 15 common images; 5 only in a, 10 only in b."
+    assert comparison["notes"] == [told]
+    assert f"Note: {told}" in format_comparison(comparison)
+
+
+def test_images_of_one_name_and_another_size_are_told(tmp_path):
+    rows = [row(number, width_px=256 if number < 4 else 100) for number in range(IMAGES)]
+    comparison = compare([plain(tmp_path / "a"), folder(tmp_path / "b", rows)])
+    assert comparison["notes"] == [
+        "b and a are compared on 26 common images; 4 only in a, 4 only in b.",
+        "4 files that both hold differ in size or in the true lesion, and are not compared.",
+    ]
+
+
+def test_no_common_image_is_told_and_leaves_no_difference(tmp_path):
+    comparison = compare([plain(tmp_path / "a", range(9)), plain(tmp_path / "b", range(9, 20))], tmp_path / "out")
+    assert comparison["differences"][0]["differences"] == {}
+    assert comparison["notes"] == ["b and a are compared on 0 common images; 9 only in a, 11 only in b."]
+    assert "b and a have no scored image in common" in format_comparison(comparison)
+    assert (tmp_path / "out" / "compare.png").is_file()
+
+
+def test_file_in_several_folds_is_compared_fold_by_fold(tmp_path):
+    rows = [row(number, fold=fold) for number in range(6) for fold in (0, 1)]
+    comparison = compare([folder(tmp_path / "a", rows), folder(tmp_path / "b", rows[:9])])
+    assert comparison["differences"][0]["images"] == 9
+    assert comparison["notes"] == [
+        "b and a are compared on 9 common images; 3 only in a.",
+        "Files stand in several folds of b or a; only the same fold of both is compared.",
+    ]
+
+
+def test_settings_that_differ_are_told(tmp_path):
+    a = plain(tmp_path / "a", protocol="grouped", seed=0, size=None, leak={"images": 0, "share": 0.0})
+    b = plain(tmp_path / "b", protocol="tang", seed=1, size=256, leak={"images": 6, "share": 0.2})
+    c = plain(tmp_path / "c")
+    assert compare([a, b, c])["notes"] == [
+        "The protocols differ: a grouped, b tang, c evaluation.",
+        "The sizes of the masks that are compared differ: a native, b 256, c native.",
+        "b was trained with a copy of 20.0% of its test images; its scores are too high.",
+    ]
+
+
+def test_parts_that_differ_are_told(tmp_path):
+    b = folder(tmp_path / "b", [row(number, dice_of(number), part="all") for number in range(IMAGES)])
+    assert compare([plain(tmp_path / "a"), b])["notes"] == ["The parts differ: a test, b all."]
+
+
+# === Files ===
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A comparison of three folders: the folder, to be read only, and what `compare` returned."""
+    base = tmp_path_factory.mktemp("comparisons")
+    random = np.random.default_rng(0)
+    folders = [plain(base / "card" / "evaluation")]
+    for name, shift in (("light", -0.1), ("a-rather-long-name-of-a-network-with-attention", 0.02)):
+        rows = [row(number, dice_of(number) + shift + random.normal(0, 0.05)) for number in range(IMAGES)]
+        rows[1] |= {"p_malignant": 0.1, "p_benign": 0.8, "predicted": "benign"}
+        folders.append(folder(base / name / "evaluation", rows))
+    return base / "out", compare(folders, base / "out")
+
+
+def test_folder_holds_table_plot_and_json(written):
+    out, comparison = written
+    assert sorted(path.name for path in out.iterdir()) == ["compare.csv", "compare.json", "compare.png"]
+    assert json.loads((out / "compare.json").read_text()) == comparison
+
+
+def test_table_has_a_row_for_each_score_of_each_folder(written):
+    out, comparison = written
+    rows = read_csv(out / "compare.csv")
+    first, second, _ = comparison["models"]
+    assert len(rows) == sum(value is not None for model in comparison["models"] for value in model["scores"].values())
+    table = {(row["name"], row["score"]): row for row in rows}
+    dice = table["card", "dice"]
+    assert float(dice["value"]) == first["scores"]["dice"]
+    assert [float(dice["low"]), float(dice["high"])] == first["intervals"]["dice"]
+    assert (dice["part"], dice["images"], dice["common_images"], dice["difference"]) == ("test", "30", "", "")
+    dice, paired = table["light", "dice"], comparison["differences"][0]["differences"]["dice"]
+    assert (dice["folder"], dice["common_images"]) == (second["folder"], "30")
+    for cell, name in (("first_on_common", "a"), ("value_on_common", "b"), ("difference_low", "low"), ("p", "p")):
+        assert float(dice[cell]) == paired[name]
+    assert table["light", "macro_auc"]["p"] == ""  # it has no test of its own
+
+
+def test_plot_has_a_panel_a_score(written):
+    out, comparison = written
+    with Image.open(out / "compare.png") as picture:
+        assert picture.width == round((2.4 + 2.7 * len(DRAWN)) * 110)
+    without_classes = json.loads(json.dumps(comparison))
+    for model in without_classes["models"]:
+        model["scores"] |= {"accuracy": None, "macro_auc": None}
+    draw_comparison(without_classes, out.parent / "fewer.png")
+    with Image.open(out.parent / "fewer.png") as picture:
+        assert picture.width == round((2.4 + 2.7 * (len(DRAWN) - 2)) * 110)
+
+
+def test_comparison_replaces_a_former_one_and_nothing_else(tmp_path):
+    a = plain(tmp_path / "a", range(6))
+    compare([a, a], tmp_path / "out")
+    compare([a, a], tmp_path / "out")
+    with pytest.raises(FileExistsError, match=r"^Expected an empty folder or one with compare.json"):
+        compare([a, a], a)
+
+
+def test_without_a_folder_nothing_is_written(tmp_path):
+    a = plain(tmp_path / "a", range(6))
+    before = sorted(tmp_path.rglob("*"))
+    compare([a, a])
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+# === Text ===
+def test_text_is_no_wider_than_a_terminal(written):
+    _, comparison = written
+    lines = format_comparison(comparison).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert lines[1].split()[:2] == ["card", "light"]
+    assert lines[1].endswith("  ...-network-with-attention")  # its last 23 letters
+    assert lines[2].split() == ["images", "30", "of", "test", "30", "of", "test", "30", "of", "test"]
+
+
+def test_five_folders_stand_in_two_blocks(tmp_path):
+    a = plain(tmp_path / "a", range(6))
+    lines = format_comparison(compare([a] * 5)).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert [line.split() for line in lines if line.startswith("images")] == [
+        ["images", *["6", "of", "test"] * 3],
+        ["images", *["6", "of", "test"] * 2],
+    ]
+
+
+def test_text_tells_scores_and_differences(tmp_path):
+    rows = [row(number, 0.75) for number in range(IMAGES)]
+    others = [row(number, 0.5) for number in range(IMAGES)]
+    told = format_comparison(compare([folder(tmp_path / "a", rows), folder(tmp_path / "b", others)]))
+    lines = [" ".join(line.split()) for line in told.splitlines()]
+    assert "Dice 0.750 [0.750, 0.750] 0.500 [0.500, 0.500]" in lines
+    assert "HD95 px 25.0 [25.0, 25.0] 50.0 [50.0, 50.0]" in lines
+    assert "b minus a, on 30 common images of 30 groups" in lines
+    assert "Dice 0.750 -> 0.500 -0.250 [-0.250, -0.250] < 0.001" in lines
+    assert "accuracy 1.000 -> 1.000 +0.000 [+0.000, +0.000] 1.000" in lines
+    assert "macro AUC 1.000 -> 1.000 +0.000 [+0.000, +0.000] n/a" in lines
+
+
+def test_dataset_without_classes_or_normals_is_compared_by_its_masks(tmp_path):
+    rows = [row(number) | {"label": None} for number in range(9) if number % 3 != 2]
+    a, b = folder(tmp_path / "a", rows), folder(tmp_path / "b", rows)
+    told = format_comparison(compare([a, b], tmp_path / "out"))
+    assert "Dice" in told
+    assert "accuracy" not in told
+    assert "clean normals" not in told
+
+
+# === Real folders ===
+class Bright:
+    """Predicts like the echo model, without Keras: what is brighter than half is lesion, and all is benign."""
+
+    def predict(self, image):
+        bright = (image > 127).astype(np.uint8)
+        return Prediction("benign", np.float32([0.2, 0.5, 0.3]), bright, bright.astype(np.float32))
+
+    def predict_batch(self, images):
+        return [self.predict(image) for image in images]
+
+
+def test_evaluations_of_phantoms_are_compared(tmp_path, phantom_samples, monkeypatch):
+    monkeypatch.setattr("busseg.evaluation.protocol.draw_review_sheet", lambda *_: None)  # slow, and not asked here
+    evaluate(Bright(), {"test": phantom_samples[::10]}, tmp_path / "a")
+    evaluate(Bright(), {"all": phantom_samples[:11:10]}, tmp_path / "b")
+    comparison = compare([tmp_path / "a", tmp_path / "b"], tmp_path / "out", names=["all", "fewer"])
+    (one,) = comparison["differences"]
+    assert (one["images"], one["only_a"], one["only_b"]) == (2, 1, 0)
+    assert {paired["difference"] for paired in one["differences"].values()} == {0}
+    assert comparison["notes"] == [
+        "The parts differ: all test, fewer all.",
+        "fewer and all are compared on 2 common images; 1 only in all.",
+    ]
