@@ -100,7 +100,7 @@ def audit(
     from busseg.data.audit import audit_dataset, format_audit
     from busseg.evaluation.audit_page import write_audit
 
-    found = audit_dataset(data, progress=_bar("Reading"))
+    found = audit_dataset(data, progress=_bar("Looking"))
     write_audit(found, out)
     print(format_audit(found))
     print(f"\nWrote {out / 'audit.html'}")

@@ -1,9 +1,78 @@
-"""Which images are copies of each other."""
+"""Which images are copies of each other: the published groups of BUSI, and for any folder what the pixels say.
 
+Copies by content are found in three steps, as in image retrieval. Every image is described by upright SIFT features.
+Images with the most alike features on the whole (VLAD vectors) are candidates. A pair of candidates is then laid on
+top of each other by the features they share, and compared where they overlap. Mirrored copies go the same way.
+
+References:
+    Lowe, "Distinctive Image Features from Scale-Invariant Keypoints", IJCV 60, 2004
+    Arandjelović and Zisserman, "Three things everyone should know to improve object retrieval", CVPR 2012 (RootSIFT)
+    Arandjelović and Zisserman, "All about VLAD", CVPR 2013
+"""
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
+from itertools import combinations
+from pathlib import Path
+
+import cv2
+import numpy as np
+from threadpoolctl import threadpool_limits
 
 from busseg.data.files import read_csv
+from busseg.data.images import read_image
+
+# The least similarity of copies: what benchmarks/duplicates.py chooses on one half of BUSI's published groups.
+SIMILARITY = 0.23
+SIDE_PX = 192  # longer side of the thumbnails: half of BUSI's smallest images
+FEATURES = 300  # an image
+WORDS = 64  # of the vocabulary that VLAD vectors are made with
+CANDIDATES = 10  # for each image, and again for its mirror image
+BLOCK = 256  # images whose vectors are compared with all others at a time
+RATIO = 0.85  # a feature matches where its nearest neighbour is nearer than this times the second nearest
+MATCHES = 60  # of a pair at most; the strongest features first
+TOLERANCE_PX = 4  # of a feature's place, once two images lie on top of each other
+MIN_MATCHES = 5  # that agree on a place; two always do
+CONTRAST_PX = 4  # standard deviation of the Gaussian window in which brightness and contrast are evened out
+MARGIN_PX = 3  # by which the compared overlap keeps from the borders
+
+# Where each of SIFT's 4 x 4 x 8 (row, column, direction) entries stands after a flip from left to right.
+_FLIPPED = np.arange(128).reshape(4, 4, 8)[:, ::-1, (4 - np.arange(8)) % 8].ravel()
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Two images that show the same scan.
+
+    Attributes:
+        first, second: Their paths.
+        similarity: Correlation of the two images over the part they share, from 0 to 1, after one has been scaled,
+            shifted and perhaps mirrored to lie on the other, and brightness and contrast have been evened out.
+        exact: Whether they have the same size and, in grey, the same pixels. Their similarity is then 1.
+    """
+
+    first: Path
+    second: Path
+    similarity: float
+    exact: bool
+
+
+@dataclass(frozen=True, eq=False)
+class _Scan:
+    """What is kept of an image: about 130 kB.
+
+    `digest` stands for its pixels; the rest is of its thumbnail: `pixels`, the `(x, y)` of the features, float32
+    `(n, 2)`, strongest first, and their SIFT descriptors, uint8 `(n, 128)`.
+    """
+
+    digest: bytes
+    pixels: np.ndarray
+    points: np.ndarray
+    descriptors: np.ndarray
 
 
 @cache
@@ -20,3 +89,236 @@ def published_busi_groups():
     """
     rows = read_csv(files("busseg.data") / "busi_groups.csv", required=("image", "group"))
     return {row["image"]: f"busi-{row['group']}" for row in rows}
+
+
+def find_copies(paths, progress=iter, similarity=SIMILARITY):
+    """Find the pairs of images that show the same scan, by their pixels alone.
+
+    Found are copies that were cropped (down to about a third), scaled, mirrored from left to right, made brighter or
+    darker, compressed, or marked with calipers and text; and neighbouring frames of one sweep, the more surely the
+    less the probe moved. Not found are rotated copies, and those whose aspect changed by more than about 15 %. An
+    image without texture has only exact copies.
+
+    Of a group with more than `CANDIDATES` copies not every pair is compared, but enough to join them into a group.
+
+    Args:
+        paths: Sequence of paths of images.
+        progress: Function that wraps the iteration over the images read, then over the pairs compared, for progress
+            bars.
+        similarity: Least similarity of copies that are not exact, in `[0, 1]`.
+
+    Returns:
+        List of `Copy`, in the order of `paths`, the earlier image first.
+
+    Raises:
+        FileNotFoundError, ValueError: If a file is not a readable image.
+    """
+    paths = [Path(path) for path in paths]
+    # The matrices are small: threads of the linear algebra's own would cost ten times what they gain.
+    with ThreadPoolExecutor(os.cpu_count()) as pool, threadpool_limits(1, "blas"):
+        scans = [scan for _, scan in zip(progress(paths), pool.map(_read, paths))]
+        candidates = sorted(_candidates(scans))
+        compared = pool.map(lambda pair: _compare(scans[pair[0]], scans[pair[1]], mirrored=pair[2]), candidates)
+        found = {}
+        for (i, j, _), score in zip(progress(candidates), compared):
+            found[i, j] = max(score, found.get((i, j), 0.0))
+    exact = _exact_pairs(scans)
+    found = {pair: score for pair, score in found.items() if score >= similarity} | dict.fromkeys(exact, 1.0)
+    return [Copy(paths[i], paths[j], score, (i, j) in exact) for (i, j), score in sorted(found.items())]
+
+
+def content_groups(paths, copies):
+    """Put images into groups, so that copies, and copies of copies, are together.
+
+    Args:
+        paths: Sequence of paths of images.
+        copies: Iterable of `Copy` among them.
+
+    Returns:
+        Dict from each path to its group, which bears the name of its first image: its path from the folder that
+        holds them all, with forward slashes.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    paths = [Path(path) for path in paths]
+    if not paths:
+        return {}
+    place = {path: i for i, path in enumerate(paths)}
+    pairs = np.array([(place[copy.first], place[copy.second]) for copy in copies], int).reshape(-1, 2)
+    graph = coo_array((np.ones(len(pairs)), pairs.T), shape=(len(paths), len(paths)))
+    _, numbers = connected_components(graph, directed=False)
+    _, first = np.unique(numbers, return_index=True)
+    root = os.path.commonpath([path.parent for path in paths])
+    return {path: paths[first[number]].relative_to(root).as_posix() for path, number in zip(paths, numbers)}
+
+
+# === Describe ===
+
+
+def _read(path):
+    return _describe(read_image(path))
+
+
+def _describe(image):
+    """The `_Scan` of a grey image `(height, width)`, uint8."""
+    digest = hashlib.blake2b(repr(image.shape).encode() + image.tobytes()).digest()
+    pixels = _thumbnail(_trimmed(image))
+    # A low threshold, for tissue has little contrast; twice the features, for those in two directions are one upright.
+    sift = cv2.SIFT_create(2 * FEATURES, contrastThreshold=0.01, edgeThreshold=20)
+    strongest = sorted(sift.detect(pixels), key=lambda feature: (-feature.response, feature.pt))
+    features = list({(feature.pt, feature.size): feature for feature in strongest}.values())[:FEATURES]
+    for feature in features:
+        feature.angle = 0  # Scans are not rotated, and a fixed direction makes descriptors more distinct.
+    features, descriptors = sift.compute(pixels, features)
+    if not features:
+        return _Scan(digest, pixels, np.zeros((0, 2), np.float32), np.zeros((0, 128), np.uint8))
+    points = np.float32([feature.pt for feature in features])
+    return _Scan(digest, pixels, points, descriptors.astype(np.uint8))  # SIFT's floats are whole numbers to 255
+
+
+def _trimmed(image):
+    """The image without the black frame of the screen."""
+    lit = cv2.blur(image, (5, 5)) > 8
+    rows, columns = (np.flatnonzero(lit.mean(axis=axis) > 0.05) for axis in (1, 0))
+    if not (len(rows) and len(columns)):
+        return image
+    return image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _thumbnail(image):
+    scale = SIDE_PX / max(image.shape)
+    size = [max(1, round(side * scale)) for side in image.shape[::-1]]
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+
+
+def _mirrored(scan):
+    points = np.float32([scan.pixels.shape[1] - 1, 0]) + scan.points * np.float32([-1, 1])
+    return replace(scan, pixels=scan.pixels[:, ::-1], points=points, descriptors=scan.descriptors[:, _FLIPPED])
+
+
+def _root(descriptors):
+    """RootSIFT: float32 vectors of length 1, so that a product is the cosine of two descriptors."""
+    values = descriptors.astype(np.float32)
+    return np.sqrt(values / np.maximum(values.sum(axis=1, keepdims=True), 1))
+
+
+# === Choose candidates ===
+
+
+def _candidates(scans):
+    """Pairs of images whose features are alike on the whole: set of `(i, j, mirrored)`, i < j."""
+    words = _vocabulary(scans)
+    if words is None:
+        return set()
+    vectors = np.stack([_vlad(scan, words) for scan in scans])
+    flipped = np.stack([_vlad(_mirrored(scan), words) for scan in scans])
+    count = min(CANDIDATES + 1, len(scans))  # one more, for an image is its own nearest
+    found = set()
+    for start in range(0, len(scans), BLOCK):
+        for mirrored, queries in ((False, vectors), (True, flipped)):
+            alike = queries[start : start + BLOCK] @ vectors.T
+            nearest = np.argpartition(-alike, count - 1, axis=1)[:, :count].tolist()
+            pairs = ((i, j) for i, others in enumerate(nearest, start) for j in others if i != j)
+            found |= {(min(pair), max(pair), mirrored) for pair in pairs}
+    return found
+
+
+def _vocabulary(scans):
+    """Typical descriptors, float32 `(n, 128)`, or None where there are too few features to learn them from."""
+    from sklearn.cluster import KMeans  # takes half a second, which a prediction need not wait for
+
+    descriptors = np.concatenate([scan.descriptors for scan in scans] or [np.zeros((0, 128), np.uint8)])
+    some = np.random.default_rng(0).permutation(len(descriptors))[: 200 * WORDS]
+    if len(some) < WORDS:
+        return None
+    return KMeans(WORDS, n_init=1, max_iter=20, random_state=0).fit(_root(descriptors[some])).cluster_centers_
+
+
+def _vlad(scan, words):
+    """The whole image as one vector of length 1: how its features differ from their nearest words, summed up a word."""
+    descriptors = _root(scan.descriptors)
+    nearest = (descriptors @ words.T - np.sum(words**2, axis=1) / 2).argmax(axis=1)
+    member = np.eye(len(words), dtype=np.float32)[nearest]
+    vector = member.T @ descriptors - member.sum(axis=0)[:, None] * words
+    vector /= np.maximum(np.linalg.norm(vector, axis=1, keepdims=True), 1e-6)
+    return vector.ravel() / max(np.linalg.norm(vector), 1e-6)
+
+
+def _exact_pairs(scans):
+    same = {}
+    for i, scan in enumerate(scans):
+        same.setdefault(scan.digest, []).append(i)
+    return {pair for members in same.values() for pair in combinations(members, 2)}
+
+
+# === Compare a pair ===
+
+
+def _compare(first, second, mirrored):
+    """Similarity of two scans, in `[0, 1]`; 0 where too few features agree on how one lies on the other."""
+    if mirrored:
+        first = _mirrored(first)
+    placement = _placement(*_matches(first, second))
+    return 0.0 if placement is None else _overlap_correlation(first.pixels, second.pixels, placement)
+
+
+def _matches(first, second):
+    """Places of the features that are each other's nearest, and clearly so: two float32 arrays `(n, 2)`."""
+    cosine = _root(first.descriptors) @ _root(second.descriptors).T
+    if min(cosine.shape) < MIN_MATCHES:
+        return first.points[:0], second.points[:0]
+    rows = np.arange(len(cosine))
+    nearest = cosine.argmax(axis=1)
+    best = cosine[rows, nearest]
+    mutual = cosine.argmax(axis=0)[nearest] == rows
+    cosine[rows, nearest] = -1
+    # Of vectors of length 1, the squared distance is 2 - 2 * cosine.
+    matched = np.flatnonzero(mutual & (1 - best < RATIO**2 * (1 - cosine.max(axis=1))))[:MATCHES]
+    return first.points[matched], second.points[nearest[matched]]
+
+
+def _placement(points, others):
+    """The scaling and shift, a float32 matrix `(2, 3)`, that puts most of `points` on `others`; None if too few agree.
+
+    RANSAC without the chance: every two matches propose one scale and a shift.
+    """
+    i, j = np.triu_indices(len(points), 1)
+    span, other_span = points[j] - points[i], others[j] - others[i]
+    scale = np.sum(span * other_span, axis=1) / np.maximum(np.sum(span**2, axis=1), 1)
+    wide = (np.abs(span).sum(axis=1) > 5 * TOLERANCE_PX) & (scale > 1 / 3) & (scale < 3)
+    i, scale = i[wide], scale[wide, None]
+    if not len(scale):
+        return None
+    shift = others[i] - scale * points[i]
+    error = np.abs(scale[:, None] * points + shift[:, None] - others).max(axis=2)
+    agreeing = error < TOLERANCE_PX
+    best = agreeing.sum(axis=1).argmax()
+    points, others = points[agreeing[best]], others[agreeing[best]]
+    if len(points) < MIN_MATCHES:
+        return None
+    # Least squares, each direction with a scale of its own where the matches are spread enough to tell it.
+    middle, other_middle = points.mean(axis=0), others.mean(axis=0)
+    spread = np.mean((points - middle) ** 2, axis=0)
+    own = np.mean((points - middle) * (others - other_middle), axis=0) / np.maximum(spread, 1)
+    scale = np.where((spread > 100) & (np.abs(own / scale[best] - 1) < 0.2), own, scale[best])
+    return np.float32(np.column_stack([np.diag(scale), other_middle - scale * middle]))
+
+
+def _overlap_correlation(pixels, others, placement):
+    """Correlation, 0 or more, of the overlap when `placement` lays `pixels` on `others`."""
+    size = others.shape[::-1]
+    placed = cv2.warpAffine(pixels, placement, size, borderMode=cv2.BORDER_REPLICATE)
+    inside = cv2.warpAffine(np.ones_like(pixels), placement, size, flags=cv2.INTER_NEAREST)
+    border = np.ones((2 * MARGIN_PX + 1, 2 * MARGIN_PX + 1), np.uint8)
+    inside = cv2.erode(inside, border, borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
+    if inside.sum() < SIDE_PX:
+        return 0.0
+    return max(0.0, float(np.corrcoef(_evened(placed)[inside], _evened(others)[inside])[0, 1]))
+
+
+def _evened(pixels):
+    """The pixels with local brightness taken away and local contrast made equal, float32."""
+    detail = pixels - cv2.GaussianBlur(pixels.astype(np.float32), (0, 0), CONTRAST_PX)
+    contrast = cv2.GaussianBlur(detail**2, (0, 0), CONTRAST_PX)
+    return detail / np.sqrt(contrast + 20)  # The 20 keeps the noise of black regions small.
