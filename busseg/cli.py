@@ -98,12 +98,16 @@ def audit(
     Example: busseg audit data/busi --out audit
     """
     from busseg.data.audit import audit_dataset, format_audit
-    from busseg.evaluation.audit_page import write_audit
+    from busseg.data.files import claim_folder
+    from busseg.evaluation.audit_page import AUDIT, PAGE, write_audit
 
+    claim_folder(out, AUDIT)  # before the work, rather than after it
     found = audit_dataset(data, progress=_bar("Looking"))
     write_audit(found, out)
     print(format_audit(found))
-    print(f"\nWrote {out / 'audit.html'}")
+    print(f"\nWrote {out / PAGE}")
+    if found["findings"]["unreadable"]:
+        raise typer.Exit(1)
 
 
 @app.command()

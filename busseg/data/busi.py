@@ -30,14 +30,37 @@ def find_samples(root):
         FileNotFoundError: If a folder, an image's mask or a mask's image is missing, or a class folder is empty.
         ValueError: If two images of a class differ by their suffix alone.
     """
+    samples, faults = list_samples(root)
+    if faults:
+        raise faults[0][2]
+    return samples
+
+
+def list_samples(root):
+    """Find the samples of a BUSI folder as `find_samples` does, but go on past what is amiss.
+
+    Args:
+        root: Path of the folder that holds the class folders.
+
+    Returns:
+        `(samples, faults)`: the list of `Sample`, where one without a mask has no `masks`; and a list of
+        `(kind, path, error)`, the kind being one of "missing_folder", "name_clash", "missing_mask", "orphan_mask".
+    """
     root = Path(root)
     groups = published_busi_groups()
-    samples = []
+    samples, faults = [], []
     for label in CLASSES:
         folder = root / label
         if not folder.is_dir():
-            raise FileNotFoundError(f"Expected the class folders {', '.join(CLASSES)}, found no {label}: {root}")
-        found = [
+            error = f"Expected the class folders {', '.join(CLASSES)}, found no {label}: {root}"
+            faults.append(("missing_folder", folder, FileNotFoundError(error)))
+            continue
+        pairs, amiss = _pairs(folder)
+        faults += amiss
+        if not pairs:
+            error = f"Expected images in the class folder, found none: {folder}"
+            faults.append(("missing_folder", folder, FileNotFoundError(error)))
+        samples += [
             Sample(
                 name=f"{label}/{image.name}",
                 image=image,
@@ -45,28 +68,29 @@ def find_samples(root):
                 label=label,
                 group=groups.get(image.stem, f"{label}/{image.name}"),
             )
-            for image, masks in _pairs(folder)
+            for image, masks in pairs
         ]
-        if not found:
-            raise FileNotFoundError(f"Expected images in the class folder, found none: {folder}")
-        samples += found
-    return sorted(samples, key=lambda sample: sample.name)
+    return sorted(samples, key=lambda sample: sample.name), faults
 
 
 def _pairs(folder):
+    """Each image of a folder with its masks, and the faults."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and is_image(path))
-    images = {}
+    images, faults = {}, []
     for path in files:
         if not MASK_STEM.fullmatch(path.stem) and images.setdefault(path.stem, path) != path:
-            raise ValueError(f"Expected one image named {path.stem}, found {images[path.stem].name} too: {path}")
+            error = f"Expected one image named {path.stem}, found {images[path.stem].name} too: {path}"
+            faults.append(("name_clash", path, ValueError(error)))
     masks = {stem: [] for stem in images}
     for path in files:
         match = MASK_STEM.fullmatch(path.stem)
-        if match and match["image"] not in images:
-            raise FileNotFoundError(f"Expected the image {match['image']} beside its mask, found none: {path}")
-        if match:
+        if match and match["image"] in images:
             masks[match["image"]].append(path)
+        elif match:
+            error = f"Expected the image {match['image']} beside its mask, found none: {path}"
+            faults.append(("orphan_mask", path, FileNotFoundError(error)))
     for stem, image in images.items():
         if not masks[stem]:
-            raise FileNotFoundError(f"Expected {stem}_mask.png beside the image, found no mask: {image}")
-    return [(image, tuple(masks[stem])) for stem, image in images.items()]
+            error = f"Expected {stem}_mask.png beside the image, found no mask: {image}"
+            faults.append(("missing_mask", image, FileNotFoundError(error)))
+    return [(image, tuple(masks[stem])) for stem, image in images.items()], faults

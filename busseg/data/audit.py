@@ -1,0 +1,340 @@
+"""A dataset folder looked over before it is trusted: what is there, what is amiss, which images are copies."""
+
+import os
+from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from busseg.data import busi, find_reader
+from busseg.data.burned_in import has_marks
+from busseg.data.duplicates import content_groups, find_copies
+from busseg.data.images import read_image, read_mask
+from busseg.data.sample import CLASSES
+
+# What can be found, the worst first, with how it is counted. All but the notes are problems.
+FINDINGS = {
+    "missing_folder": "folders missing or empty",
+    "unreadable": "unreadable files",
+    "name_clash": "files named like another",
+    "missing_mask": "images without a mask",
+    "orphan_mask": "masks without an image",
+    "bad_label": "faults in labels.csv",
+    "misaligned_mask": "masks of another size than their image",
+    "empty_mask": "images without a lesion drawn, though not normal",
+    "lesion_on_normal": "normal images with a lesion drawn",
+    "label_conflict": "scans that stand under two classes",
+    "copies": "scans that are there more than once",
+    "colour_overlay": "images with colour in them",
+    "burned_in": "images with text, calipers or other marks",
+    "several_masks": "images with several masks",
+    "soft_mask": "masks with values between 0 and 255",
+}
+NOTES = ("several_masks", "soft_mask")
+UNLABELLED = "no class"
+
+COLOUR_LEVELS = 30  # that a pixel's channels are apart; compression tints grey pixels by less
+COLOUR_SHARE = 0.0005  # of the pixels: a caliper, a line of text or a small vessel
+
+_GREY_MODES = ("1", "L", "LA", "I;16")
+_MODE_NAMES = {"1": "1 bit", "L": "grey", "LA": "grey and alpha", "I;16": "16 bit grey", "P": "palette"}
+
+
+def audit_dataset(root, progress=iter):
+    """Look over a dataset folder of any shape that `busseg.data.find_samples` reads, without stopping at a fault.
+
+    Args:
+        root: Path of the folder.
+        progress: Function that wraps an iteration, for progress bars: one over the images, then those of `find_copies`.
+
+    Returns:
+        Dict, fit for JSON. File names are relative to `root`, names of samples as in `Sample.name`:
+
+        - `data`, `images`, `masks`: the folder, and how many files there are.
+        - `classes`: dict from class to `images`, `share`, `judged` (images large enough to tell marks), `marked` (those
+          of them with burned-in marks), and `lesion`: how large lesions are, as fractions of the image,
+          `images, min, q1, median, q3, max`; None where there are none.
+        - `width_px`, `height_px`: `min, median, max` of the images. None if none is readable.
+        - `image_formats`, `mask_formats`: dict from format, such as `PNG grey`, to how many files have it.
+        - `findings`: dict from each kind of `FINDINGS` to a list of `file, sample, detail`. An entry of `copies` and
+          `label_conflict` is a group.
+        - `copies`: list of `first, second, similarity, exact`.
+        - `groups`: list of the groups with two images or more, `files, labels`, most images first.
+        - `published`: for BUSI, how its published groups compare with the groups by content, in counts; else None.
+        - `files`: list of `file, path, label, group, width_px, height_px, format, marked, lesion_fraction`, one an
+          image. What could not be told is None.
+
+    Raises:
+        FileNotFoundError: If the folder is missing, has no known shape or holds no image.
+    """
+    root = Path(root)
+    reader, folder = find_reader(root)
+    samples, faults = reader.list_samples(folder)
+    if not samples:
+        raise faults[0][2]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        looks = [look for _, look in zip(progress(samples), pool.map(_look, samples))]
+    readable = [sample.image for sample, look in zip(samples, looks) if look["width_px"]]
+    copies = find_copies(readable, progress)
+    group_of = content_groups([sample.image for sample in samples], copies)
+    files = [
+        {"file": sample.name, "path": _relative(sample.image, root), "label": sample.label}
+        | {"group": group_of[sample.image]}
+        | {name: look[name] for name in ("width_px", "height_px", "format", "marked", "lesion_fraction")}
+        for sample, look in zip(samples, looks)
+    ]
+    groups = _groups(files)
+    findings = {kind: [] for kind in FINDINGS}
+    for kind, path, error in faults:
+        findings[kind].append({"file": _relative(path, root), "sample": None, "detail": _reason(error, path)})
+    for sample, look in zip(samples, looks):
+        for kind, path, detail in look["found"]:
+            findings[kind].append({"file": _relative(path, root), "sample": sample.name, "detail": detail})
+    for group in groups:
+        entry = {"file": group["files"][0], "sample": group["files"][0], "detail": f"and {_listed(group['files'][1:])}"}
+        findings["copies"].append(entry)
+        if _in_conflict(group):
+            told = (f"{file} is {label}" for file, label in zip(group["files"], group["labels"]))
+            findings["label_conflict"].append(entry | {"detail": ", ".join(told)})
+    name_of = {sample.image: sample.name for sample in samples}
+    return {
+        "data": str(root),
+        "images": len(samples),
+        "masks": sum(len(sample.masks) for sample in samples),
+        "classes": _classes(files),
+        "width_px": _range([file["width_px"] for file in files if file["width_px"]]),
+        "height_px": _range([file["height_px"] for file in files if file["height_px"]]),
+        "image_formats": _counted(file["format"] for file in files if file["format"]),
+        "mask_formats": _counted(name for look in looks for name in look["mask_formats"]),
+        "findings": findings,
+        "copies": [
+            {"first": name_of[copy.first], "second": name_of[copy.second]}
+            | {"similarity": round(float(copy.similarity), 3), "exact": bool(copy.exact)}
+            for copy in copies
+        ],
+        "groups": groups,
+        "published": _published(samples, groups) if reader is busi else None,
+        "files": files,
+    }
+
+
+# === One image ===
+def _look(sample):
+    """What one image and its masks are: a dict, with the `(kind, path, detail)` of what was found."""
+    look = {"width_px": None, "height_px": None, "format": None, "marked": None, "lesion_fraction": None}
+    look |= {"mask_formats": [], "found": []}
+    shape = None
+    try:
+        image = read_image(sample.image)
+    except (OSError, ValueError) as error:
+        look["found"].append(("unreadable", sample.image, _reason(error, sample.image)))
+    else:
+        shape = image.shape
+        look |= {"height_px": shape[0], "width_px": shape[1], "marked": has_marks(image)}
+        look["format"], colour = _format_and_colour(sample.image)
+        if colour >= COLOUR_SHARE:
+            look["found"].append(("colour_overlay", sample.image, f"{colour:.2%} of the pixels"))
+        if look["marked"]:
+            look["found"].append(("burned_in", sample.image, ""))
+    _look_at_masks(sample, shape, look)
+    return look
+
+
+def _format_and_colour(path):
+    """The format of a readable image as text, and the share of its pixels that are coloured."""
+    with Image.open(path) as image:
+        name = _format(image)
+        if image.mode in _GREY_MODES:
+            return name, 0.0
+        channels = cv2.split(np.asarray(image.convert("RGB")))
+    spread = cv2.max(cv2.max(*channels[:2]), channels[2]) - cv2.min(cv2.min(*channels[:2]), channels[2])
+    return name, np.count_nonzero(spread > COLOUR_LEVELS) / spread.size
+
+
+def _format(image):
+    return f"{image.format} {_MODE_NAMES.get(image.mode, image.mode)}"
+
+
+def _look_at_masks(sample, shape, look):
+    lesions = []
+    for path in sample.masks:
+        try:
+            mask = read_image(path)
+        except (OSError, ValueError) as error:
+            look["found"].append(("unreadable", path, _reason(error, path)))
+            continue
+        with Image.open(path) as opened:
+            look["mask_formats"].append(_format(opened))
+        soft = np.count_nonzero((mask > 0) & (mask < 255)) / mask.size
+        if soft and mask.max() > 1:
+            look["found"].append(("soft_mask", path, f"{soft:.2%} of the pixels"))
+        if shape and mask.shape != shape:
+            sizes = [f"{width} x {height} px" for height, width in (mask.shape, shape)]
+            look["found"].append(("misaligned_mask", path, f"{sizes[0]}, the image {sizes[1]}"))
+        lesions.append(read_mask([path], mask.shape))
+    if len(sample.masks) > 1:
+        look["found"].append(("several_masks", sample.image, f"{len(sample.masks)} masks"))
+    drawn = any(lesion.any() for lesion in lesions)
+    if len(lesions) == len(sample.masks) > 0:
+        if not drawn and sample.label != "normal":
+            look["found"].append(("empty_mask", sample.image, sample.label or UNLABELLED))
+        if all(lesion.shape == shape for lesion in lesions):
+            look["lesion_fraction"] = float(np.any(lesions, axis=0).mean())
+    if drawn and sample.label == "normal":
+        look["found"].append(("lesion_on_normal", sample.image, ""))
+
+
+def _reason(error, path):
+    """The words of an error without the path at their end, which stands beside them."""
+    return str(error).removesuffix(f": {path}").removesuffix(f": {path.parent}")
+
+
+def _relative(path, root):
+    return path.relative_to(root).as_posix()
+
+
+# === All images ===
+def _groups(files):
+    members = defaultdict(list)
+    for file in files:
+        members[file["group"]].append(file)
+    groups = [
+        {"files": [file["file"] for file in group], "labels": [file["label"] for file in group]}
+        for group in members.values()
+        if len(group) > 1
+    ]
+    return sorted(groups, key=lambda group: -len(group["files"]))
+
+
+def _in_conflict(group):
+    return len(set(group["labels"])) > 1
+
+
+def _classes(files):
+    members = defaultdict(list)
+    for file in files:
+        members[file["label"] or UNLABELLED].append(file)
+    return {
+        label: {
+            "images": len(members[label]),
+            "share": len(members[label]) / len(files),
+            "judged": sum(file["marked"] is not None for file in members[label]),
+            "marked": sum(bool(file["marked"]) for file in members[label]),
+            "lesion": _spread([file["lesion_fraction"] for file in members[label] if file["lesion_fraction"]]),
+        }
+        for label in (*CLASSES, UNLABELLED)
+        if label in members
+    }
+
+
+def _spread(values):
+    if not values:
+        return None
+    marks = np.percentile(values, (0, 25, 50, 75, 100))
+    return {"images": len(values), **{name: float(v) for name, v in zip(("min", "q1", "median", "q3", "max"), marks)}}
+
+
+def _range(values):
+    return {"min": min(values), "median": float(np.median(values)), "max": max(values)} if values else None
+
+
+def _counted(names):
+    return dict(Counter(names).most_common())
+
+
+def _published(samples, groups):
+    """How the published groups of BUSI's own images compare with those by content, counted in pairs of images."""
+    members = defaultdict(list)
+    for sample in samples:
+        members[sample.group].append(sample)
+    members = [group for group in members.values() if len(group) > 1]
+    if not members:
+        return None
+    listed = {pair for group in members for pair in combinations(sorted(sample.name for sample in group), 2)}
+    seen = {pair for group in groups for pair in combinations(sorted(group["files"]), 2)}
+    return {
+        "groups": len(members),
+        "images": sum(len(group) for group in members),
+        "conflicts": sum(len({sample.label for sample in group}) > 1 for group in members),
+        "pairs": len(listed),
+        "content_pairs": len(seen),
+        "shared_pairs": len(listed & seen),
+        "only_published_pairs": len(listed - seen),
+        "only_content_pairs": len(seen - listed),
+    }
+
+
+# === As text ===
+def format_audit(audit):
+    """An audit as lines of text: what is there, then what is amiss, each with its first few names.
+
+    Args:
+        audit: Dict, as `audit_dataset` returns it.
+    """
+    lines = [f"{audit['images']} images, {audit['masks']} masks: {audit['data']}", ""]
+    lines.append(f"{'class':11}{'images':>8}{'share':>8}{'marked':>8}   lesion, share of the image: median (quartiles)")
+    for label, row in audit["classes"].items():
+        size = row["lesion"]
+        told = f"{size['median']:.1%} ({size['q1']:.1%} to {size['q3']:.1%})" if size else "none"
+        marked = f"{row['marked'] / row['judged']:8.1%}" if row["judged"] else f"{'-':>8}"
+        lines.append(f"{label:11}{row['images']:8}{row['share']:8.1%}{marked}   {told}")
+    lines.append("")
+    for name in ("width_px", "height_px"):
+        if size := audit[name]:
+            lines.append(f"{name[:-3]} {size['min']} to {size['max']} px, median {size['median']:.0f}")
+    for name in ("image_formats", "mask_formats"):
+        told = ", ".join(f"{kind} {count}" for kind, count in audit[name].items())
+        lines.append(f"{name.replace('_', ' ')}: {told or 'none'}")
+    problems = [kind for kind in FINDINGS if kind not in NOTES and audit["findings"][kind]]
+    lines += ["", "Problems" if problems else "No problem found"]
+    lines += [_finding(audit, kind) for kind in problems]
+    lines += [_finding(audit, kind) for kind in NOTES if audit["findings"][kind]]
+    if small := count_unjudged(audit):
+        lines.append(f"  {small:5} images are too small to tell marks from echoes")
+    if listed := audit["published"]:
+        lines += ["", _compared(listed)]
+    return "\n".join(lines)
+
+
+def _finding(audit, kind):
+    found = audit["findings"][kind]
+    return f"  {len(found):5} {describe_finding(audit, kind)}: {_listed(entry['file'] for entry in found)}"
+
+
+def describe_finding(audit, kind):
+    """What was found, in words that follow its number.
+
+    Args:
+        audit: Dict, as `audit_dataset` returns it.
+        kind: One of `FINDINGS`.
+    """
+    if kind == "copies":
+        return f"{FINDINGS[kind]}, {sum(len(group['files']) for group in audit['groups'])} images in all"
+    return FINDINGS[kind]
+
+
+def count_unjudged(audit):
+    """How many readable images are too small to tell whether marks are burned in.
+
+    Args:
+        audit: Dict, as `audit_dataset` returns it.
+    """
+    return sum(file["marked"] is None and file["width_px"] is not None for file in audit["files"])
+
+
+def _compared(listed):
+    return (
+        f"Published groups: {listed['groups']} of {listed['images']} images, {listed['conflicts']} under two classes. "
+        f"Of their {listed['pairs']} pairs, content finds {listed['shared_pairs']}, "
+        f"and {listed['only_content_pairs']} others."
+    )
+
+
+def _listed(names, few=3):
+    names = list(names)
+    more = f" and {len(names) - few} more" if len(names) > few else ""
+    return ", ".join(names[:few]) + more

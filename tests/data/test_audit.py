@@ -1,0 +1,406 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from busseg.data import audit as module
+from busseg.data.audit import FINDINGS, NOTES, audit_dataset, format_audit
+from busseg.data.duplicates import Copy
+from busseg.data.images import read_image, write_image
+from busseg.data.phantom import draw_phantom
+from busseg.data.sample import CLASSES
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A faultless folder shaped like BUSI with three phantoms a class, `benign/b0.png` and so on, 160 x 120 px."""
+    root = tmp_path / "data"
+    for label in CLASSES:
+        for seed in range(3):
+            image, mask = draw_phantom(label, seed, 120, 160)
+            write_image(root / label / f"{label[0]}{seed}.png", image)
+            write_image(root / label / f"{label[0]}{seed}_mask.png", mask * 255)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _no_search_for_copies(request, monkeypatch):
+    """The search takes a second, and has its own tests; those here that are about copies ask for it."""
+    if "search" not in request.fixturenames:
+        monkeypatch.setattr(module, "find_copies", lambda paths, progress: [])
+
+
+@pytest.fixture
+def search():
+    """Marks a test in which copies are searched for."""
+
+
+@pytest.fixture
+def pair_root(tmp_path):
+    """A faultless folder of pairs with labels: `images/benign.png` and so on."""
+    root = tmp_path / "pairs"
+    for label in CLASSES:
+        image, mask = draw_phantom(label, 7, 120, 160)
+        write_image(root / "images" / f"{label}.png", image)
+        write_image(root / "masks" / f"{label}.png", mask * 255)
+    write_labels(root, *(f"{label}.png,{label}" for label in CLASSES))
+    return root
+
+
+def write_labels(root, *rows, header="file,label"):
+    (root / "labels.csv").write_text("\n".join((header, *rows)) + "\n")
+
+
+def found(audit, kind):
+    """`{file: detail}` of one kind of finding."""
+    return {entry["file"]: entry["detail"] for entry in audit["findings"][kind]}
+
+
+def kinds(audit):
+    return {kind for kind, entries in audit["findings"].items() if entries}
+
+
+# === What is there ===
+def test_faultless_folder_has_no_finding(root, search):
+    audit = audit_dataset(root)
+    assert kinds(audit) == set()
+    assert list(audit["findings"]) == list(FINDINGS)
+    assert audit["copies"] == audit["groups"] == []
+    assert "No problem found" in format_audit(audit)
+
+
+def test_classes_are_counted(root):
+    (root / "normal" / "n2.png").unlink()
+    (root / "normal" / "n2_mask.png").unlink()
+    audit = audit_dataset(root)
+    assert (audit["images"], audit["masks"]) == (8, 8)
+    assert {label: row["images"] for label, row in audit["classes"].items()} == {
+        "normal": 2,
+        "benign": 3,
+        "malignant": 3,
+    }
+    assert audit["classes"]["normal"]["share"] == 2 / 8
+
+
+def test_sizes_and_formats_are_told(root):
+    for number, (size, mode) in enumerate([((100, 90), "RGB"), ((300, 200), "RGBA"), ((160, 150), "1")]):
+        path = root / "benign" / f"b{number}.png"
+        mask = root / "benign" / f"b{number}_mask.png"
+        Image.open(path).resize(size).convert(mode).save(path)
+        Image.open(mask).resize(size, Image.Resampling.NEAREST).convert("1").save(mask)
+    audit = audit_dataset(root)
+    assert audit["width_px"] == {"min": 100, "median": 160, "max": 300}
+    assert audit["height_px"] == {"min": 90, "median": 120, "max": 200}
+    assert audit["image_formats"] == {"PNG grey": 6, "PNG RGB": 1, "PNG RGBA": 1, "PNG 1 bit": 1}
+    assert audit["mask_formats"] == {"PNG grey": 6, "PNG 1 bit": 3}
+
+
+def test_lesion_sizes_are_fractions_of_the_image(root):
+    for number, rows in enumerate((12, 24, 60)):
+        mask = np.zeros((120, 160), np.uint8)
+        mask[:rows] = 255
+        write_image(root / "benign" / f"b{number}_mask.png", mask)
+    audit = audit_dataset(root)
+    assert audit["classes"]["benign"]["lesion"] == pytest.approx(
+        {"images": 3, "min": 0.1, "q1": 0.15, "median": 0.2, "q3": 0.35, "max": 0.5}  # 12, 24 and 60 of 120 rows
+    )
+    assert audit["classes"]["normal"]["lesion"] is None
+
+
+def test_several_masks_are_one_lesion_and_no_problem(root):
+    mask = np.zeros((120, 160), np.uint8)
+    mask[:30] = 255
+    write_image(root / "benign" / "b0_mask.png", mask)
+    write_image(root / "benign" / "b0_mask_1.png", mask[::-1])
+    audit = audit_dataset(root)
+    assert found(audit, "several_masks") == {"benign/b0.png": "2 masks"}
+    assert next(f["lesion_fraction"] for f in audit["files"] if f["file"] == "benign/b0.png") == 0.5  # 30 + 30 of 120
+    assert kinds(audit) <= set(NOTES)
+    assert "No problem found" in format_audit(audit)
+
+
+# === Faults ===
+def test_unreadable_files_are_named_with_the_reason(root):
+    (root / "benign" / "b0.png").write_bytes(b"")
+    (root / "benign" / "b1.png").write_text("not an image")
+    whole = (root / "malignant" / "m0_mask.png").read_bytes()
+    (root / "malignant" / "m0_mask.png").write_bytes(whole[:-30])
+    audit = audit_dataset(root)
+    reasons = found(audit, "unreadable")
+    assert list(reasons) == ["benign/b0.png", "benign/b1.png", "malignant/m0_mask.png"]
+    assert reasons["benign/b0.png"] == "Expected an image, found an empty file (0 bytes)"
+    assert reasons["benign/b1.png"] == "Expected a PNG, JPEG, BMP or TIFF image, found something else"
+    assert "broken file" in reasons["malignant/m0_mask.png"]
+    assert kinds(audit) == {"unreadable"}
+    assert audit["images"] == 9
+    assert len({file["group"] for file in audit["files"]}) == 9  # the unreadable have a group too
+
+
+def test_dataset_of_unreadable_images_is_told_as_such(pair_root):
+    for path in (pair_root / "images").iterdir():
+        path.write_bytes(b"")
+    audit = audit_dataset(pair_root)
+    assert len(found(audit, "unreadable")) == 3
+    assert audit["width_px"] is None
+    assert "unreadable files: images/benign.png" in format_audit(audit)
+
+
+def test_image_without_mask_and_mask_without_image_are_named(root):
+    (root / "benign" / "b0_mask.png").unlink()
+    (root / "malignant" / "m1.png").unlink()
+    audit = audit_dataset(root)
+    assert found(audit, "missing_mask") == {
+        "benign/b0.png": "Expected b0_mask.png beside the image, found no mask",
+    }
+    assert list(found(audit, "orphan_mask")) == ["malignant/m1_mask.png"]
+    assert kinds(audit) == {"missing_mask", "orphan_mask"}
+
+
+def test_missing_and_empty_folders_are_named(root):
+    shutil.rmtree(root / "normal")
+    for path in (root / "benign").iterdir():
+        path.unlink()
+    audit = audit_dataset(root)
+    assert list(found(audit, "missing_folder")) == ["normal", "benign"]
+    assert audit["images"] == 3
+
+
+def test_missing_folder_of_masks_leaves_every_image_without_one(pair_root):
+    shutil.rmtree(pair_root / "masks")
+    audit = audit_dataset(pair_root)
+    assert list(found(audit, "missing_folder")) == ["masks"]
+    assert len(found(audit, "missing_mask")) == 3
+
+
+@pytest.mark.parametrize("place", ["images", "masks"])
+def test_second_file_of_a_name_is_named(pair_root, place):
+    shutil.copy(pair_root / place / "benign.png", pair_root / place / "benign.tif")
+    audit = audit_dataset(pair_root)
+    assert list(found(audit, "name_clash")) == [f"{place}/benign.tif"]
+    assert audit["images"] == 3
+
+
+def test_second_image_of_a_name_is_named_in_busi_too(root):
+    shutil.copy(root / "benign" / "b0.png", root / "benign" / "b0.tif")
+    assert list(found(audit_dataset(root), "name_clash")) == ["benign/b0.tif"]
+
+
+def test_faults_in_the_labels_are_told_and_the_images_keep_no_class(pair_root):
+    write_labels(pair_root, "benign.png,cyst", "malignant.png,malignant", "gone.png,benign")
+    audit = audit_dataset(pair_root)
+    details = [entry["detail"] for entry in audit["findings"]["bad_label"]]
+    assert details == [
+        "Expected a label of normal, benign, malignant, found 'cyst' for 'benign.png'",
+        "Expected rows for the files in images, found 'gone.png'",
+        "Expected a row for every file in images, found none for 'normal.png'",
+    ]
+    assert {label: row["images"] for label, row in audit["classes"].items()} == {"malignant": 1, "no class": 2}
+
+
+def test_labels_without_their_columns_are_one_fault(pair_root):
+    write_labels(pair_root, "benign.png,benign", header="name,class")
+    details = found(audit_dataset(pair_root), "bad_label")
+    assert details == {"labels.csv": "Expected the column 'file', found name, class"}
+
+
+def test_mask_of_another_size_is_named_and_kept_out_of_the_statistics(root):
+    write_image(root / "benign" / "b0_mask.png", np.full((60, 80), 255, np.uint8))
+    audit = audit_dataset(root)
+    assert found(audit, "misaligned_mask") == {"benign/b0_mask.png": "80 x 60 px, the image 160 x 120 px"}
+    assert audit["classes"]["benign"]["lesion"]["images"] == 2
+    assert kinds(audit) == {"misaligned_mask"}
+
+
+def test_empty_mask_of_a_lesion_and_lesion_on_a_normal_image_are_named(root):
+    empty, full = np.zeros((120, 160), np.uint8), np.full((120, 160), 255, np.uint8)
+    write_image(root / "malignant" / "m2_mask.png", empty)
+    write_image(root / "normal" / "n1_mask.png", full)
+    audit = audit_dataset(root)
+    assert list(found(audit, "empty_mask")) == ["malignant/m2.png"]
+    assert list(found(audit, "lesion_on_normal")) == ["normal/n1.png"]
+
+
+def test_image_with_one_empty_mask_of_two_has_a_lesion(root):
+    write_image(root / "benign" / "b0_mask_1.png", np.zeros((120, 160), np.uint8))
+    assert kinds(audit_dataset(root)) == {"several_masks"}
+
+
+def test_soft_mask_is_noted_with_its_share(root):
+    mask = np.full((120, 160), 255, np.uint8)
+    mask[:6] = 200
+    write_image(root / "benign" / "b1_mask.png", mask)
+    audit = audit_dataset(root)
+    assert found(audit, "soft_mask") == {"benign/b1_mask.png": "5.00% of the pixels"}  # 6 of 120 rows
+    assert "No problem found" in format_audit(audit)
+
+
+def test_mask_of_zeros_and_ones_is_not_soft(root):
+    path = root / "benign" / "b1_mask.png"
+    write_image(path, (read_image(path) > 0).astype(np.uint8))
+    assert kinds(audit_dataset(root)) == set()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P"])
+def test_coloured_marks_are_found_and_grey_in_three_channels_is_not(root, mode):
+    for name in ("b0", "b1"):
+        path = root / "benign" / f"{name}.png"
+        pixels = np.repeat(read_image(path)[..., None], 3, axis=2)
+        if name == "b0":
+            pixels[60:66, 20:52] = (255, 255, 0)
+        Image.fromarray(pixels).convert(mode, palette=Image.Palette.ADAPTIVE).save(path)
+    details = found(audit_dataset(root), "colour_overlay")
+    assert details == {"benign/b0.png": "1.00% of the pixels"}  # 6 * 32 of 120 * 160
+
+
+def test_burned_in_marks_are_found_and_counted_by_class(root):
+    for number in range(2):  # the third stays as small as all others
+        image, mask = draw_phantom("malignant", number, 240, 320)
+        if number == 1:
+            image[100:116:4, 60:100] = 255  # four strokes over
+            image[101:116:4, 60:100] = 0  # dark gaps
+        write_image(root / "malignant" / f"m{number}.png", image)
+        write_image(root / "malignant" / f"m{number}_mask.png", mask)
+    audit = audit_dataset(root)
+    assert list(found(audit, "burned_in")) == ["malignant/m1.png"]
+    assert {label: (row["marked"], row["judged"]) for label, row in audit["classes"].items()} == {
+        "normal": (0, 0),
+        "benign": (0, 0),
+        "malignant": (1, 2),
+    }
+    text = format_audit(audit)
+    assert "malignant         3   33.3%   50.0%" in text
+    assert "7 images are too small to tell marks from echoes" in text
+
+
+# === Copies ===
+def test_copies_are_grouped_and_a_scan_under_two_classes_is_named(root, search):
+    shutil.copy(root / "benign" / "b0.png", root / "malignant" / "m0.png")
+    shutil.copy(root / "benign" / "b1.png", root / "benign" / "b2.png")
+    audit = audit_dataset(root)
+    assert {(copy["first"], copy["second"], copy["exact"]) for copy in audit["copies"]} >= {
+        ("benign/b0.png", "malignant/m0.png", True),
+        ("benign/b1.png", "benign/b2.png", True),
+    }
+    assert found(audit, "copies") == {"benign/b0.png": "and malignant/m0.png", "benign/b1.png": "and benign/b2.png"}
+    assert found(audit, "label_conflict") == {"benign/b0.png": "benign/b0.png is benign, malignant/m0.png is malignant"}
+    groups = {file["file"]: file["group"] for file in audit["files"]}
+    assert groups["benign/b0.png"] == groups["malignant/m0.png"] != groups["benign/b1.png"] == groups["benign/b2.png"]
+    assert len(set(groups.values())) == 7  # of 9 images
+    assert "2 scans that are there more than once, 4 images in all: benign/b0.png, benign/b1.png" in format_audit(audit)
+
+
+def test_published_groups_of_busi_are_compared_with_those_by_content(root, monkeypatch):
+    for old, new in (("benign/b0", "benign/benign (433)"), ("malignant/m0", "malignant/malignant (145)")):
+        for end in (".png", "_mask.png"):
+            (root / f"{old}{end}").rename(root / f"{new}{end}")
+    # Listed as copies: benign (433) and malignant (145). Found: b1 and b2.
+    copies = [Copy(root / "benign" / "b1.png", root / "benign" / "b2.png", 0.9, False)]
+    monkeypatch.setattr(module, "find_copies", lambda paths, progress: copies)
+    assert audit_dataset(root)["published"] == {
+        "groups": 1,
+        "images": 2,
+        "conflicts": 1,
+        "pairs": 1,
+        "content_pairs": 1,
+        "shared_pairs": 0,
+        "only_published_pairs": 1,
+        "only_content_pairs": 1,
+    }
+
+
+def test_other_datasets_have_no_published_groups(root, pair_root):
+    assert audit_dataset(root)["published"] is None
+    assert audit_dataset(pair_root)["published"] is None
+
+
+# === Shapes of folders ===
+def test_pairs_without_labels_have_no_class(pair_root):
+    (pair_root / "labels.csv").unlink()
+    (pair_root / "masks" / "normal.png").unlink()
+    (pair_root / "images" / "normal.png").unlink()
+    audit = audit_dataset(pair_root)
+    assert list(audit["classes"]) == ["no class"]
+    assert audit["classes"]["no class"]["lesion"]["images"] == 2
+    assert kinds(audit) == set()
+
+
+def test_folder_that_only_holds_the_dataset_is_looked_into(root):
+    audit = audit_dataset(root.parent)
+    assert audit["images"] == 9
+    assert {file["path"] for file in audit["files"]} >= {"data/benign/b0.png"}
+    assert {file["file"] for file in audit["files"]} >= {"benign/b0.png"}  # as every other verb names it
+
+
+def test_missing_folder_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"^Expected a dataset folder, found nothing: .*gone$"):
+        audit_dataset(tmp_path / "gone")
+
+
+def test_folder_of_no_known_shape_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"^Expected the folders .*, found neither: "):
+        audit_dataset(tmp_path)
+
+
+def test_folder_without_any_image_is_refused(tmp_path):
+    for label in CLASSES:
+        (tmp_path / label).mkdir()
+    with pytest.raises(FileNotFoundError, match=r"^Expected images in the class folder, found none: .*normal$"):
+        audit_dataset(tmp_path)
+
+
+# === The result ===
+def test_audit_survives_json(root):
+    (root / "benign" / "b0.png").write_bytes(b"")
+    write_image(root / "benign" / "b1_mask.png", np.full((60, 80), 255, np.uint8))
+    audit = audit_dataset(root)
+    assert json.loads(json.dumps(audit, allow_nan=False)) == audit
+
+
+def test_same_folder_gives_the_same_audit(root):
+    assert audit_dataset(root) == audit_dataset(str(root))
+
+
+def test_progress_sees_every_image(root, search):
+    seen = []
+    audit_dataset(root, progress=lambda images: seen.append(len(images)) or images)
+    assert seen[:2] == [9, 9]  # to look at them, and to search for copies
+
+
+def test_text_counts_the_problems_and_names_the_first_few(root):
+    for label in ("benign", "malignant"):
+        for path in (root / label).glob("*_mask.png"):
+            path.unlink()
+    text = format_audit(audit_dataset(root))
+    assert "9 images, 3 masks: " in text
+    assert "Problems\n      6 images without a mask: benign/b0.png, benign/b1.png, benign/b2.png and 3 more" in text
+
+
+# === The real BUSI ===
+@pytest.mark.slow
+def test_busi_is_as_it_is_known_to_be(busi_folder, search):
+    audit = audit_dataset(busi_folder)
+    assert {label: row["images"] for label, row in audit["classes"].items()} == {
+        "normal": 133,
+        "benign": 437,
+        "malignant": 210,
+    }
+    assert audit["masks"] == 798
+    assert audit["width_px"]["min"] == 190
+    assert audit["width_px"]["max"] == 1048
+    assert audit["height_px"]["min"] == 310
+    assert audit["height_px"]["max"] == 719
+    assert audit["mask_formats"] == {"PNG 1 bit": 663, "PNG RGB": 133, "PNG RGBA": 2}
+    assert audit["classes"]["benign"]["lesion"]["median"] == pytest.approx(0.038, abs=5e-4)
+    assert audit["classes"]["malignant"]["lesion"]["median"] == pytest.approx(0.121, abs=5e-4)
+    assert len(found(audit, "several_masks")) == 17
+    known = {f"benign/benign ({number}).png" for number in (6, 234, 240, 255, 261, 277, 323)}
+    # A Doppler spot, and the thin yellow frame of a Doppler window on both copies of one scan.
+    further = {"malignant/malignant (196).png", "benign/benign (13).png", "benign/benign (330).png"}
+    assert set(found(audit, "colour_overlay")) == known | further
+    flawless = ("unreadable", "missing_mask", "orphan_mask", "misaligned_mask", "empty_mask", "lesion_on_normal")
+    assert kinds(audit).isdisjoint(flawless)
+    assert found(audit, "label_conflict")
+    assert (audit["published"]["groups"], audit["published"]["images"]) == (153, 346)
+    assert (audit["published"]["pairs"], audit["published"]["conflicts"]) == (254, 8)
