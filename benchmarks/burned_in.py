@@ -9,6 +9,7 @@ The same images, compressed and resized, show what the detector still tells when
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,7 @@ from rich.progress import track
 
 from busseg.data.burned_in import count_stroke_pixels, has_marks
 from busseg.data.busi import find_samples
-from busseg.data.files import read_csv
+from busseg.data.files import read_csv, write_text
 from busseg.data.images import read_image
 from busseg.data.phantom import draw_phantom
 from busseg.data.sample import CLASSES
@@ -69,36 +70,46 @@ def score_phantoms():
     return {what: float(np.mean(answers)) for what, answers in found.items()}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, nargs="?", help="BUSI's folder, such as data/busi")
-    arguments = parser.parse_args()
-
-    print(f"{PHANTOMS * len(CLASSES)} phantoms; share in which marks are found, by what is drawn:")
-    for what, share in score_phantoms().items():
-        print(f"  {what:22}{share:.3f}")
-    if not arguments.data:
-        return
-
-    rows = read_csv(Path(__file__).with_suffix(".csv"), required=("image", "part", "marked"))
-    image_of = {sample.image.stem: sample.image for sample in find_samples(arguments.data)}
+def score_busi(data, rows):
+    """How the detector does on the images of `burned_in.csv`, by what was done to them and part: a list of dicts."""
+    image_of = {sample.image.stem: sample.image for sample in find_samples(data)}
     images = [read_image(image_of[row["image"]]) for row in track(rows, "Reading images")]
-    print(
-        f"\n{len(rows)} images of BUSI\n{'':16}{'part':12}{'marked':>7}{'found':>7}{'wrongly':>8}  precision   recall"
-    )
+    marked = np.array([row["marked"] == "1" for row in rows])
+    scores = []
     for change, apply in CHANGES.items():
         answers = np.array([bool(has_marks(apply(image))) for image in images])
         for part in ("choosing", "scoring"):
             mine = np.array([row["part"] == part for row in rows])
-            marked = np.array([row["marked"] == "1" for row in rows])
-            right, wrong = (answers & marked & mine).sum(), (answers & ~marked & mine).sum()
-            print(
-                f"{change:16}{part:12}{(marked & mine).sum():7}{right:7}{wrong:8}"
-                f"{right / max(right + wrong, 1):11.3f}{right / (marked & mine).sum():9.3f}"
-            )
+            right, wrong = int((answers & marked & mine).sum()), int((answers & ~marked & mine).sum())
+            counts = {"change": change, "part": part, "marked": int((marked & mine).sum()), "found": right}
+            ratios = {"precision": right / max(right + wrong, 1), "recall": right / counts["marked"]}
+            scores.append({**counts, "wrongly": wrong, **ratios})
     for row, image in zip(rows, images):
         if has_marks(image) != (row["marked"] == "1"):
-            print(f"  wrong: {row['image']}, marked {row['marked']}, {count_stroke_pixels(image)} pixels of strokes")
+            print(f"wrong: {row['image']}, marked {row['marked']}, {count_stroke_pixels(image)} pixels of strokes")
+    return scores
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, nargs="?", help="BUSI's folder, such as data/busi; phantoms alone without")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    arguments = parser.parse_args()
+
+    found = {"phantoms": score_phantoms()}
+    print(f"{PHANTOMS * len(CLASSES)} phantoms; share in which marks are found, by what is drawn:")
+    for what, share in found["phantoms"].items():
+        print(f"  {what:22}{share:.3f}")
+    if arguments.data:
+        rows = read_csv(Path(__file__).with_suffix(".csv"), required=("image", "part", "marked"))
+        found["busi"] = score_busi(arguments.data, rows)
+        print(f"\n{len(rows)} images of BUSI")
+        print(f"{'':16}{'part':12}{'marked':>7}{'found':>7}{'wrongly':>8}  precision   recall")
+        for one in found["busi"]:
+            counts = "{change:16}{part:12}{marked:7}{found:7}{wrongly:8}".format(**one)
+            print(f"{counts}{one['precision']:11.3f}{one['recall']:9.3f}")
+    if arguments.out:
+        write_text(arguments.out, json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

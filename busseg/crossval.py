@@ -44,8 +44,7 @@ def cross_validate(samples, out, recipe, protocol="grouped", folds=5, seed=0, jo
 
     Returns:
         What `summary.json` holds: see `evaluate`, and beside it `protocol`, `seed`, `size`; `folds`, the scores of
-        each; `mean_sd`, over the folds; and `leak`: how many of the scored images have a copy in training, and the
-        scores of those with one and of the others.
+        each; `mean_sd`, over the folds; and `leak`, how many of the scored images have a copy in training.
 
     Raises:
         FileExistsError: If `out` holds other files than a cross-validation.
@@ -147,21 +146,19 @@ def _do_logged_fold(log, task):
 
 
 def _pool(out, runs, copies, about):
-    """Put the folds' predictions together; score each fold, all of them as one, and those with a copy in training."""
-    rows, folds, leak = [], [], {True: [], False: []}
+    """Put the folds' predictions together; score each fold, and all of them as one."""
+    rows, folds = [], []
     for fold, (run, names) in enumerate(zip(runs, copies)):
         evaluation = run / "evaluation"
         mine = read_rows(evaluation / TABLE)
         for row in mine:
+            row["leaked"] = row["file"] in names
             if row["mask"]:
                 row["mask"] = (evaluation / row["mask"]).relative_to(out).as_posix()
         rows += mine
         folds.append({"fold": fold, "images": len(mine), "scores": point_scores(mine)})
-        for row in mine:
-            leak[row["file"] in names].append(row)
-    about["leak"] = {"images": len(leak[True]), "share": len(leak[True]) / len(rows)}
-    if leak[True]:
-        about["leak"] |= {"with_copy": point_scores(leak[True]), "without_copy": point_scores(leak[False])}
+    images = sum(row["leaked"] for row in rows)
+    about["leak"] = {"images": images, "share": images / len(rows)}
     return write_scores(out, rows, **about, folds=folds, mean_sd=_mean_sd([fold["scores"] for fold in folds]))
 
 
@@ -185,8 +182,9 @@ def format_crossval(summary):
             lines.append(f"  {name:22}{mean:.3f} ± {sd:.3f}     {told}")
     leak = summary["leak"]
     if leak["images"]:
-        lines += ["", f"{leak['share']:.1%} of the scored images have a copy in training; their scores are too high:"]
-        for title, name in (("with a copy", "with_copy"), ("without", "without_copy")):
-            dice, accuracy = ("n/a" if v is None else f"{v:.3f}" for v in map(leak[name].get, ("dice", "accuracy")))
-            lines.append(f"  {title:22}Dice {dice}   accuracy {accuracy}")
+        lines += [
+            "",
+            f"{leak['share']:.1%} of the scored images have a copy in training, so that remembering counts as knowing.",
+            "How much that flatters: busseg compare, with a cross-validation by the protocol grouped.",
+        ]
     return "\n".join(lines)

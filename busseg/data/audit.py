@@ -292,9 +292,11 @@ def format_audit(audit):
     problems = [kind for kind in FINDINGS if kind not in NOTES and audit["findings"][kind]]
     lines += ["", "Problems" if problems else "No problem found"]
     lines += [_finding(audit, kind) for kind in problems]
-    lines += [_finding(audit, kind) for kind in NOTES if audit["findings"][kind]]
+    notes = [_finding(audit, kind) for kind in NOTES if audit["findings"][kind]]
     if small := count_unjudged(audit):
-        lines.append(f"  {small:5} images are too small to tell marks from echoes")
+        notes.append(f"  {small:5} images are too small to tell marks from echoes")
+    if notes:
+        lines += ["", "Notes", *notes]
     if listed := audit["published"]:
         lines += ["", _compared(listed)]
     return "\n".join(lines)

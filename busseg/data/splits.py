@@ -65,7 +65,7 @@ def grouped_splits(samples, folds=5, seed=0, keep_conflicts=False):
 def random_splits(samples, folds=5, seed=0):
     """Split samples into stratified folds image by image, as if none were a copy of another: the field's habit.
 
-    On a dataset with copies the scores come out too high; see `leaked`. Arguments and folds are those of
+    On a dataset with copies the scores reward remembering; see `leaked`. Arguments and folds are those of
     `grouped_splits`, with every image a group of its own.
     """
     return grouped_splits([replace(sample, group=sample.name) for sample in samples], folds, seed)

@@ -68,8 +68,9 @@ def compare(folders, out=None, names=None):
     Returns:
         Dict as in `compare.json`: `models`, for each folder a dict of `name`, `folder`, `part`, `protocol` (None for an
         evaluation), `size` and other settings, `images`, `groups`, `scores`, and `intervals` (95 %); `differences`, for
-        each folder but the first a dict of `name`, `to`, the first's name, and those of `paired_differences`, the
-        first being `a`; and `notes`, sentences on what does not compare.
+        each folder but the first a dict of `name`, `to`, the first's name, those of `paired_differences`, the first
+        being `a`, and `leaked`, the same on the images of which one of both was trained with a copy; and `notes`,
+        sentences on what does not compare.
 
     Raises:
         FileExistsError: If `out` holds other files than a comparison.
@@ -84,7 +85,12 @@ def compare(folders, out=None, names=None):
     models, rows = zip(*(_read(folder, name) for folder, name in zip(folders, names)))
     _check_labels(names, rows)
     differences = [
-        {"name": name, "to": names[0], **paired_differences(rows[0], others)}
+        {
+            "name": name,
+            "to": names[0],
+            **paired_differences(rows[0], others),
+            "leaked": paired_differences(*_leaked(rows[0], others)),
+        }
         for name, others in zip(names[1:], rows[1:])
     ]
     notes = _notes_on_settings(models) + _notes_on_leaks(models)
@@ -96,6 +102,12 @@ def compare(folders, out=None, names=None):
         draw_comparison(comparison, out / "compare.png")
         write_text(out / COMPARISON, json.dumps(comparison, indent=2) + "\n")
     return comparison
+
+
+def _leaked(rows_a, rows_b):
+    """The rows of the images of which one of two models was trained with a copy."""
+    files = {row["file"] for row in (*rows_a, *rows_b) if row["leaked"]}
+    return [[row for row in rows if row["file"] in files] for rows in (rows_a, rows_b)]
 
 
 def _names(folders):
@@ -167,8 +179,8 @@ def _setting(name, value):
 
 def _notes_on_leaks(models):
     return [
-        f"{model['name']} was trained with a copy of {model['leak']['share']:.1%} of its test images; its scores are "
-        "too high."
+        f"{model['name']} was trained with a copy of {model['leak']['share']:.1%} of its test images, so that "
+        "remembering counts as knowing."
         for model in models
         if model["leak"] and model["leak"]["images"]
     ]
@@ -248,13 +260,21 @@ def _with_interval(model, score, digits):
 
 def _format_differences(one):
     name, first = _short(one["name"], 30), _short(one["to"], 30)
-    heading = f"{name} minus {first}, on {one['images']} common images of {one['groups']} groups"
     if not one["differences"]:
         return [f"{name} and {first} have no scored image in common"]
-    lines = [*textwrap.wrap(heading, 100), f"{'':16}{'':24}{'difference [95 % interval]':>32}{'p':>10}"]
+    heading = f"{name} minus {first}, on {one['images']} common images of {one['groups']} groups"
+    lines = [*textwrap.wrap(heading, 100), *_format_paired(one["differences"])]
+    if one["leaked"]["differences"]:
+        heading = f"The same on the {one['leaked']['images']} of them with a copy in training"
+        lines += ["", heading, *_format_paired(one["leaked"]["differences"])]
+    return lines
+
+
+def _format_paired(differences):
+    lines = [f"{'':16}{'':24}{'difference [95 % interval]':>32}{'p':>10}"]
     for score, (title, digits) in TOLD.items():
-        if score in one["differences"]:
-            paired = one["differences"][score]
+        if score in differences:
+            paired = differences[score]
             a, b = (f"{paired[key]:.{digits}f}" for key in "ab")
             low, high = (f"{paired[key]:+.{digits}f}" for key in ("low", "high"))
             change = f"{paired['difference']:+.{digits}f} [{low}, {high}]"

@@ -31,10 +31,11 @@ REPORT = "report.html"
 _COUNTS = ("true_px", "predicted_px", "width_px", "height_px")
 _NUMBERS = (*(f"p_{label}" for label in CLASSES),
             "dice", "iou", "sensitivity", "precision", "hd95_px", "assd_px", "nsd")  # fmt: skip
-FIELDS = ("file", "fold", "part", "group", "label", "predicted", *_NUMBERS, "clean", *_COUNTS, "mask", "error")
+FIELDS = ("file", "fold", "part", "group", "label", "predicted", *_NUMBERS, "clean", *_COUNTS, "mask",
+          "leaked", "error")  # fmt: skip
 _READ = {
     "fold": int,
-    "clean": {"True": True, "False": False}.__getitem__,
+    **dict.fromkeys(("clean", "leaked"), {"True": True, "False": False}.__getitem__),
     **dict.fromkeys(_COUNTS, int),
     **dict.fromkeys(_NUMBERS, float),
 }
@@ -164,7 +165,7 @@ def write_scores(out, rows, **about):
     Args:
         out: Path of the folder.
         rows: Sequence of dicts with `FIELDS`, one an image. `mask` is the path of the predicted mask, relative to the
-            folder. Empty cells are None.
+            folder; `leaked`, in a cross-validation, whether the image has a copy in training. Empty cells are None.
         about: What else the summary shall say, such as the model; anything that JSON holds.
 
     Returns:

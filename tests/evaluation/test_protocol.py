@@ -15,7 +15,7 @@ from busseg.inference.predictor import Predictor
 
 HEADER = (
     "file,fold,part,group,label,predicted,p_normal,p_benign,p_malignant,"
-    "dice,iou,sensitivity,precision,hd95_px,assd_px,nsd,clean,true_px,predicted_px,width_px,height_px,mask,error"
+    "dice,iou,sensitivity,precision,hd95_px,assd_px,nsd,clean,true_px,predicted_px,width_px,height_px,mask,leaked,error"
 )
 
 
