@@ -4,10 +4,12 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
-import keras
 import numpy as np
 from rich.progress import track
 
@@ -18,8 +20,6 @@ from busseg.evaluation.protocol import SUMMARY, TABLE, evaluate, format_summary,
 from busseg.evaluation.report import write_report
 from busseg.evaluation.robustness import ROBUSTNESS, measure_robustness, read_robustness, write_robustness
 from busseg.evaluation.scores import point_scores
-from busseg.inference.predictor import Predictor
-from busseg.training.fit import fit
 
 SETTINGS = "crossval.json"
 
@@ -49,6 +49,7 @@ def cross_validate(samples, out, recipe, protocol="grouped", folds=5, seed=0, jo
     Raises:
         FileExistsError: If `out` holds other files than a cross-validation.
         ValueError: If it holds one with other settings, or the samples cannot be split by the protocol.
+        ChildProcessError: If the process of a fold was killed. The others' folds are kept.
     """
     splits = make_splits(protocol, samples, folds, seed)
     out = claim_folder(out, SETTINGS)
@@ -100,6 +101,11 @@ def _is_done(evaluation, robustness):
 
 
 def _do_fold(recipe, split, scored, run, fold, size, robustness):
+    import keras  # here, so that a job can silence what TensorFlow says when it starts
+
+    from busseg.inference.predictor import Predictor
+    from busseg.training.fit import fit
+
     fit(recipe, split, run, fold=fold, resume=True)
     predictor = Predictor(run)
     out = run / "evaluation"
@@ -123,11 +129,18 @@ def _do_folds_at_once(tasks, jobs, out):
         for future in track(as_completed(futures), "Folds", total=len(futures)):
             future.result()
             print(f"fold {futures[future]} is done")
+    except BrokenProcessPool as error:
+        logs = ", ".join(path.name for path in sorted(out.glob("fold-*.log")))
+        raise ChildProcessError(
+            f"Expected each fold to end, found one killed, of memory maybe; see {logs}: {out}"
+        ) from error
     finally:
         executor.shutdown(cancel_futures=True)
 
 
 def _begin_job(threads):
+    _redirect_output(os.devnull)  # until the fold is known
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the job, not only its fold
     for name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS"):
         os.environ.setdefault(name, str(threads))
 
@@ -139,10 +152,14 @@ def _begin_job(threads):
 
 
 def _do_logged_fold(log, task):
-    with log.open("a", encoding="utf-8") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    _redirect_output(log)
     _do_fold(*task)
+
+
+def _redirect_output(path):
+    with Path(path).open("a", encoding="utf-8") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
 
 
 def _pool(out, runs, copies, about):

@@ -179,8 +179,8 @@ def _setting(name, value):
 
 def _notes_on_leaks(models):
     return [
-        f"{model['name']} was trained with a copy of {model['leak']['share']:.1%} of its test images, so that "
-        "remembering counts as knowing."
+        f"{model['name']} was trained or chosen with a copy of {model['leak']['share']:.1%} of its test images, so "
+        "that remembering counts as knowing."
         for model in models
         if model["leak"] and model["leak"]["images"]
     ]

@@ -243,7 +243,7 @@ def test_settings_that_differ_are_told(tmp_path):
     assert compare([a, b, c])["notes"] == [
         "The protocols differ: a grouped, b tang, c evaluation.",
         "The sizes of the masks that are compared differ: a native, b 256, c native.",
-        "b was trained with a copy of 20.0% of its test images, so that remembering counts as knowing.",
+        "b was trained or chosen with a copy of 20.0% of its test images, so that remembering counts as knowing.",
     ]
 
 

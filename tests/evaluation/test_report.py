@@ -345,7 +345,10 @@ def test_cross_validation_shows_each_fold_and_their_spread(crossval, phantom_sam
 def test_leak_is_said_plainly_and_in_red(crossval):
     page = report(crossval(leak={"images": 293, "share": 0.3756})[0])
     warning = page.source.partition('<p class="warning">')[2].partition("</p>")[0]
-    assert "37.6 % of the scored images (293) have a copy among the images their model was trained with." in warning
+    assert (
+        "37.6 % of the scored images (293) have a copy among the images their model was trained or chosen with."
+        in warning
+    )
     assert re.search(r"\.warning {[^}]*color: var\(--bad\)", page.source)
 
 
