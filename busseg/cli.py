@@ -97,11 +97,13 @@ def audit(
 
     Example: busseg audit data/busi --out audit
     """
+    from busseg.data import find_reader
     from busseg.data.audit import audit_dataset, format_audit
     from busseg.data.files import claim_folder
     from busseg.evaluation.audit_page import AUDIT, PAGE, write_audit
 
-    claim_folder(out, AUDIT)  # before the work, rather than after it
+    find_reader(data)  # A wrong folder on either side is refused before the work, and leaves nothing behind.
+    claim_folder(out, AUDIT)
     found = audit_dataset(data, progress=_bar("Looking"))
     write_audit(found, out)
     print(format_audit(found))

@@ -14,6 +14,7 @@ import numpy as np
 from rich.progress import track
 
 from busseg.data.files import claim_folder, write_text
+from busseg.data.images import read_image, read_mask
 from busseg.data.protocols import SCORED_SIZE, make_splits
 from busseg.data.splits import leaked, write_splits
 from busseg.evaluation.protocol import SUMMARY, TABLE, evaluate, format_summary, read_rows, write_scores
@@ -48,7 +49,8 @@ def cross_validate(samples, out, recipe, protocol="grouped", folds=5, seed=0, jo
 
     Raises:
         FileExistsError: If `out` holds other files than a cross-validation.
-        ValueError: If it holds one with other settings, or the samples cannot be split by the protocol.
+        ValueError: If it holds one with other settings, the samples cannot be split by the protocol, or an image cannot
+            be read.
         ChildProcessError: If the process of a fold was killed. The others' folds are kept.
     """
     splits = make_splits(protocol, samples, folds, seed)
@@ -63,6 +65,8 @@ def cross_validate(samples, out, recipe, protocol="grouped", folds=5, seed=0, jo
         for fold, split in enumerate(splits)
     ]
     waiting = [task for task in tasks if not _is_done(_run(out, task[4]) / "evaluation", robustness)]
+    if waiting:
+        _check_readable(samples)
     if jobs == 1:
         for task in waiting:
             print(f"\n=== fold {task[4]} of 0 to {len(splits) - 1} ===")
@@ -90,6 +94,12 @@ def _settle(out, settings):
     for name, value in settings.items():
         if before.get(name) != value:
             raise ValueError(f"Expected the {name} of the cross-validation to go on with, found another: {path}")
+
+
+def _check_readable(samples):
+    """Read every image once: a broken one shows now, by name, rather than after the folds that only test it."""
+    for sample in track(samples, "Checking images"):
+        read_mask(sample.masks, read_image(sample.image).shape)
 
 
 def _run(out, fold):

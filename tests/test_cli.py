@@ -171,6 +171,13 @@ def test_audit_tells_what_is_wrong_and_writes_its_files(call, dataset, tmp_path)
     assert groups["malignant/9.png"] == groups["benign/1.png"]
 
 
+def test_audit_of_no_dataset_leaves_no_folder_behind(call, tmp_path):
+    done = call("audit", tmp_path / "gone", "--out", tmp_path / "audit")
+    assert (done.status, done.out) == (2, "")
+    assert done.err == f"busseg: error: Expected a dataset folder, found nothing: {tmp_path / 'gone'}\n"
+    assert not (tmp_path / "audit").exists()
+
+
 # === Cross-validate and compare ===
 def test_crossval_then_compare(call, dataset, recipe, tmp_path):
     out = tmp_path / "random"

@@ -1,5 +1,7 @@
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -90,6 +92,17 @@ def test_another_recipe_is_refused(crossval, phantom_samples):
     out, _ = crossval
     with pytest.raises(ValueError, match=r"^Expected the recipe of"):
         cross_validate(phantom_samples, out, replace(RECIPE, epochs=2), folds=2)
+
+
+def test_broken_image_is_named_before_any_fold_is_trained(tmp_path, phantom_folder):
+    data = tmp_path / "data"
+    shutil.copytree(phantom_folder, data)
+    samples = find_samples(data)
+    tested_first = grouped_splits(samples, folds=2)[0].test[0]  # fold 0 could be trained without it
+    tested_first.image.write_bytes(b"")
+    with pytest.raises(ValueError, match=re.escape(str(tested_first.image))):
+        cross_validate(samples, tmp_path / "out", RECIPE, folds=2)
+    assert list((tmp_path / "out").glob("fold-*")) == []
 
 
 def test_folder_of_something_else_is_refused(tmp_path, phantom_samples):
