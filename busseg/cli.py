@@ -34,7 +34,9 @@ Recipe = Annotated[str, typer.Option(help="Name of a recipe, or path of a TOML f
 Robustness = Annotated[
     bool, typer.Option("--robustness", help="Score under contrast, brightness, blur, speckle and more, too.")
 ]
-Model = Annotated[Path, typer.Argument(help="Trained model: a run's folder, a .keras file or a SavedModel folder.")]
+Model = Annotated[
+    Path, typer.Argument(help="Trained model: a run's folder, a .keras or .onnx file, or a SavedModel folder.")
+]
 
 
 def main():
@@ -276,7 +278,9 @@ def compare(
 @app.command()
 def predict(
     inputs: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
-    model: Annotated[Path, typer.Option(help="Trained model: a run's folder, a .keras file or a SavedModel folder.")],
+    model: Annotated[
+        Path, typer.Option(help="Trained model: a run's folder, a .keras or .onnx file, or a SavedModel folder.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for masks, overlays and predictions.csv.")] = Path("predictions"),
 ):
     """Tell the class of images and where the lesion lies.
@@ -302,19 +306,21 @@ def predict(
 @app.command()
 def export(
     model: Annotated[Path, typer.Argument(help="Trained model: a run's folder or a .keras file.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
-    format: Annotated[str, typer.Option(help="saved_model: TensorFlow's.")] = "saved_model",
+    out: Annotated[Path, typer.Option(help="Folder to write, or .onnx file.")],
+    format: Annotated[
+        str, typer.Option(help="saved_model: TensorFlow's, a folder. onnx: one file, for ONNX Runtime and others.")
+    ] = "saved_model",
 ):
     """Export a model to a format that runs without busseg, and check it against its source.
 
-    Example: busseg export runs/card --format saved_model --out card-saved-model
+    Example: busseg export runs/card --format onnx --out card.onnx
     """
     with starting_keras():
-        from busseg.inference.export import FORMATS, export_saved_model
+        from busseg.inference.export import FORMATS
     if format not in FORMATS:
         raise ValueError(f"Expected a format of {', '.join(FORMATS)}, found {format!r}")
     with starting_keras():
-        difference = export_saved_model(model, out)
+        difference = FORMATS[format](model, out)
     print(f"Wrote {out}; its answers differ from the source's by at most {difference:.0e}")
 
 

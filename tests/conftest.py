@@ -80,3 +80,13 @@ def tiny_saved_model(tmp_path_factory, tiny_run):
     folder = tmp_path_factory.mktemp("models") / "tiny-saved-model"
     export_saved_model(tiny_run, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tmp_path_factory, tiny_run):
+    """The path of `tiny_run`'s model as an ONNX file, to be read only."""
+    from busseg.inference.export import export_onnx
+
+    path = tmp_path_factory.mktemp("models") / "tiny.onnx"
+    export_onnx(tiny_run, path)
+    return path

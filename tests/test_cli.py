@@ -282,13 +282,20 @@ def test_predict_in_a_process_goes_on_past_a_broken_image_and_ends_with_1(echo_f
 
 
 # === Export ===
-def test_export_writes_a_saved_model(call, echo_file, tmp_path):
-    done = call("export", echo_file, "--out", tmp_path / "export")
+@pytest.mark.parametrize(
+    ("options", "name", "file"),
+    [
+        ([], "export", "export/saved_model.pb"),
+        (["--format", "onnx"], "export.onnx", "export.onnx"),
+    ],
+)
+def test_export_writes_the_format(call, echo_file, tmp_path, options, name, file):
+    done = call("export", echo_file, "--out", tmp_path / name, *options)
     assert (done.status, done.err) == (0, "")
     assert re.search(
-        rf"^Wrote {tmp_path}/export; its answers differ .* by at most \de[+-]\d\d$", done.out, re.MULTILINE
+        rf"^Wrote {tmp_path}/{name}; its answers differ .* by at most \de[+-]\d\d$", done.out, re.MULTILINE
     )
-    assert (tmp_path / "export/saved_model.pb").is_file()
+    assert (tmp_path / file).is_file()
 
 
 # === Bad inputs: one line, status 2, nothing half written ===
@@ -470,7 +477,7 @@ def test_bad_recipe_is_told(call, dataset, recipe, tmp_path, text, found):
 
 def test_unknown_recipe_is_told_with_the_known_ones(call, dataset, tmp_path):
     line = fails(call, tmp_path, "train", dataset, "--out", tmp_path / "out", "--recipe", "crad")
-    assert line.endswith("Expected a TOML file or one of card, demo, light, found no such recipe: crad")
+    assert line.endswith("Expected a TOML file or one of card, demo, light, pretrained, found no such recipe: crad")
 
 
 def test_other_recipe_cannot_go_on_with_a_run(call, tiny_run, phantom_folder, recipe, tmp_path):
@@ -549,7 +556,7 @@ def test_bad_inputs_of_predict_are_named(call, echo_file, tmp_path, inputs, foun
 
 def test_unknown_format_and_dataset_are_told(call, echo_file, tmp_path):
     line = fails(call, tmp_path, "export", echo_file, "--format", "onyx", "--out", tmp_path / "out")
-    assert line.endswith("Expected a format of saved_model, found 'onyx'")
+    assert line.endswith("Expected a format of saved_model, onnx, found 'onyx'")
     line = fails(call, tmp_path, "download", "buzi", tmp_path / "out")
     assert line.endswith("Expected the dataset busi, found 'buzi'")
 

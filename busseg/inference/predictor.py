@@ -43,10 +43,12 @@ class Predictor:
     """A trained model that predicts images of any size.
 
     Args:
-        model: A `keras.Model`, or the path of a run's folder, a `.keras` file or a SavedModel folder.
+        model: A `keras.Model`, or the path of a run's folder, a `.keras` file, an `.onnx` file or a
+            SavedModel folder.
 
     Raises:
         FileNotFoundError: If there is no model at the path.
+        ImportError: If what runs the format is not installed.
         ValueError: If what is there is no model of busseg: one square grey image in, `mask` and `label` out.
     """
 
@@ -108,6 +110,8 @@ def _load(path):
     """`(run, inputs, outputs)` of a stored model: maps a float32 batch to a dict of arrays; the shapes of both."""
     if (path / "saved_model.pb").is_file():
         return _from_saved_model(path)
+    if path.suffix == ".onnx" and path.is_file():
+        return _from_onnx(path)
     return _from_keras(load_keras(path))
 
 
@@ -124,10 +128,14 @@ def load_keras(path):
     path = Path(path)
     file = path / "model.keras" if path.is_dir() else path
     if file.suffix != ".keras" or not file.is_file():
-        raise FileNotFoundError(f"Expected a trained model (a run's folder, .keras or SavedModel), found none: {path}")
+        raise FileNotFoundError(
+            f"Expected a trained model (a run's folder, .keras, .onnx or SavedModel), found none: {path}"
+        )
     if not zipfile.is_zipfile(file):
         raise ValueError(f"Expected a Keras model, found a broken file or something else: {file}")
     import keras
+
+    import busseg.models.attention  # noqa: F401, it tells Keras of its layers
 
     try:
         return keras.models.load_model(file, compile=False)
@@ -164,6 +172,32 @@ def _from_saved_model(path):
 
     shapes = list(_shapes(inputs).values())
     return run, shapes[0] if len(shapes) == 1 else shapes, _shapes(signature.structured_outputs)
+
+
+def _from_onnx(path):
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError(
+            'Expected ONNX Runtime, which runs .onnx files, found it is not installed: pip install "busseg[onnx]"'
+        ) from error
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors share no base class
+        raise ValueError(f"Expected an ONNX model, found a file that cannot be loaded ({error}): {path}") from error
+    inputs = {one.name: _numbers(one.shape) for one in session.get_inputs()}
+    outputs = {one.name: _numbers(one.shape) for one in session.get_outputs()}
+
+    def run(batch):
+        return dict(zip(outputs, session.run(list(outputs), dict.fromkeys(inputs, batch))))
+
+    shapes = list(inputs.values())
+    return run, shapes[0] if len(shapes) == 1 else shapes, outputs
+
+
+def _numbers(shape):
+    """An ONNX shape with None, as Keras has it, for a side that is not fixed; ONNX gives it a name."""
+    return tuple(side if isinstance(side, int) else None for side in shape)
 
 
 def _shapes(tensors):

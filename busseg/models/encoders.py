@@ -1,19 +1,130 @@
 """Encoders: from an image to a pyramid of feature maps.
 
-One contract for all: `features = encoder(x, ...)`, where `x` is `(batch, size, size, 1)` with values 0..255. Returned
-are feature maps from fine to coarse, each half the height and width of the one before; the last is the bottleneck.
+One contract for all: the image is `(batch, size, size, channels)` with values 0..255, which each encoder brings to its
+own range inside. Returned are feature maps from fine to coarse, each half the height and width of the one before; the
+last is the bottleneck.
 """
 
-import math
+import warnings
+from pathlib import Path
+from zipfile import BadZipFile
 
-from keras import layers
+import keras
+from keras import applications, layers
 
+from busseg.models import efficientnet_lite
 from busseg.models.attention import CBAM
+from busseg.models.normalization import normalize
 
-NORMALIZATIONS = ("batch", "group", "none")
+# Of each network of `keras.applications`: how grey levels become what it expects, and the layers that end its levels.
+_APPLICATIONS = {
+    "densenet121": (
+        applications.DenseNet121,
+        "torch",
+        ("conv1_relu", "pool2_relu", "pool3_relu", "pool4_relu", "relu"),
+    ),
+    "resnet50": (
+        applications.ResNet50,
+        "caffe",
+        ("conv1_relu", "conv2_block3_out", "conv3_block4_out", "conv4_block6_out", "conv5_block3_out"),
+    ),
+    "efficientnetv2_b0": (
+        applications.EfficientNetV2B0,
+        "inside",
+        ("block1a_project_activation", "block2b_add", "block3b_add", "block5e_add", "block6h_add"),
+    ),
+    "mobilenet_v2": (
+        applications.MobileNetV2,
+        "tf",
+        ("expanded_conv_project_BN", "block_2_add", "block_5_add", "block_12_add", "block_16_project_BN"),
+    ),
+    "convnext_tiny": (
+        applications.ConvNeXtTiny,
+        "inside",
+        tuple(f"convnext_tiny_stage_{stage}_block_{last}_identity" for stage, last in enumerate((2, 2, 8, 2))),
+    ),
+}
+ENCODERS = ("plain", *efficientnet_lite.SCALES, *_APPLICATIONS)
 
 
-def plain_encoder(x, width, depth, normalization="batch", cbam=False):
+def finest_stride(encoder):
+    """How many pixels of the image one place of the encoder's finest feature map spans, along each side."""
+    return {"plain": 1, "convnext_tiny": 4}.get(encoder, 2)
+
+
+def deepest(encoder):
+    """The largest depth an encoder has: levels below its finest. None if it has no end."""
+    return None if encoder == "plain" else 3 if encoder == "convnext_tiny" else 4
+
+
+def encode(
+    image, encoder="plain", weights=None, width=16, depth=4, normalization="batch", cbam=False, frozen=0, folded=False
+):
+    """Run an image through an encoder.
+
+    Args:
+        image: `keras.Input` of one channel, or of three.
+        encoder: One of `ENCODERS`.
+        weights: None for new ones; "imagenet"; or the path of a file. For "plain" and EfficientNet-Lite: `.weights.h5`
+            of the same encoder; for the latter also the `.pth` of its package. For the others: the weights of the whole
+            network without its top, as `keras.applications` publishes them.
+        width: Filters of the finest level of "plain"; they double at every level. The others have their own.
+        depth: Number of levels below the finest.
+        normalization: One of `NORMALIZATIONS`, for "plain" and EfficientNet-Lite. The others have their own.
+        cbam: Whether what each level gives passes through a CBAM.
+        frozen: Number of levels, from the finest, whose weights and statistics stay as they are.
+        folded: Whether the batch normalization of a pretrained EfficientNet-Lite is folded into its kernels, which then
+            have biases and nothing after them.
+
+    Returns:
+        List of `depth + 1` tensors, at strides `finest_stride(encoder) * (1, 2, ... 2 ** depth)`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ImportError: If the package that carries the weights is not installed.
+        OSError: If the weights cannot be downloaded.
+        ValueError: If the file holds no weights of this encoder, or there are none for it.
+    """
+    if encoder == "plain":
+        features = plain_encoder(image, width, depth, normalization)
+    elif encoder in efficientnet_lite.SCALES:
+        normalization = "none" if folded else normalization
+        features = efficientnet_lite.efficientnet_lite(image, encoder, normalization)
+    else:
+        features = _application(image, encoder, weights)
+    features = features[: depth + 1]
+    if weights is not None and encoder not in _APPLICATIONS:
+        _load(keras.Model(image, features), encoder, weights, normalization)
+    if frozen:
+        for layer in keras.Model(image, features[frozen - 1]).layers:
+            layer.trainable = False
+    return [CBAM(name=f"encoder{k}_cbam")(x) for k, x in enumerate(features)] if cbam else features
+
+
+def _load(model, encoder, weights, normalization):
+    if weights == "imagenet" and encoder == "plain":
+        raise ValueError("The encoder plain has no ImageNet weights; those with them are " + ", ".join(ENCODERS[1:]))
+    path = efficientnet_lite.imagenet_file(encoder) if weights == "imagenet" else str(weights)
+    if path.endswith(".pth") and encoder != "plain":
+        efficientnet_lite.load_imagenet(model, encoder, normalization, path)
+    else:
+        _load_keras(model, encoder, path)
+
+
+def _load_keras(model, encoder, path):
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"Expected the weights of {encoder}, found no such file: {path}")
+    try:
+        with warnings.catch_warnings(action="ignore"):  # dozens, where the error says it all
+            model.load_weights(path)
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        reason = str(error).split(". ")[0]
+        raise ValueError(
+            f"Expected the weights of {encoder} as it is built here, found something else ({reason}): {path}"
+        ) from error
+
+
+def plain_encoder(x, width, depth, normalization="batch"):
     """The encoder of the original U-Net, narrower: two convolutions a level, then 2x2 max pooling.
 
     Args:
@@ -21,7 +132,6 @@ def plain_encoder(x, width, depth, normalization="batch", cbam=False):
         width: Filters of the first level. They double at every level.
         depth: Number of poolings.
         normalization: One of `NORMALIZATIONS`.
-        cbam: Whether each level ends in a CBAM.
 
     Returns:
         List of `depth + 1` tensors, at strides 1, 2, ... `2 ** depth`.
@@ -34,21 +144,34 @@ def plain_encoder(x, width, depth, normalization="batch", cbam=False):
     for level in range(depth + 1):
         if level > 0:
             x = layers.MaxPooling2D(name=f"encoder{level}_pool")(x)
-        x = conv_block(x, width * 2**level, normalization, cbam, name=f"encoder{level}")
+        x = conv_block(x, width * 2**level, normalization, name=f"encoder{level}")
         features.append(x)
     return features
 
 
-def conv_block(x, filters, normalization, cbam, name):
-    """Two 3x3 convolutions, each normalised and rectified; then a CBAM if wished."""
-    for step in (1, 2):
+def conv_block(x, filters, normalization, name, convolutions=2):
+    """3x3 convolutions, each normalised and rectified."""
+    for step in range(1, convolutions + 1):
         x = layers.Conv2D(
             filters, 3, padding="same", use_bias=normalization == "none", kernel_initializer="he_normal",
             name=f"{name}_conv{step}",
         )(x)  # fmt: skip
-        if normalization == "batch":
-            x = layers.BatchNormalization(momentum=0.9, name=f"{name}_norm{step}")(x)
-        elif normalization == "group":
-            x = layers.GroupNormalization(math.gcd(8, filters), name=f"{name}_norm{step}")(x)
+        x = normalize(x, normalization, f"{name}_norm{step}")
         x = layers.ReLU(name=f"{name}_relu{step}")(x)
-    return CBAM(name=f"{name}_cbam")(x) if cbam else x
+    return x
+
+
+def _application(image, encoder, weights):
+    build, preprocessing, levels = _APPLICATIONS[encoder]
+    x = image if image.shape[-1] == 3 else layers.Concatenate(name="grey_to_rgb")([image] * 3)
+    if preprocessing != "inside":
+        x = applications.imagenet_utils.preprocess_input(x, mode=preprocessing)
+    try:
+        model = build(include_top=False, weights="imagenet" if weights == "imagenet" else None, input_tensor=x)
+    except Exception as error:  # Keras raises nothing narrower for a download that fails
+        if weights != "imagenet":
+            raise
+        raise OSError(f"Expected to download the ImageNet weights of {encoder}, found none ({error})") from error
+    if weights not in (None, "imagenet"):
+        _load_keras(model, encoder, str(weights))
+    return [model.get_layer(name).output for name in levels]

@@ -4,14 +4,23 @@ import keras
 from keras import layers
 
 from busseg.models.attention import AttentionGate
-from busseg.models.encoders import NORMALIZATIONS, conv_block, plain_encoder
+from busseg.models.efficientnet_lite import SCALES
+from busseg.models.encoders import ENCODERS, conv_block, deepest, encode, finest_stride
+from busseg.models.normalization import NORMALIZATIONS
+
+DECODERS = ("concat", "add")
 
 
 def build_unet(
     image_size=128,
     classes=3,
+    encoder="plain",
+    weights=None,
     width=16,
     depth=4,
+    decoder="concat",
+    frozen=0,
+    folded=False,
     dropout=0.5,
     normalization="batch",
     attention_gates=False,
@@ -21,17 +30,25 @@ def build_unet(
     """Build the two-headed U-Net.
 
     A shared encoder feeds a mask decoder, through a skip connection a level, and from its bottleneck a classification
-    head. Rescaling is a layer inside.
+    head. Bringing the grey levels to the encoder's own range is a layer inside.
 
     Args:
-        image_size: Side of the square input in pixels, a multiple of `2 ** depth`. None takes any such size.
+        image_size: Side of the square input in pixels, a multiple of the bottleneck's stride: `2 ** depth` with the
+            plain encoder, twice that with most others. None takes any such size.
         classes: Number of classes.
-        width: Filters of the finest level; they double at every coarser one.
+        encoder: One of `encoders.ENCODERS`.
+        weights: What the encoder begins with: None, "imagenet", or the path of a file; see `encoders.encode`.
+        width: Filters of the decoder's finest level, and of the plain encoder's; they double at every coarser one.
         depth: Number of levels below the finest, and of skip connections.
+        decoder: "concat": skip and coarser level side by side, then two 3x3 convolutions, as in the original U-Net.
+            "add": both narrowed by 1x1 convolutions and added, then one; a fraction of the work behind a wide encoder.
+        frozen: Number of the encoder's levels, from the finest, whose weights do not move.
+        folded: Whether the batch normalization of an EfficientNet-Lite, which is a scale and a shift once trained, is
+            folded into its kernels. That saves the memory traffic of a third of a training step.
         dropout: Share of the pooled features dropped before the class is told, in `[0, 1)`.
         normalization: "batch", "group" or "none", after every convolution.
         attention_gates: Whether the skips pass through attention gates.
-        cbam: Whether the encoder's levels end in a CBAM.
+        cbam: Whether what the encoder's levels give passes through a CBAM.
         name: Name of the model.
 
     Returns:
@@ -39,55 +56,95 @@ def build_unet(
         `(batch, size, size, 1)`, lesion probabilities, and `label`, `(batch, classes)`, class probabilities.
 
     Raises:
-        ValueError: If an argument is out of its range; for a wrong `image_size` it names the nearest right one.
+        ValueError: If an argument is out of its range; for a wrong `image_size` it names the nearest right one. Also
+            for weights that are not the encoder's.
+        FileNotFoundError, ImportError: If there are no such weights.
 
     Example:
-        >>> model = build_unet(image_size=128)
+        >>> model = build_unet(image_size=192, encoder="efficientnet_lite0", weights="imagenet")
         >>> model.compile("adam", loss={"mask": DiceLoss(), "label": "mae"})
     """
-    _check(image_size, classes, width, depth, dropout, normalization)
+    _check(image_size, classes, encoder, width, depth, decoder, frozen, folded, dropout, normalization)
     image = keras.Input((image_size, image_size, 1), name="image")
-    *skips, bottleneck = plain_encoder(image, width, depth, normalization, cbam)
-    mask = _mask_decoder(bottleneck, skips, normalization, attention_gates)
-    label = _label_head(bottleneck, classes, dropout)
+    *skips, bottleneck = encode(image, encoder, weights, width, depth, normalization, cbam, frozen, folded)
+    decode = _decode_by_concat if decoder == "concat" else _decode_by_add
+    finest = decode(bottleneck, skips, width, normalization, attention_gates)
+    mask = _mask_head(finest, finest_stride(encoder))
+    label = _label_head(bottleneck, classes, dropout, normalized=encoder != "plain")
     return keras.Model(image, {"mask": mask, "label": label}, name=name)
 
 
-def _mask_decoder(x, skips, normalization, attention_gates):
+def _decode_by_concat(x, skips, width, normalization, attention_gates):
     for level, skip in reversed(list(enumerate(skips))):
-        filters = skip.shape[-1]
+        filters = width * 2**level
         x = layers.UpSampling2D(interpolation="bilinear", name=f"decoder{level}_up")(x)
-        if attention_gates:
-            skip = AttentionGate(max(1, filters // 2), name=f"decoder{level}_gate")([skip, x])
+        skip = _gate(skip, x, filters, attention_gates, level)
         x = layers.Concatenate(name=f"decoder{level}_concat")([skip, x])
-        x = conv_block(x, filters, normalization, cbam=False, name=f"decoder{level}")
+        x = conv_block(x, filters, normalization, name=f"decoder{level}")
+    return x
+
+
+def _decode_by_add(x, skips, width, normalization, attention_gates):
+    for level, skip in reversed(list(enumerate(skips))):
+        filters = width * 2**level
+        # Narrowed before it is enlarged: the same numbers, a quarter of the pixels.
+        x = layers.Conv2D(filters, 1, name=f"decoder{level}_from_below")(x)
+        x = layers.UpSampling2D(interpolation="bilinear", name=f"decoder{level}_up")(x)
+        skip = layers.Conv2D(filters, 1, name=f"decoder{level}_from_skip")(skip)
+        skip = _gate(skip, x, filters, attention_gates, level)
+        x = layers.Add(name=f"decoder{level}_add")([skip, x])
+        x = conv_block(x, filters, normalization, name=f"decoder{level}", convolutions=1)
+    return x
+
+
+def _gate(skip, gate, filters, attention_gates, level):
+    return AttentionGate(max(1, filters // 2), name=f"decoder{level}_gate")([skip, gate]) if attention_gates else skip
+
+
+def _mask_head(x, stride):
     # Probabilities are float32 also when the layers before compute in half precision.
-    return layers.Conv2D(1, 1, activation="sigmoid", dtype="float32", name="mask")(x)
+    if stride == 1:
+        return layers.Conv2D(1, 1, activation="sigmoid", dtype="float32", name="mask")(x)
+    x = layers.Conv2D(1, 1, dtype="float32", name="mask_conv")(x)
+    x = layers.UpSampling2D(stride, interpolation="bilinear", dtype="float32", name="mask_up")(x)
+    return layers.Activation("sigmoid", dtype="float32", name="mask")(x)
 
 
-def _label_head(x, classes, dropout):
+def _label_head(x, classes, dropout, normalized):
     # The average tells the tissue; the maximum finds a lesion that fills one cell of the bottleneck in twenty.
     average = layers.GlobalAveragePooling2D(name="label_average")(x)
     maximum = layers.GlobalMaxPooling2D(name="label_maximum")(x)
     x = layers.Concatenate(name="label_pool")([average, maximum])
+    if normalized:  # a pretrained network's features are of any scale; large ones would be sure from the first step
+        x = layers.LayerNormalization(name="label_norm")(x)
     x = layers.Dropout(dropout, name="label_dropout")(x)
     return layers.Dense(classes, activation="softmax", dtype="float32", name="label")(x)
 
 
-def _check(image_size, classes, width, depth, dropout, normalization):
+def _check(image_size, classes, encoder, width, depth, decoder, frozen, folded, dropout, normalization):
+    for name, value, allowed in (
+        ("encoder", encoder, ENCODERS),
+        ("decoder", decoder, DECODERS),
+        ("normalization", normalization, NORMALIZATIONS),
+    ):
+        if value not in allowed:
+            raise ValueError(f"`{name}` must be one of {', '.join(allowed)}. Received: {name}={value!r}")
     for name, value, least in (("classes", classes, 2), ("width", width, 1), ("depth", depth, 1)):
         if value < least:
             raise ValueError(f"`{name}` must be >= {least}. Received: {name}={value}")
+    most = deepest(encoder)
+    if most and depth > most:
+        raise ValueError(f"`depth` must be <= {most} with the encoder {encoder}. Received: depth={depth}")
+    if not 0 <= frozen <= depth + 1:
+        raise ValueError(f"`frozen` must be in [0, {depth + 1}], the encoder's levels. Received: frozen={frozen}")
+    if folded and encoder not in SCALES:
+        raise ValueError(f"`folded` is for {', '.join(SCALES)}. Received: folded=True, encoder={encoder!r}")
     if not 0 <= dropout < 1:
         raise ValueError(f"`dropout` must be in [0, 1). Received: dropout={dropout}")
-    if normalization not in NORMALIZATIONS:
-        raise ValueError(
-            f"`normalization` must be one of {', '.join(NORMALIZATIONS)}. Received: normalization={normalization!r}"
-        )
-    stride = 2**depth
+    stride = finest_stride(encoder) * 2**depth
     if image_size is not None and (image_size < stride or image_size % stride):
         nearest = max(stride, round(image_size / stride) * stride)
         raise ValueError(
-            f"`image_size` must be a multiple of {stride} (2 ** depth). The nearest is {nearest}. "
-            f"Received: image_size={image_size}"
+            f"`image_size` must be a multiple of {stride}, the stride of the bottleneck at this depth. The nearest is "
+            f"{nearest}. Received: image_size={image_size}"
         )

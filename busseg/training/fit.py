@@ -1,5 +1,7 @@
 """Train one model by a recipe, and keep after every epoch all that a killed run needs to go on."""
 
+import dataclasses
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -20,6 +22,7 @@ from busseg.data.splits import PARTS, read_split, write_splits
 from busseg.models.unet import build_unet
 from busseg.training.losses import LABEL_LOSSES, MASK_LOSSES
 from busseg.training.metrics import CleanNormalRate, LesionDice, LesionIoU
+from busseg.training.optimizer import SlowEncoderAdamW
 from busseg.training.recipe import load_recipe
 
 MODEL, HISTORY, RECIPE, SPLITS, ENVIRONMENT = (
@@ -96,9 +99,10 @@ def build_model(recipe):
     """The network of a recipe, with new weights."""
     with _precision(recipe.precision):
         return build_unet(
-            image_size=recipe.image_size, classes=len(CLASSES), width=recipe.width, depth=recipe.depth,
-            dropout=recipe.dropout, normalization=recipe.normalization, attention_gates=recipe.attention_gates,
-            cbam=recipe.cbam,
+            image_size=recipe.image_size, classes=len(CLASSES), encoder=recipe.encoder,
+            weights=None if recipe.weights == "none" else recipe.weights, width=recipe.width, depth=recipe.depth,
+            decoder=recipe.decoder, frozen=recipe.frozen, folded=recipe.folded, dropout=recipe.dropout,
+            normalization=recipe.normalization, attention_gates=recipe.attention_gates, cbam=recipe.cbam,
         )  # fmt: skip
 
 
@@ -122,7 +126,7 @@ def compile_model(model, recipe, steps_per_epoch):
         decay_steps=max(1, recipe.epochs * steps_per_epoch - warmup),
     )
     model.compile(
-        keras.optimizers.AdamW(learning_rate, weight_decay=recipe.weight_decay),
+        SlowEncoderAdamW(recipe.encoder_rate, learning_rate=learning_rate, weight_decay=recipe.weight_decay),
         loss={MASK: MASK_LOSSES[recipe.mask_loss](), LABEL: LABEL_LOSSES[recipe.label_loss]()},
         loss_weights={MASK: recipe.mask_weight, LABEL: recipe.label_weight},
         metrics={MASK: [LesionDice(), LesionIoU(), CleanNormalRate()]},
@@ -173,18 +177,30 @@ class RunKeeper(keras.callbacks.Callback):
         learning_rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         self.history.append({"epoch": epoch + 1, "learning_rate": learning_rate, **logs})
         if self.best == len(self.history):
-            self._save(self.out / MODEL)
+            self._save(self._served(), self.out / MODEL)
         write_csv(self.out / HISTORY, list(self.history[0]), self.history)
         checkpoint = _checkpoint(self.out, epoch + 1)
-        self._save(checkpoint)
+        self._save(self.model, checkpoint)
         for old in checkpoint.parent.glob("*.keras"):
             if old != checkpoint:
                 old.unlink()
         self.model.stop_training = self.finished
 
-    def _save(self, path):
+    def _served(self):
+        """The network as it is used once trained: in float32, which every machine and every exported format can."""
+        if self.recipe.precision == "float32":
+            return self.model
+        self._in_float32.set_weights(self.model.get_weights())
+        return self._in_float32
+
+    @functools.cached_property
+    def _in_float32(self):
+        return build_model(dataclasses.replace(self.recipe, precision="float32", weights="none"))
+
+    @staticmethod
+    def _save(model, path):
         with replacing(path) as temporary:
-            self.model.save(temporary)
+            model.save(temporary)
 
 
 def _checkpoint(out, epochs):

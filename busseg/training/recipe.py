@@ -12,12 +12,16 @@ import tomli_w
 from busseg.data.augmentation import AUGMENTATIONS
 from busseg.data.batches import BALANCES
 from busseg.data.files import write_text
-from busseg.models.encoders import NORMALIZATIONS
+from busseg.models.encoders import ENCODERS
+from busseg.models.normalization import NORMALIZATIONS
+from busseg.models.unet import DECODERS
 from busseg.training.losses import LABEL_LOSSES, MASK_LOSSES
 
 _PACKAGED = files("busseg.training") / "recipes"
 
 _CHOICES = {
+    "encoder": ENCODERS,
+    "decoder": DECODERS,
     "normalization": NORMALIZATIONS,
     "augmentation": AUGMENTATIONS,
     "balance": BALANCES,
@@ -37,8 +41,13 @@ class Recipe:
 
     # === Network ===
     image_size: int = 128  # each doubling costs four times the compute
+    encoder: str = "plain"
+    weights: str = "none"  # or "imagenet", or the path of a file
     width: int = 16  # two million parameters; the original's 64 costs sixteen times the compute
     depth: int = 4  # four skips, as in the original U-Net
+    decoder: str = "concat"
+    frozen: int = 0  # levels of the encoder, from the finest, that keep the weights they begin with
+    folded: bool = False
     dropout: float = 0.5  # of the pooled features, from which the class is easily learnt by heart
     normalization: str = "batch"
     attention_gates: bool = False
@@ -58,6 +67,7 @@ class Recipe:
     epochs: int = 80
     batch_size: int = 16  # enough for steady batch statistics
     learning_rate: float = 1e-3  # the peak, reached after the warm-up; a cosine brings it to zero
+    encoder_rate: float = 1.0  # the encoder's learning rate, as a share of it; a pretrained one wants a smaller one
     warmup_epochs: int = 3
     weight_decay: float = 0.01  # decoupled, as in AdamW
     patience: int = 80  # epochs without a better validation loss before training stops
@@ -74,7 +84,7 @@ class Recipe:
         for name in ("image_size", "epochs", "batch_size", "learning_rate", "patience"):
             if not getattr(self, name) > 0:  # nan is not
                 raise ValueError(f"`{name}` must be > 0. Received: {getattr(self, name)}")
-        for name in ("mask_weight", "label_weight", "warmup_epochs", "weight_decay", "seed"):
+        for name in ("frozen", "mask_weight", "label_weight", "encoder_rate", "warmup_epochs", "weight_decay", "seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"`{name}` must be >= 0. Received: {getattr(self, name)}")
         for name, allowed in _CHOICES.items():

@@ -4,19 +4,24 @@ import shutil
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 
-from busseg.inference.export import export_saved_model
+from busseg.inference.export import export_onnx, export_saved_model
 from busseg.inference.predictor import Predictor, load_keras
+
+any_format = pytest.mark.parametrize(
+    ("export", "name"), [(export_saved_model, "export"), (export_onnx, "export.onnx")], ids=["saved_model", "onnx"]
+)
 
 
 def names(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
 
-# Runs where only TensorFlow is: loads the SavedModel, answers the batches of an .npz file, reports its signature.
-SERVE = """
+# Run where busseg is not: load the export, answer the batches of an .npz file, report the signature.
+SAVED_MODEL = """
 import json, sys
 import numpy as np
 import tensorflow as tf
@@ -29,22 +34,45 @@ for name, batch in np.load(sys.argv[2]).items():
 np.savez(sys.argv[3], **answers)
 describe = lambda specs: {name: [spec.shape.as_list(), spec.dtype.name] for name, spec in specs.items()}
 signature = serve.structured_input_signature[1], serve.structured_outputs
-print(json.dumps({"signature": [describe(specs) for specs in signature], "busseg": "busseg" in sys.modules,
-                  "keras": "keras" in sys.modules}))
+print(json.dumps({"signature": [describe(specs) for specs in signature], "modules": list(sys.modules)}))
+"""
+ONNX = """
+import json, sys
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+answers = {}
+for name, batch in np.load(sys.argv[2]).items():
+    for output, values in zip(session.get_outputs(), session.run(None, {"image": batch})):
+        answers[f"{name} {output.name}"] = values
+np.savez(sys.argv[3], **answers)
+sides = lambda shape: [side if isinstance(side, int) else None for side in shape]
+describe = lambda specs: {spec.name: [sides(spec.shape), {"tensor(float)": "float32"}[spec.type]] for spec in specs}
+signature = session.get_inputs(), session.get_outputs()
+print(json.dumps({"signature": [describe(specs) for specs in signature], "modules": list(sys.modules)}))
 """
 
 
-def test_saved_model_answers_as_its_source_where_there_is_no_busseg(tmp_path, tiny_run, tiny_saved_model):
+@pytest.mark.parametrize(
+    ("script", "export", "absent"),
+    [
+        (SAVED_MODEL, "tiny_saved_model", {"busseg"}),
+        (ONNX, "tiny_onnx", {"busseg", "keras", "tensorflow"}),
+    ],
+)  # fmt: skip
+def test_export_answers_as_its_source_where_there_is_no_busseg(tmp_path, tiny_run, request, script, export, absent):
     random = np.random.default_rng(0)
     batches = {str(n): random.uniform(0, 255, (n, 32, 32, 1)).astype(np.float32) for n in (1, 3)}
     np.savez(tmp_path / "batches.npz", **batches)
+    paths = request.getfixturevalue(export), tmp_path / "batches.npz", tmp_path / "answers.npz"
     done = subprocess.run(
-        [sys.executable, "-c", SERVE, tiny_saved_model, tmp_path / "batches.npz", tmp_path / "answers.npz"],
+        [sys.executable, "-c", script, *paths],
         capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
-    assert told["busseg"] is False
+    assert not absent & set(told["modules"])
     assert told["signature"] == [
         {"image": [[None, 32, 32, 1], "float32"]},
         {"mask": [[None, 32, 32, 1], "float32"], "label": [[None, 3], "float32"]},
@@ -56,8 +84,25 @@ def test_saved_model_answers_as_its_source_where_there_is_no_busseg(tmp_path, ti
                 np.testing.assert_allclose(answers[f"{name} {output}"], expected, atol=1e-5)
 
 
-def test_largest_difference_on_phantoms_is_returned(tmp_path, echo_file):
-    assert 0 <= export_saved_model(echo_file, tmp_path / "export") <= 1e-5
+@any_format
+def test_largest_difference_on_phantoms_is_returned(tmp_path, echo_file, export, name):
+    assert 0 <= export(echo_file, tmp_path / name) <= 1e-5
+
+
+# Half precision rounds to 8 bits: 1 / 256. What it is rounded from is what is exported.
+@any_format
+def test_model_of_half_precision_is_exported_in_float32(tmp_path, export, name):
+    image = keras.Input((32, 32, 1), name="image")
+    x = keras.layers.Rescaling(1 / 255)(image)
+    x = keras.layers.Conv2D(4, 3, padding="same", activation="relu", dtype="mixed_bfloat16")(x)
+    mask = keras.layers.Conv2D(1, 1, activation="sigmoid", name="mask")(x)
+    label = keras.layers.Dense(3, activation="softmax", name="label")(keras.layers.GlobalAveragePooling2D()(x))
+    keras.Model(image, {"mask": mask, "label": label}).save(tmp_path / "half.keras")
+    assert export(tmp_path / "half.keras", tmp_path / name) <= 1e-6
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)
+    source, exported = Predictor(tmp_path / "half.keras").predict(pixels), Predictor(tmp_path / name).predict(pixels)
+    difference = np.abs(exported.probability_map - source.probability_map).max()
+    assert 1e-6 < difference < 1 / 64  # another precision, the same weights
 
 
 @pytest.mark.parametrize("path", ["export", "new/folders/export"])
@@ -101,30 +146,135 @@ def test_file_in_place_of_the_folder_is_refused(tmp_path, echo_file):
         export_saved_model(echo_file, tmp_path / "export")
 
 
-def test_missing_source_leaves_nothing(tmp_path):
+@any_format
+def test_missing_source_leaves_nothing(tmp_path, export, name):
     with pytest.raises(FileNotFoundError, match=r"found none: .*gone\.keras$"):
-        export_saved_model(tmp_path / "gone.keras", tmp_path / "export")
+        export(tmp_path / "gone.keras", tmp_path / name)
     assert names(tmp_path) == []
 
 
-def test_foreign_source_leaves_nothing(tmp_path):
-    keras = pytest.importorskip("keras")
+@any_format
+def test_foreign_source_leaves_nothing(tmp_path, export, name):
     keras.Sequential([keras.Input((32, 32, 1)), keras.layers.Flatten()]).save(tmp_path / "foreign.keras")
     with pytest.raises(ValueError, match=r"^Expected a model with the outputs .*: .*foreign\.keras$"):
-        export_saved_model(tmp_path / "foreign.keras", tmp_path / "export")
+        export(tmp_path / "foreign.keras", tmp_path / name)
     assert names(tmp_path) == ["foreign.keras"]
 
 
-def test_full_disk_leaves_the_old_saved_model(tmp_path, echo_file):
+@keras.saving.register_keras_serializable(package="test_export")
+class Drifting(keras.layers.Layer):
+    """Adds another number each time the network is compiled, so that no export answers as its source."""
+
+    compiled = 0
+
+    def call(self, x):
+        Drifting.compiled += 1
+        return x + 0.5 * Drifting.compiled
+
+
+@any_format
+def test_export_that_answers_otherwise_leaves_nothing(tmp_path, export, name):
+    image = keras.Input((32, 32, 1), name="image")
+    mask = keras.layers.Rescaling(1 / 255, name="mask")(image)
+    label = Drifting(name="label")(keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(mask)))
+    keras.Model(image, {"mask": mask, "label": label}).save(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match=rf"^Expected the export to answer as its source, .* of \d\.\de.*: .*{name}$"):
+        export(tmp_path / "model.keras", tmp_path / name)
+    assert names(tmp_path) == ["model.keras"]
+
+
+@any_format
+def test_model_whose_answers_are_no_numbers_leaves_nothing(tmp_path, echo_file, export, name):
+    model = load_keras(echo_file)
+    model.get_layer("label").bias.assign([1, 0, np.nan])
+    model.save(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match=rf"^Expected the export to answer as its source, .* of nan: .*{name}$"):
+        export(tmp_path / "model.keras", tmp_path / name)
+    assert names(tmp_path) == ["model.keras"]
+
+
+@pytest.mark.parametrize(
+    ("export", "name", "message"),
+    [
+        (export_saved_model, "export", r"The SavedModel cannot be written .*too large.*\): .*export"),
+        (export_onnx, "export.onnx", r"\[Errno 27\] File too large: '.*export\.onnx'"),
+    ],
+)
+def test_full_disk_leaves_the_old_export(tmp_path, echo_file, export, name, message):
     resource = pytest.importorskip("resource")
-    export_saved_model(echo_file, tmp_path / "export")
+    export(echo_file, tmp_path / name)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        # Like a disk that is full after 2000 bytes. Python ignores the signal that comes with it.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
-        with pytest.raises(OSError, match=r"^The SavedModel cannot be written .*too large\): .*export$"):
-            export_saved_model(echo_file, tmp_path / "export")
+        # Like a disk that is full after 500 bytes. Python ignores the signal that comes with it.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+        with pytest.raises(OSError, match=rf"^{message}$"):
+            export(echo_file, tmp_path / name)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+# === ONNX ===
+def test_onnx_file_is_replaced_and_nothing_is_left_beside_it(tmp_path, echo_file, tiny_onnx):
+    out = tmp_path / "new/folders/export.onnx"
+    export_onnx(str(echo_file), str(out))
+    assert names(tmp_path) == ["new", "new/folders", "new/folders/export.onnx"]
+    shutil.copy(tiny_onnx, out)
+    export_onnx(echo_file, out)
+    white = Predictor(out).predict(np.full((32, 32), 255, np.uint8))
+    np.testing.assert_allclose(white.probabilities, (0, 1, 0), atol=1e-6)
+    assert names(out.parent) == ["export.onnx"]
+
+
+@pytest.mark.parametrize("content", [b"", b"my thesis", None], ids=["empty", "text", "folder"])
+def test_what_is_no_onnx_file_is_refused_and_untouched(tmp_path, echo_file, content):
+    out = tmp_path / "export.onnx"
+    out.mkdir() if content is None else out.write_bytes(content)
+    with pytest.raises(FileExistsError, match=r"^Expected a new file or an ONNX file .* else: .*export\.onnx$"):
+        export_onnx(echo_file, out)
+    assert names(tmp_path) == ["export.onnx"]
+    assert out.is_dir() if content is None else out.read_bytes() == content
+
+
+def test_tensors_that_a_network_holds_are_exported(tmp_path):
+    """As those of `keras.applications`' preprocessing: here `image / [1, 3, 5] - [2, 4, 6]`, a mean a channel."""
+    image = keras.Input((32, 32, 1), name="image")
+    x = keras.layers.Concatenate()([image] * 3) / keras.ops.convert_to_tensor([1.0, 3.0, 5.0])
+    x = keras.layers.Normalization(mean=[2.0, 4.0, 6.0], variance=[1.0, 1.0, 1.0])(x)
+    mask = keras.layers.Conv2D(1, 1, activation="sigmoid", name="mask")(x)
+    label = keras.layers.Identity(name="label")(keras.layers.GlobalAveragePooling2D()(x))
+    keras.Model(image, {"mask": mask, "label": label}).save(tmp_path / "model.keras")
+    export_onnx(tmp_path / "model.keras", tmp_path / "export.onnx")
+    told = Predictor(tmp_path / "export.onnx").predict(np.full((32, 32), 15, np.uint8)).probabilities
+    np.testing.assert_allclose(told, (15 / 1 - 2, 15 / 3 - 4, 15 / 5 - 6), atol=1e-5)
+
+
+def test_name_without_onnx_is_refused(tmp_path, echo_file):
+    with pytest.raises(ValueError, match=r"^Expected the name of a file that ends in \.onnx, found another: .*export$"):
+        export_onnx(echo_file, tmp_path / "export")
+    assert names(tmp_path) == []
+
+
+def test_layer_that_onnx_does_not_know_leaves_nothing(tmp_path):
+    image = keras.Input((32, 32, 1), name="image")
+    mask = keras.layers.Identity(name="mask")(keras.ops.erfinv(keras.layers.Rescaling(1 / 512)(image)))
+    label = keras.layers.Dense(3, name="label")(keras.layers.GlobalAveragePooling2D()(mask))
+    keras.Model(image, {"mask": mask, "label": label}).save(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match=r"^Expected an export that runs, .*Erfinv.*: .*export\.onnx$") as caught:
+        export_onnx(tmp_path / "model.keras", tmp_path / "export.onnx")
+    assert "\n" not in str(caught.value)
+    assert names(tmp_path) == ["model.keras"]
+
+
+def test_missing_packages_are_told_with_the_fix(tmp_path, echo_file, monkeypatch):
+    for name in ("onnx", "tf2onnx"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=r'found onnx, tf2onnx not installed: pip install "busseg\[onnx\]"$'):
+        export_onnx(echo_file, tmp_path / "export.onnx")
+
+
+def test_other_backend_is_told_with_the_fix(tmp_path, echo_file, monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(ValueError, match=r"^Expected Keras on TensorFlow, .* found it on jax: set KERAS_BACKEND="):
+        export_onnx(echo_file, tmp_path / "export.onnx")

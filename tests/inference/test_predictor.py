@@ -1,6 +1,8 @@
 import os
 import re
 import shutil
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -29,8 +31,9 @@ def assert_same(one, other, tolerance=1e-5):
 
 
 # === One face for every format ===
-def test_run_file_saved_model_and_keras_model_answer_alike(tiny_run, tiny_saved_model):
-    stored = [tiny_run, str(tiny_run), tiny_run / "model.keras", tiny_saved_model, str(tiny_saved_model)]
+def test_every_format_answers_as_the_keras_model(tiny_run, tiny_saved_model, tiny_onnx):
+    stored = [tiny_run, str(tiny_run), tiny_run / "model.keras"]
+    stored += [tiny_saved_model, str(tiny_saved_model), tiny_onnx, str(tiny_onnx)]
     source = Predictor(load_keras(tiny_run))
     images = [draw_phantom(label, seed=5)[0] for label in CLASSES]
     expected = source.predict_batch(images)
@@ -39,6 +42,19 @@ def test_run_file_saved_model_and_keras_model_answer_alike(tiny_run, tiny_saved_
         assert predictor.image_size == source.image_size == 32
         for one, other in zip(predictor.predict_batch(images), expected, strict=True):
             assert_same(one, other)
+
+
+def test_onnx_needs_neither_tensorflow_nor_keras(tiny_onnx):
+    code = f"""
+import sys
+import numpy as np
+from busseg.inference.predictor import Predictor
+
+assert Predictor({str(tiny_onnx)!r}).predict(np.zeros((40, 50), np.uint8)).mask.shape == (40, 50)
+assert not {{"tensorflow", "keras"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_path_and_pixels_answer_alike(echo, tmp_path):
@@ -140,7 +156,7 @@ def test_pixels_that_are_no_grey_values_are_refused(echo, pixels, found):
         echo.predict(pixels)
 
 
-@pytest.mark.parametrize("name", ["gone", "gone.keras", "empty", "notes.txt"])
+@pytest.mark.parametrize("name", ["gone", "gone.keras", "gone.onnx", "empty", "notes.txt"])
 def test_missing_model_is_named(tmp_path, name):
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("hello")
@@ -177,6 +193,15 @@ def test_broken_keras_file_is_named(tmp_path, tiny_run, break_it):
     path = shutil.copy(tiny_run / "model.keras", tmp_path / "broken.keras")
     break_it(path)
     with pytest.raises(ValueError, match=rf"^Expected a Keras model, found .*: {re.escape(str(path))}$") as caught:
+        Predictor(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("break_it", BREAKING.values(), ids=BREAKING)
+def test_broken_onnx_file_is_named(tmp_path, tiny_onnx, break_it):
+    path = shutil.copy(tiny_onnx, tmp_path / "broken.onnx")
+    break_it(path)
+    with pytest.raises(ValueError, match=rf"^Expected an ONNX model, found .*: {re.escape(str(path))}$") as caught:
         Predictor(path)
     assert "\n" not in str(caught.value)
 
@@ -252,10 +277,20 @@ def test_foreign_model_is_named_with_what_was_found(tmp_path, build, message):
         (lambda: network((32, 32, 3)), r"Expected a model of one square .* \(None, 32, 32, 3\)"),
     ],
 )
-def test_foreign_saved_model_is_named_with_what_was_found(tmp_path, build, message):
-    build().export(tmp_path / "foreign", format="tf_saved_model", verbose=False)
-    with pytest.raises(ValueError, match=f"^{message}.*: {re.escape(str(tmp_path / 'foreign'))}$"):
-        Predictor(tmp_path / "foreign")
+@pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")  # Keras, under NumPy 2
+@pytest.mark.parametrize(("name", "format"), [("foreign", "tf_saved_model"), ("foreign.onnx", "onnx")])
+def test_foreign_export_is_named_with_what_was_found(tmp_path, build, message, name, format):
+    model = build()
+    signature = [keras.InputSpec(shape=model.input_shape, dtype="float32", name="image")]
+    model.export(tmp_path / name, format=format, input_signature=signature, verbose=False)
+    with pytest.raises(ValueError, match=f"^{message}.*: {re.escape(str(tmp_path / name))}$"):
+        Predictor(tmp_path / name)
+
+
+def test_onnx_without_its_runtime_is_told_with_the_fix(tiny_onnx, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ImportError, match=r'^Expected ONNX Runtime, .* pip install "busseg\[onnx\]"$'):
+        Predictor(tiny_onnx)
 
 
 def test_saved_model_without_a_signature_is_named(tmp_path):
@@ -263,3 +298,14 @@ def test_saved_model_without_a_signature_is_named(tmp_path):
     tf.saved_model.save(tf.Module(), str(tmp_path / "foreign"))
     with pytest.raises(ValueError, match=r"^Expected the signature serving_default, found \[\]: .*foreign$"):
         Predictor(tmp_path / "foreign")
+
+
+def test_model_with_layers_of_ours_loads_in_a_process_that_has_built_none(tmp_path):
+    from busseg.models.unet import build_unet
+
+    build_unet(16, width=1, depth=1, attention_gates=True, cbam=True).save(tmp_path / "attentive.keras")
+    code = "import sys; from busseg.inference.predictor import Predictor; print(Predictor(sys.argv[1]).image_size)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "attentive.keras"], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.returncode) == ("16\n", 0), done.stderr

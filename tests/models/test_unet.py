@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from busseg.models.encoders import ENCODERS
 from busseg.models.unet import build_unet
 
 SIZE, WIDTH = 32, 4
@@ -12,6 +13,13 @@ SIZE, WIDTH = 32, 4
 @pytest.fixture
 def images():
     return np.random.default_rng(0).uniform(0, 255, (2, SIZE, SIZE, 1)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def lite():
+    """Behind an EfficientNet-Lite, with the adding decoder; to be left as it is found."""
+    keras.utils.set_random_seed(0)
+    return shaken(small_unet(encoder="efficientnet_lite0", decoder="add"))
 
 
 @pytest.fixture
@@ -27,8 +35,18 @@ def small_unet(**options):
     return build_unet(**{"image_size": SIZE, "width": WIDTH} | options)
 
 
+def numpy_of(tensor):
+    return keras.ops.convert_to_numpy(tensor)
+
+
 def answers(model, images):
-    return {name: keras.ops.convert_to_numpy(x) for name, x in model(images).items()}
+    return {name: numpy_of(x) for name, x in model(images).items()}
+
+
+def train_for_a_step(model, images):
+    model.compile("adam", {"mask": "binary_crossentropy", "label": "categorical_crossentropy"}, run_eagerly=True)
+    labels = np.eye(model.output["label"].shape[-1], dtype=np.float32)[: len(images)]
+    model.train_on_batch(images, {"mask": (images > 128).astype(np.float32), "label": labels})
 
 
 def shaken(model):
@@ -67,6 +85,8 @@ def check_answers(outputs, count, size, classes):
         {"normalization": "group"},
         {"normalization": "none", "dropout": 0},
         {"normalization": "group", "attention_gates": True, "cbam": True, "width": 6},
+        {"decoder": "add"},
+        {"decoder": "add", "normalization": "none", "attention_gates": True, "cbam": True},
     ],
 )
 def test_every_variant_gives_probabilities_and_learns_in_every_convolution(images, options):
@@ -78,12 +98,10 @@ def test_every_variant_gives_probabilities_and_learns_in_every_convolution(image
     # The hidden units of a CBAM are few, and may all be at rest for two images.
     resting = ("squeeze", "excite")
     kernels = [v for v in model.trainable_variables if v.name == "kernel" and v.path.split("/")[-2] not in resting]
-    before = [keras.ops.convert_to_numpy(kernel) for kernel in kernels]
-    model.compile("adam", {"mask": "binary_crossentropy", "label": "categorical_crossentropy"}, run_eagerly=True)
-    targets = {"mask": (images > 128).astype(np.float32), "label": np.eye(classes, dtype=np.float32)[:2]}
-    model.train_on_batch(images, targets)
+    before = [numpy_of(kernel) for kernel in kernels]
+    train_for_a_step(model, images)
     for kernel, old in zip(kernels, before, strict=True):
-        new = keras.ops.convert_to_numpy(kernel)
+        new = numpy_of(kernel)
         assert np.isfinite(new).all(), kernel.path
         assert not np.array_equal(new, old), kernel.path
 
@@ -151,6 +169,30 @@ def test_attention_gates_and_cbam_add_their_own_parameters():
     assert small_unet(depth=2, cbam=True).count_params() == plain + cbam
 
 
+@pytest.mark.parametrize("normalization", ["batch", "none"])
+def test_parameters_of_the_adding_decoder(normalization):
+    model = small_unet(width=5, depth=2, decoder="add", normalization=normalization)
+
+    def level(skip, coarser, filters):
+        narrowed = (coarser + 1) * filters + (skip + 1) * filters  # two 1x1 convolutions with biases
+        return narrowed + 9 * filters * filters + (4 if normalization == "batch" else 1) * filters
+
+    # Levels of 5, 10 and 20 channels, decoded at the filters of their own.
+    decoder = level(skip=10, coarser=20, filters=10) + level(skip=5, coarser=10, filters=5)
+    layers = [layer for layer in model.layers if layer.name.startswith("decoder")]
+    assert sum(layer.count_params() for layer in layers) == decoder
+
+
+def test_decoder_behind_a_wide_encoder_has_the_width_it_is_told(lite):
+    # Levels of Lite0: 16, 24, 40, 112 and 320 channels. The decoder's filters: 4, 8, 16 and 32.
+    below, skips, filters = (320, 32, 16, 8), (112, 40, 24, 16), (32, 16, 8, 4)
+    decoder = sum((b + 1) * f + (s + 1) * f + 9 * f * f + 4 * f for b, s, f in zip(below, skips, filters))
+    assert sum(layer.count_params() for layer in lite.layers if layer.name.startswith("decoder")) == decoder
+    assert lite.get_layer("mask_conv").count_params() == 4 + 1
+    assert lite.get_layer("label_norm").count_params() == 2 * 2 * 320  # a scale and a shift
+    assert lite.get_layer("label").count_params() == (2 * 320 + 1) * 3
+
+
 # === What depends on what ===
 def test_label_depends_on_the_bottleneck_and_not_on_the_decoder(images):
     model = shaken(small_unet())
@@ -187,6 +229,59 @@ def test_mask_depends_on_every_skip(images):
         layer.set_weights([kernel])
 
 
+def test_label_behind_another_encoder_sees_pooled_features_brought_to_one_scale(images, lite):
+    assert "label_norm" not in [layer.name for layer in small_unet().layers]
+    layers = [lite.get_layer(name) for name in ("label_pool", "label_norm")]
+    pooled, brought = (numpy_of(x) for x in keras.Model(lite.input, [layer.output for layer in layers])(images))
+    scale, shift = layers[1].get_weights()
+    mean, variance = (statistic(-1, keepdims=True) for statistic in (pooled.mean, pooled.var))
+    np.testing.assert_allclose(
+        brought, (pooled - mean) / np.sqrt(variance + 1e-3) * scale + shift, rtol=1e-3, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("encoder", ["plain", "efficientnet_lite0"])
+def test_mask_depends_on_every_skip_that_is_added(images, encoder, lite):
+    model = lite if encoder == "efficientnet_lite0" else shaken(small_unet(decoder="add"))
+    before = answers(model, images)["mask"]
+    for level in range(4):
+        layer = model.get_layer(f"decoder{level}_from_skip")
+        weights = layer.get_weights()
+        layer.set_weights([np.zeros_like(weight) for weight in weights])
+        cut = answers(model, images)["mask"]
+        layer.set_weights(weights)
+        assert not np.allclose(cut, before, atol=1e-6), level
+    np.testing.assert_array_equal(answers(model, images)["mask"], before)
+
+
+def test_added_are_the_enlarged_level_below_and_the_skip(images):
+    model = shaken(small_unet(depth=1, decoder="add"))
+    layers = [model.get_layer(name) for name in ("encoder1_relu2", "encoder0_relu2", "decoder0_add")]
+    below, skip, added = (numpy_of(x) for x in keras.Model(model.input, [layer.output for layer in layers])(images))
+
+    def convolved(x, name):  # a 1x1 convolution is a matrix product at each place
+        kernel, bias = model.get_layer(name).get_weights()
+        return x @ kernel[0, 0] + bias
+
+    # Enlarged before it is narrowed, here: more work, and the same numbers.
+    enlarged = numpy_of(keras.layers.UpSampling2D(interpolation="bilinear")(below))
+    expected = convolved(enlarged, "decoder0_from_below") + convolved(skip, "decoder0_from_skip")
+    np.testing.assert_allclose(added, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_cbam_weighs_the_skips_and_the_bottleneck_and_not_what_the_encoder_passes_on(images):
+    model = shaken(small_unet(cbam=True))
+    before = answers(model, images)
+    for level in range(5):
+        layer = model.get_layer(f"encoder{level}_cbam")
+        weights = layer.get_weights()
+        layer.set_weights([weight + 1 for weight in weights])
+        changed = answers(model, images)
+        layer.set_weights(weights)
+        assert not np.allclose(changed["mask"], before["mask"], atol=1e-6), level
+        assert np.array_equal(changed["label"], before["label"]) == (level < 4), level
+
+
 def test_grey_levels_are_0_to_255():
     model = small_unet(normalization="none")
     first = keras.Model(model.input, model.get_layer("encoder0_conv1").output)
@@ -203,6 +298,29 @@ def test_dropout_acts_in_training_only(images):
     np.testing.assert_array_equal(answers(model, images)["label"], answers(model, images)["label"])
     once, again = (keras.ops.convert_to_numpy(model(images, training=True)["label"]) for _ in range(2))
     assert not np.array_equal(once, again)
+
+
+# === Frozen levels ===
+@pytest.mark.parametrize(("encoder", "frozen"), [("plain", 5), ("efficientnet_lite0", 2)])
+def test_frozen_levels_keep_weights_and_statistics_also_when_loaded(images, tmp_path, encoder, frozen):
+    keras.utils.set_random_seed(0)
+    small_unet(encoder=encoder, frozen=frozen, decoder="add").save(tmp_path / "model.keras")
+    model = keras.models.load_model(tmp_path / "model.keras")
+    before = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
+
+    train_for_a_step(model, images)
+
+    kept = {f"encoder{level}" for level in range(frozen)}
+    assert {name.split("_")[0] for name in before} >= {*kept, "decoder0", "label"}
+    for name, weights in before.items():
+        pairs = zip(weights, model.get_layer(name).get_weights(), strict=True)
+        assert all(np.array_equal(old, new) for old, new in pairs) == (name.split("_")[0] in kept), name
+
+
+def test_frozen_level_is_normalized_by_its_statistics_also_while_training(images):
+    model = shaken(small_unet(frozen=1))
+    first = keras.Model(model.input, model.get_layer("encoder0_relu2").output)
+    np.testing.assert_array_equal(numpy_of(first(images, training=True)), numpy_of(first(images)))
 
 
 # === Saved, and in half precision ===
@@ -240,12 +358,21 @@ def test_saved_model_answers_the_same_in_any_precision(images, tmp_path, precisi
 )
 def test_wrong_image_size_names_the_nearest_right_one(size, depth, stride, nearest):
     message = (
-        rf"^`image_size` must be a multiple of {stride} \(2 \*\* depth\). The nearest is {nearest}. "
-        rf"Received: image_size={size}$"
+        f"^`image_size` must be a multiple of {stride}, the stride of the bottleneck at this depth. "
+        f"The nearest is {nearest}. Received: image_size={size}$"
     )
     with pytest.raises(ValueError, match=message):
         build_unet(image_size=size, depth=depth)
     build_unet(image_size=nearest, depth=depth, width=1)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "depth", "stride"),
+    [("plain", 3, 8), ("efficientnet_lite0", 4, 32), ("efficientnet_lite2", 2, 8), ("convnext_tiny", 3, 32)],
+)
+def test_image_size_is_a_multiple_of_the_encoders_stride(encoder, depth, stride):
+    with pytest.raises(ValueError, match=f"must be a multiple of {stride}, .* The nearest is {stride * 4}. "):
+        build_unet(image_size=stride * 4 + 1, encoder=encoder, depth=depth)
 
 
 @pytest.mark.parametrize(
@@ -260,6 +387,22 @@ def test_wrong_image_size_names_the_nearest_right_one(size, depth, stride, neare
             {"normalization": "layer"},
             "`normalization` must be one of batch, group, none. Received: normalization='layer'",
         ),
+        ({"decoder": "sum"}, "`decoder` must be one of concat, add. Received: decoder='sum'"),
+        ({"encoder": "vgg"}, f"`encoder` must be one of {', '.join(ENCODERS)}. Received: encoder='vgg'"),
+        (
+            {"encoder": "efficientnet_lite0", "depth": 5},
+            "`depth` must be <= 4 with the encoder efficientnet_lite0. Received: depth=5",
+        ),
+        ({"encoder": "convnext_tiny"}, "`depth` must be <= 3 with the encoder convnext_tiny. Received: depth=4"),
+        ({"frozen": 6}, r"`frozen` must be in \[0, 5\], the encoder's levels. Received: frozen=6"),
+        ({"frozen": 3, "depth": 1}, r"`frozen` must be in \[0, 2\], the encoder's levels. Received: frozen=3"),
+        ({"frozen": -1}, r"`frozen` must be in \[0, 5\], the encoder's levels. Received: frozen=-1"),
+        (
+            {"folded": True},
+            "`folded` is for efficientnet_lite0, efficientnet_lite1, efficientnet_lite2. "
+            "Received: folded=True, encoder='plain'",
+        ),
+        ({"weights": "imagenet"}, "The encoder plain has no ImageNet weights; those with them are .*"),
     ],
 )
 def test_argument_out_of_its_range_is_refused(wrong, message):

@@ -17,8 +17,9 @@ from busseg.data.batches import Batches
 from busseg.data.busi import find_samples
 from busseg.data.files import read_csv, write_csv
 from busseg.data.splits import Split, grouped_splits, read_split
+from busseg.models.encoders import encode
 from busseg.training import fit as fitting
-from busseg.training.fit import RunKeeper, build_model, fit
+from busseg.training.fit import RunKeeper, build_model, compile_model, fit
 from busseg.training.recipe import Recipe, load_recipe
 
 # Everything that a resumed run could get wrong: batch normalisation, dropout, sampling, augmentation, warm-up, decay.
@@ -127,6 +128,24 @@ def test_model_is_that_of_the_epoch_with_the_lowest_validation_loss(run, split):
     }
 
 
+def test_network_is_the_recipes():
+    model = build_model(dataclasses.replace(RECIPE, encoder="efficientnet_lite0", decoder="add", frozen=1, folded=True))
+    frozen = {layer.name.split("_")[0] for layer in model.layers if layer.weights and not layer.trainable}
+    assert frozen == {"encoder0"}
+    assert {layer.name for layer in model.layers} >= {"encoder1_block2_add", "decoder0_add"}
+    assert not any(layer.name.startswith("encoder") and layer.name.endswith("_norm") for layer in model.layers)
+
+
+def test_network_begins_with_the_recipes_weights(tmp_path):
+    image = keras.Input((None, None, 1))
+    encoder = keras.Model(image, encode(image, width=RECIPE.width, depth=RECIPE.depth))
+    encoder.save_weights(tmp_path / "mine.weights.h5")
+    model = build_model(dataclasses.replace(RECIPE, weights=str(tmp_path / "mine.weights.h5")))
+    for layer in (layer for layer in encoder.layers if layer.weights):
+        for given, expected in zip(model.get_layer(layer.name).get_weights(), layer.get_weights(), strict=True):
+            np.testing.assert_array_equal(given, expected)
+
+
 def test_precision_of_the_recipe_is_that_of_its_network_alone():
     before = keras.config.dtype_policy()
     model = build_model(dataclasses.replace(RECIPE, precision="mixed_bfloat16"))
@@ -142,6 +161,38 @@ def test_patience_stops_a_run_that_gets_no_better(split, tmp_path):
     assert len({row["val_loss"] for row in history}) == 1
     assert files_of(tmp_path) == FILES | {"checkpoints/0003.keras"}
     assert fit(recipe, split, tmp_path, resume=True) == history
+
+
+# === In half precision ===
+def precisions(path):
+    return {layer.compute_dtype for layer in keras.models.load_model(path, compile=False).layers if layer.weights}
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_network_in_half_precision_is_kept_in_float32_and_answers_nearly_as_it_did(tmp_path, resumed):
+    recipe = dataclasses.replace(RECIPE, precision="mixed_bfloat16")
+    trained = build_model(recipe)
+    random = np.random.default_rng(0)
+    trained.set_weights([weight + random.normal(0, 0.02, weight.shape) for weight in trained.get_weights()])
+    if resumed:
+        trained.save(tmp_path / "before.keras")
+        trained = keras.models.load_model(tmp_path / "before.keras")
+    compile_model(trained, recipe, steps_per_epoch=5)
+    keeper = RunKeeper(tmp_path, [], recipe)
+    keeper.set_model(trained)
+
+    keeper.on_epoch_end(0, {"val_loss": 1.0})
+
+    assert precisions(tmp_path / "checkpoints/0001.keras") == {"bfloat16", "float32"}  # the heads are in float32
+    assert precisions(tmp_path / "model.keras") == {"float32"}
+    model = keras.models.load_model(tmp_path / "model.keras")
+    for kept, expected in zip(model.weights, trained.weights, strict=True):
+        assert kept.path == expected.path
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(kept), keras.ops.convert_to_numpy(expected))
+    images = random.uniform(0, 255, (2, 32, 32, 1)).astype(np.float32)
+    for name, expected in trained.predict_on_batch(images).items():
+        difference = np.abs(model.predict_on_batch(images)[name] - expected).max()
+        assert 0 < difference < 0.02, name
 
 
 # === Taken up again ===
@@ -209,6 +260,8 @@ def test_optimizer_goes_on_where_it_was_in_half_precision_too(split, tmp_path, f
     recipe = dataclasses.replace(RECIPE, precision="mixed_float16", epochs=2, warmup_epochs=0)
     fit_interrupted(1, recipe, tmp_path)
     history = fit(recipe, split, tmp_path, resume=True)
+    assert precisions(tmp_path / "checkpoints/0002.keras") == {"float16", "float32"}
+    assert precisions(tmp_path / "model.keras") == {"float32"}
     expected = [RECIPE.learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / 2)) for epoch in (1, 2)]
     assert [row["learning_rate"] for row in history] == pytest.approx(expected, abs=1e-9)
 

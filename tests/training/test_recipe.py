@@ -3,15 +3,17 @@ from importlib.resources import files
 
 import pytest
 
-from busseg.models.unet import build_unet
+from busseg.models.encoders import ENCODERS
+from busseg.training.fit import build_model
 from busseg.training.losses import LABEL_LOSSES, MASK_LOSSES
 from busseg.training.recipe import Recipe, load_recipe
 
 PACKAGED = sorted(path.name.removesuffix(".toml") for path in (files("busseg.training") / "recipes").iterdir())
 UNUSUAL = Recipe(
-    image_size=64, width=8, depth=3, dropout=0.25, normalization="group", attention_gates=True, cbam=True,
-    augmentation="strong", balance="sampling", mask_loss="bce_dice", mask_weight=2.5, label_loss="focal",
-    label_weight=0.5, epochs=7, batch_size=4, learning_rate=3e-4, warmup_epochs=0, weight_decay=0.0, patience=2,
+    image_size=64, encoder="efficientnet_lite0", weights="my encoder.weights.h5", width=8, depth=3, decoder="add",
+    frozen=1, folded=True, dropout=0.25, normalization="group", attention_gates=True, cbam=True, augmentation="strong",
+    balance="sampling", mask_loss="bce_dice", mask_weight=2.5, label_loss="focal", label_weight=0.5, epochs=7,
+    batch_size=4, learning_rate=3e-4, encoder_rate=0.1, warmup_epochs=0, weight_decay=0.0, patience=2,
     precision="mixed_bfloat16", seed=11,
 )  # fmt: skip
 
@@ -36,12 +38,12 @@ def test_card_is_the_defaults():
 @pytest.mark.parametrize("name", PACKAGED)
 def test_packaged_recipe_loads_and_builds(name):
     recipe = load_recipe(name)
-    build_unet(recipe.image_size, width=1, depth=recipe.depth)
+    build_model(dataclasses.replace(recipe, weights="none"))
     assert recipe.warmup_epochs < recipe.epochs
 
 
 def test_packaged_recipes_are_known():
-    assert {"card", "demo"} <= set(PACKAGED)
+    assert {"card", "demo", "light", "pretrained"} <= set(PACKAGED)
 
 
 def test_demo_is_small():
@@ -86,7 +88,7 @@ def test_missing_recipe_names_the_packaged_ones(tmp_path):
     [
         ("learning_rat", "did you mean 'learning_rate'?"),
         ("Epochs", "did you mean 'epochs'?"),
-        ("optimizer_of_choice", "known are image_size, width, "),
+        ("optimizer_of_choice", "known are image_size, encoder, "),
     ],
 )
 def test_unknown_key_names_the_nearest_known_one(toml, key, hint):
@@ -121,6 +123,9 @@ def test_broken_toml_is_named(tmp_path, content):
         ({"cbam": 1}, "`cbam` must be of type bool. Received: 1"),
         ({"balance": False}, "`balance` must be of type str. Received: False"),
         ({"augmentation": ["card"]}, "`augmentation` must be of type str. Received: ['card']"),
+        ({"weights": False}, "`weights` must be of type str. Received: False"),
+        ({"frozen": 0.5}, "`frozen` must be of type int. Received: 0.5"),
+        ({"folded": 1}, "`folded` must be of type bool. Received: 1"),
     ],
 )
 def test_wrong_type_is_refused(wrong, message):
@@ -132,6 +137,8 @@ def test_wrong_type_is_refused(wrong, message):
 @pytest.mark.parametrize(
     ("name", "known"),
     [
+        ("encoder", list(ENCODERS)),
+        ("decoder", ["concat", "add"]),
         ("normalization", ["batch", "group", "none"]),
         ("augmentation", ["none", "card", "strong"]),
         ("balance", ["none", "weights", "sampling"]),
@@ -154,14 +161,16 @@ def test_number_that_must_be_positive(name, value):
         Recipe(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["mask_weight", "label_weight", "warmup_epochs", "weight_decay", "seed"])
+@pytest.mark.parametrize(
+    "name", ["frozen", "mask_weight", "label_weight", "encoder_rate", "warmup_epochs", "weight_decay", "seed"]
+)
 def test_number_that_must_not_be_negative(name):
     Recipe(**{name: 0})
     with pytest.raises(ValueError, match=f"^`{name}` must be >= 0. Received: -1$"):
         Recipe(**{name: -1})
 
 
-@pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "mask_weight", "label_weight"])
+@pytest.mark.parametrize("name", ["learning_rate", "encoder_rate", "weight_decay", "mask_weight", "label_weight"])
 def test_what_is_no_number_is_refused(toml, name):
     with pytest.raises(ValueError, match=f"^`{name}` must be >=? 0. Received: nan In the recipe: "):
         load_recipe(toml(f"{name} = nan"))

@@ -1,0 +1,101 @@
+"""How long each verb of the command line takes from a cold start, and how much memory at most.
+
+The images are a few phantoms and the network is tiny, so that what is left is the start: Python, and for some verbs
+TensorFlow, whose bare import is the second row. Each run is a process of its own. The first one, which reads the files
+from the disk, is not counted.
+
+Example: python -m benchmarks.cold_start --verbs help train predict --json cold_start.json
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.progress import track
+
+from benchmarks.measuring import spread
+from benchmarks.reporting import parse_arguments, report
+
+# What to run. `{made}` holds what the verbs before it made; `{out}` is a new folder each time.
+BUSSEG = (sys.executable, "-m", "busseg.cli")
+VERBS = {
+    "help": "--help",
+    "audit": "audit {made}/phantoms --out {out}/audit",
+    "split": "split {made}/phantoms --folds 5 --out {out}/splits.csv",
+    "train": "train {made}/phantoms --recipe {made}/tiny.toml --out {out}/train",
+    "evaluate": "evaluate {made}/train {made}/phantoms --out {out}/evaluate",
+    "predict": "predict {made}/phantoms/benign --model {made}/train --out {out}/predict",
+    "export": "export {made}/train --out {out}/export",
+    "crossval": "crossval {made}/phantoms --recipe {made}/tiny.toml --folds 2 --out {out}/crossval",
+    "compare": "compare {made}/evaluate {made}/crossval --out {out}/compare",
+    "demo": "demo --out {out}/demo",
+}
+TINY = "image_size = 32\nwidth = 4\ndepth = 2\nepochs = 1\n"
+QUICK = {"verbs": ["help", "audit", "train", "predict"], "repeats": 1}
+
+
+def measure(verbs=tuple(VERBS), repeats=5, phantoms=10):
+    """Run each verb several times.
+
+    Args:
+        verbs: Names of `VERBS`. Those that make what others need must be among them.
+        repeats: Number of runs that count.
+        phantoms: Number a class.
+
+    Returns:
+        List of rows.
+    """
+    from busseg.data.phantom import write_phantoms
+
+    commands = {verb: [*BUSSEG, *VERBS[verb].split()] for verb in verbs}
+    commands["import tensorflow"] = [sys.executable, "-c", "import tensorflow"]
+    rows = []
+    with tempfile.TemporaryDirectory() as made:
+        write_phantoms(Path(made) / "phantoms", phantoms)
+        (Path(made) / "tiny.toml").write_text(TINY, encoding="utf-8")
+        for verb, command in track(list(commands.items()), "Starting"):
+            run([word.format(made=made, out=made) for word in command])
+            runs = []
+            for _ in range(repeats):
+                with tempfile.TemporaryDirectory() as out:
+                    runs.append(run([word.format(made=made, out=out) for word in command]))
+            seconds, megabytes = zip(*runs)
+            rows.append({"verb": verb, "s": spread(seconds), "peak memory, MB": spread(megabytes)})
+    return rows
+
+
+def run(command):
+    """Run a command; its wall time in seconds and its peak memory in MB.
+
+    Raises:
+        RuntimeError: If it fails, with the last line of what it said.
+    """
+    start = time.perf_counter()
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said, text=True)
+        _, status, used = os.wait4(process.pid, 0)  # unlike `wait`, this tells the memory
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            said.seek(0)
+            raise RuntimeError(f"{' '.join(command)}: {said.read().strip().splitlines()[-1]}")
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kibibytes on Linux
+    return seconds, used.ru_maxrss * unit / 1e6
+
+
+def main():
+    settings, path = parse_arguments(
+        __doc__,
+        QUICK,
+        ("--verbs", {"nargs": "+", "choices": VERBS, "metavar": "VERB", "help": f"({', '.join(VERBS)})"}),
+        ("--repeats", {"type": int, "help": "runs of each that count (5)"}),
+        ("--phantoms", {"type": int, "help": "a class (10)"}),
+    )
+    report("cold_start", measure(**settings), settings, path)
+
+
+if __name__ == "__main__":
+    main()
