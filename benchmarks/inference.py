@@ -10,6 +10,7 @@ Example: python -m benchmarks.inference --network fast --sizes 192 --batches 1 1
 import importlib.util
 import sys
 import tempfile
+from contextlib import nullcontext
 from functools import partial
 from itertools import product
 
@@ -80,7 +81,8 @@ def _time_engines(others, size, batch, seconds, repeats):
     (_, maker, settings, _), rows = others[0], []
     with Worker(maker, settings) as base:
         for name, maker, settings, python in track(others, f"Predicting {batch} at {size} px"):
-            with Worker(maker, settings, AS_BUSSEG, python) as other:
+            same = nullcontext(base) if name == others[0][0] else None  # beside itself, it shows the noise
+            with same or Worker(maker, settings, AS_BUSSEG, python) as other:
                 turns = [partial(one.time, max(1, round(seconds / one.time()))) for one in (base, other)]
                 times = time_in_turns(*turns, repeats)
             speed = [batch / one for one in times["second"]]

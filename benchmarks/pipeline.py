@@ -1,8 +1,8 @@
 """Images a second that `busseg.data.batches.Batches` prepares, beside the loop that example notebooks write.
 
 Keras itself asks for the batches, through a network that does nothing with them. Each row is timed in turns with the
-training step of a network, which should never wait for its images: at least five times as many are wanted.
-Without DATA, phantoms are drawn.
+training step of a network, which should never wait for its images: at least five times as many are wanted, which is
+"x training". Without DATA, phantoms are drawn.
 
 Example: python -m benchmarks.pipeline data/busi --size 192 --json pipeline.json
 """
@@ -19,6 +19,7 @@ from benchmarks.measuring import Worker, spread, time_in_turns
 from benchmarks.models import NETWORKS
 from benchmarks.reporting import parse_arguments, report
 
+EPOCHS = 5  # a turn, in one call of `fit`, whose own start would tell more than the batches
 QUICK = {
     "network": "plain", "size": 96, "batch_size": 4,
     "augmentations": ["card"], "workers": [2], "caches": [True], "phantoms": 10,
@@ -50,7 +51,7 @@ def measure(
         caches: Whether images are kept in memory, decoded and resized.
         phantoms: Number drawn a class.
         steps: Training steps a turn.
-        repeats: Number of epochs of each.
+        repeats: Number of turns of each.
 
     Returns:
         List of rows.
@@ -65,13 +66,13 @@ def measure(
     with dataset(data, phantoms) as folder, Worker("benchmarks.training:build_step", trained) as step:
         for loop in track(loops, "Preparing batches"):
             fixed = {"data": str(folder), "size": size, "batch_size": batch_size}
-            with Worker("benchmarks.pipeline:build_idle_epoch", {**fixed, **loop}) as epoch:
-                times = time_in_turns(partial(step.time, steps), epoch.time, repeats)
-            images = epoch.facts["images"]
+            with Worker("benchmarks.pipeline:build_idle_epochs", {**fixed, **loop}) as epochs:
+                times = time_in_turns(partial(step.time, steps), epochs.time, repeats)
+            images = epochs.facts["images"]
             speeds = [images / seconds for seconds in times["second"]]
             ratios = [images / batch_size * gain for gain in times["gain"]]
-            first = images / epoch.facts["first epoch, s"]
-            rows.append({**loop, "first epoch": first, "images/s": spread(speeds), "x training": spread(ratios)})
+            row = {**loop, "images/s": spread(speeds), "in the first epoch": epochs.facts["first epoch"]}
+            rows.append({**row, "x training": spread(ratios)})
     return rows
 
 
@@ -106,8 +107,8 @@ def build_batches(data, size, batch_size, loop, augmentation, workers=1, cache=T
     return samples, Batches(samples, size, batch_size, augmentation, shuffle=True, cache=cache, workers=workers)
 
 
-def build_idle_epoch(**settings):
-    """A worker's maker: an epoch of `build_batches` for a network that does nothing."""
+def build_idle_epochs(**settings):
+    """A worker's maker: `EPOCHS` of `build_batches` for a network that does nothing, after a first one."""
     import time
 
     import keras
@@ -120,12 +121,11 @@ def build_idle_epoch(**settings):
     model.compile()
     samples, batches = build_batches(**settings)
 
-    def epoch():
-        model.fit(batches, shuffle=False, verbose=0)
-
     start = time.perf_counter()
-    epoch()
-    return {"images": len(samples), "first epoch, s": time.perf_counter() - start}, epoch
+    model.fit(batches, shuffle=False, verbose=0)
+    first = len(samples) / (time.perf_counter() - start)
+    facts = {"images": EPOCHS * len(samples), "first epoch": first}
+    return facts, lambda: model.fit(batches, epochs=EPOCHS, shuffle=False, verbose=0)
 
 
 def main():
@@ -140,7 +140,7 @@ def main():
         ("--workers", {"type": int, "nargs": "+", "help": "numbers of threads (1 2)"}),
         ("--phantoms", {"type": int, "help": "drawn a class (80)"}),
         ("--steps", {"type": int, "help": "training steps a turn (3)"}),
-        ("--repeats", {"type": int, "help": "epochs of each (5)"}),
+        ("--repeats", {"type": int, "help": "turns (5)"}),
     )
     report("pipeline", measure(**settings), settings, path)
 

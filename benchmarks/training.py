@@ -8,6 +8,7 @@ Example: python -m benchmarks.training --sizes 192 --reference fast --json train
 """
 
 import sys
+from contextlib import nullcontext
 from functools import partial
 
 from rich.progress import track
@@ -52,10 +53,12 @@ def measure(
         fixed = {"image_size": size, "batch_size": batch_size}
         with Worker("benchmarks.training:build_step", {**fixed, **NETWORKS[reference]}) as base:
             others = [(name, "benchmarks.training:build_step", NETWORKS[name], sys.executable) for name in networks]
-            for name, settings in {} if missing else peers(base.facts["forward, G"]).items():
-                others.append((name, "benchmarks.torch_peer:build_step", settings, torch_python))
+            for name, network in {} if missing else peers(base.facts["forward, G"]).items():
+                others.append((name, "benchmarks.torch_peer:build_step", network, torch_python))
             for name, maker, network, python in track(others, f"Training at {size} px"):
-                with Worker(maker, {**fixed, **network}, AS_BUSSEG, python) as other:
+                settings = {**fixed, **network}
+                same = nullcontext(base) if name == reference else None  # beside itself, it shows the noise
+                with same or Worker(maker, settings, AS_BUSSEG, python) as other:
                     times = time_in_turns(partial(other.time, steps), partial(base.time, steps), repeats)
                 speeds = [batch_size / seconds for seconds in times["first"]]
                 row = {"network": name, "size": size, **other.facts, "images/s": spread(speeds)}
