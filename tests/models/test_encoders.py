@@ -139,8 +139,14 @@ def test_saved_network_answers_the_same_and_learns_in_every_convolution(network,
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), [("saved_model", "export"), ("onnx", "export.onnx")])
-def test_exported_network_answers_as_its_source(saved_network, tmp_path, kind, name):
-    assert FORMATS[kind](saved_network, tmp_path / name) <= TOLERANCE  # a larger difference is an error
+def test_exported_network_answers_as_its_source_or_is_refused(saved_network, tmp_path, kind, name, request):
+    if (request.node.callspec.params["network"], kind) == ("convnext_tiny", "onnx"):
+        # tf2onnx knows neither its grouped convolutions, as Keras compiles them, nor the error function of its GELU.
+        with pytest.raises(ValueError, match=r"^Expected an export that runs, .*export\.onnx$"):
+            FORMATS[kind](saved_network, tmp_path / name)
+        assert list(tmp_path.iterdir()) == []
+    else:
+        assert FORMATS[kind](saved_network, tmp_path / name) <= TOLERANCE  # a larger difference is an error
 
 
 # === Networks of keras.applications ===
