@@ -139,9 +139,7 @@ def load_imagenet(model, encoder, normalization, path):
     weights = read_torch_weights(path)
     here = {layer.name: layer for layer in model.layers}
     for name, convolution, norm in _torch_names(encoder):
-        level = next((k for k in range(5) if f"encoder{k}_{name}_conv" in here), None)
-        if level is None:
-            continue  # a shallower network has no such block
+        level = next(k for k in range(5) if f"encoder{k}_{name}_conv" in here)
         layer = here[f"encoder{level}_{name}_conv"]
         try:
             kernel = weights[f"{convolution}.weight"].transpose(

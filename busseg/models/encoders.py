@@ -92,23 +92,24 @@ def encode(
         features = efficientnet_lite.efficientnet_lite(image, encoder, normalization)
     else:
         features = _application(image, encoder, weights)
-    features = features[: depth + 1]
+    whole, features = features, features[: depth + 1]
     if weights is not None and encoder not in _APPLICATIONS:
-        _load(keras.Model(image, features), encoder, weights, normalization)
+        _load(image, whole, features, encoder, weights, normalization)
     if frozen:
         for layer in keras.Model(image, features[frozen - 1]).layers:
             layer.trainable = False
     return [CBAM(name=f"encoder{k}_cbam")(x) for k, x in enumerate(features)] if cbam else features
 
 
-def _load(model, encoder, weights, normalization):
+def _load(image, whole, features, encoder, weights, normalization):
     if weights == "imagenet" and encoder == "plain":
         raise ValueError("The encoder plain has no ImageNet weights; those with them are " + ", ".join(ENCODERS[1:]))
     path = efficientnet_lite.imagenet_file(encoder) if weights == "imagenet" else str(weights)
     if path.endswith(".pth") and encoder != "plain":
-        efficientnet_lite.load_imagenet(model, encoder, normalization, path)
+        # Into all levels, also those not asked for, which tell the networks of the family apart.
+        efficientnet_lite.load_imagenet(keras.Model(image, whole), encoder, normalization, path)
     else:
-        _load_keras(model, encoder, path)
+        _load_keras(keras.Model(image, features), encoder, path)
 
 
 def _load_keras(model, encoder, path):

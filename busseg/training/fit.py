@@ -65,7 +65,8 @@ def fit(recipe, split, out, fold=0, resume=False, workers=2):
         raise FileExistsError(f"Expected a new folder, found another run; resume goes on with it: {out}")
     history = _read_run(out, recipe, split) if begun else []
     keras.utils.set_random_seed(recipe.seed)
-    model = build_model(recipe)
+    # A run that goes on has its weights in its checkpoint, also where those it began with are gone.
+    model = build_model(dataclasses.replace(recipe, weights="none") if history else recipe)
     train = Batches(
         split.train, recipe.image_size, recipe.batch_size, augmentation=recipe.augmentation, shuffle=True,
         balance=recipe.balance, seed=recipe.seed, epoch=len(history), workers=workers,

@@ -244,3 +244,9 @@ def test_weights_that_were_batch_normalized_fit_no_groups():
     )
     with pytest.raises(ValueError, match=message):
         encoder(weights="imagenet", normalization="group")
+
+
+def test_shallow_network_refuses_the_weights_of_a_wider_one():
+    path = imagenet_file("efficientnet_lite2")
+    with pytest.raises(ValueError, match=r"^Expected the weights of efficientnet_lite0, found others .*: "):
+        encoder(weights=path, depth=1)
