@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.progress import track
 
 from benchmarks.measuring import in_fresh_process, spread
-from benchmarks.reporting import parse_arguments, report
+from benchmarks.reporting import measure_and_report, parse_arguments
 
 # What to run. `{made}` holds what the verbs before it made; `{out}` is a new folder each time.
 BUSSEG = (sys.executable, "-m", "busseg.cli")
@@ -100,7 +100,7 @@ def main():
         ("--repeats", {"type": int, "help": "runs of each that count (5)"}),
         ("--phantoms", {"type": int, "help": "a class (10)"}),
     )
-    report("cold_start", measure(**settings), settings, path)
+    measure_and_report("cold_start", measure, settings, path)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from rich.progress import track
 from benchmarks.measuring import Worker, spread, time_in_turns
 from benchmarks.models import NETWORKS
 from benchmarks.pipeline import dataset
-from benchmarks.reporting import parse_arguments, report
+from benchmarks.reporting import measure_and_report, parse_arguments
 
 QUICK = {"networks": ["plain"], "size": 96, "batch_size": 4, "phantoms": 4, "repeats": 3}
 
@@ -87,7 +87,7 @@ def main():
         ("--phantoms", {"type": int, "help": "drawn a class (80)"}),
         ("--repeats", {"type": int, "help": "epochs of each, after the first (5)"}),
     )
-    report("epoch", measure(**settings), settings, path)
+    measure_and_report("epoch", measure, settings, path)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from rich.progress import track
 from benchmarks.engines import ENGINES
 from benchmarks.measuring import AS_BUSSEG, Worker, in_fresh_process, spread, time_in_turns
 from benchmarks.models import NETWORKS
-from benchmarks.reporting import parse_arguments, report
+from benchmarks.reporting import measure_and_report, parse_arguments
 from benchmarks.torch_peer import missing_peer
 
 PEERS = ("mobilenet_v2", "tu-tf_efficientnet_lite0")
@@ -88,7 +88,8 @@ def _time_engines(others, size, batch, seconds, repeats):
             speed = [batch / one for one in times["second"]]
             row = {"engine": name, "size": size, "batch": batch, "images/s": spread(speed)}
             row["ms/image"] = spread([1e3 / one for one in speed])
-            rows.append({**row, "faster than Keras by": spread(times["gain"]), **other.facts})
+            row["faster than Keras by"] = spread(times["gain"])
+            rows.append({**row, **{key: value for key, value in other.facts.items() if key not in row}})
     return rows
 
 
@@ -103,7 +104,7 @@ def main():
         ("--repeats", {"type": int, "help": "turns (5)"}),
         ("--torch-python", {"help": "interpreter that has segmentation_models_pytorch (this one)"}),
     )
-    report("inference", measure(**settings), settings, path)
+    measure_and_report("inference", measure, settings, path)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from rich.progress import track
 
 from benchmarks.measuring import AS_BUSSEG, Worker, spread, time_in_turns
 from benchmarks.models import NETWORKS
-from benchmarks.reporting import parse_arguments, report
+from benchmarks.reporting import measure_and_report, parse_arguments
 
 BOTTOM, TOP = NETWORKS["as it comes"], NETWORKS["fast"]
 ONEDNN = {"off": "0", "by default": None, "on": "1"}
@@ -94,7 +94,7 @@ def main():
         ("--steps", {"type": int, "help": "a turn (3)"}),
         ("--repeats", {"type": int, "help": "turns (7)"}),
     )
-    report("ladder", measure(**settings), settings, path)
+    measure_and_report("ladder", measure, settings, path)
 
 
 if __name__ == "__main__":

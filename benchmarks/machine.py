@@ -11,7 +11,7 @@ import sys
 import time
 
 from benchmarks.measuring import spread
-from benchmarks.reporting import cpuinfo, parse_arguments, report
+from benchmarks.reporting import cpuinfo, measure_and_report, parse_arguments
 
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
 QUICK = {"side": 1024, "megabytes": 128, "repeats": 3}
@@ -84,7 +84,7 @@ def main():
         ("--megabytes", {"type": int, "help": "copied in memory (512)"}),
         ("--repeats", {"type": int, "help": "measurements (10)"}),
     )
-    report("machine", measure(**settings), settings, path)
+    measure_and_report("machine", measure, settings, path)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import math
 
 from benchmarks.machine import matrix_product
 from benchmarks.measuring import in_fresh_process
-from benchmarks.reporting import parse_arguments, report
+from benchmarks.reporting import measure_and_report, parse_arguments
 
 # What `busseg.models.unet` names the layers behind the encoder.
 BEHIND_ENCODER = ("decoder", "mask", "label")
@@ -139,7 +139,7 @@ def main():
         ("--sizes", {"type": int, "nargs": "+", "help": "sides of the image in pixels (128 192 256)"}),
         ("--batch-size", {"type": int, "help": "images a step (16)"}),
     )
-    report("models", measure(**settings), settings, path)
+    measure_and_report("models", measure, settings, path)
 
 
 if __name__ == "__main__":

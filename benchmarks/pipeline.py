@@ -17,7 +17,7 @@ from rich.progress import track
 
 from benchmarks.measuring import Worker, spread, time_in_turns
 from benchmarks.models import NETWORKS
-from benchmarks.reporting import parse_arguments, report
+from benchmarks.reporting import measure_and_report, parse_arguments
 
 EPOCHS = 5  # a turn, in one call of `fit`, whose own start would tell more than the batches
 QUICK = {
@@ -142,7 +142,7 @@ def main():
         ("--steps", {"type": int, "help": "training steps a turn (3)"}),
         ("--repeats", {"type": int, "help": "turns (5)"}),
     )
-    report("pipeline", measure(**settings), settings, path)
+    measure_and_report("pipeline", measure, settings, path)
 
 
 if __name__ == "__main__":

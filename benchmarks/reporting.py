@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.metadata
+import inspect
 import json
 import os
 import platform
@@ -34,12 +35,18 @@ def parse_arguments(doc, quick, *options):
     return {**(quick if small else {}), **told}, path
 
 
+def measure_and_report(name, measure, settings, path=None):
+    """Run the `measure` of a script; report the rows, and the settings, also those that were left as they are."""
+    defaults = {key: value.default for key, value in inspect.signature(measure).parameters.items()}
+    report(name, measure(**settings), {**defaults, **settings}, path)
+
+
 def report(name, rows, settings, path=None):
     """Print the rows of a script as a table; write them as JSON if there is a path."""
     facts = {"script": name, "measured": datetime.now(UTC).isoformat(timespec="seconds"), **environment_facts()}
     machine = facts["machine"]
     print(f"\n{name}: {machine['processor']}, {machine['cores']} cores; " + ", ".join(_told(facts["versions"])))
-    print(f"settings: {', '.join(_told(settings)) or 'the defaults'}\n{format_table(rows)}")
+    print(f"settings: {', '.join(_told(settings))}\n{format_table(rows)}")
     if path:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({**facts, "settings": settings, "rows": rows}, indent=1, default=str)

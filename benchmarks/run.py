@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.reporting import report
+from benchmarks.reporting import measure_and_report
 
 SCRIPTS = ("machine", "models", "training", "ladder", "pipeline", "epoch", "inference", "cold_start")
 
@@ -32,7 +32,7 @@ def main():
         settings = {key: told[key] for key in ("data", "torch_python") if key in takes}
         settings |= script.QUICK if told["quick"] else {}
         try:
-            report(name, script.measure(**settings), settings, told["out"] / f"{name}.json")
+            measure_and_report(name, script.measure, settings, told["out"] / f"{name}.json")
         except RuntimeError as error:  # of a worker; the other scripts go on
             failed.append(name)
             print(f"\n{name} failed: {error}", file=sys.stderr)

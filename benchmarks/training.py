@@ -15,7 +15,7 @@ from rich.progress import track
 
 from benchmarks.measuring import AS_BUSSEG, Worker, noise, spread, time_in_turns
 from benchmarks.models import NETWORKS
-from benchmarks.reporting import parse_arguments, report
+from benchmarks.reporting import measure_and_report, parse_arguments
 from benchmarks.torch_peer import missing_peer, peers
 
 TIMED = ("plain", "mobilenet_v2", "efficientnet_lite0", "efficientnetv2_b0", "densenet121", "as it comes", "fast")
@@ -105,7 +105,7 @@ def main():
         ("--repeats", {"type": int, "help": "turns (5)"}),
         ("--torch-python", {"help": "interpreter that has segmentation_models_pytorch (this one)"}),
     )
-    report("training", measure(**settings), settings, path)
+    measure_and_report("training", measure, settings, path)
 
 
 if __name__ == "__main__":
