@@ -20,16 +20,16 @@ from benchmarks.engines import ENGINES
 from benchmarks.measuring import AS_BUSSEG, Worker, in_fresh_process, spread, time_in_turns
 from benchmarks.models import NETWORKS
 from benchmarks.reporting import measure_and_report, parse_arguments
-from benchmarks.torch_peer import missing_peer
+from benchmarks.torch_peer import FINEST, missing_peer
 
-PEERS = ("mobilenet_v2", "tu-tf_efficientnet_lite0")
-QUICK = {"network": "plain", "sizes": [96], "batches": [1], "seconds": 0.2, "repeats": 3}
+QUICK = {"network": "plain", "sizes": [96], "batches": [1], "encoders": ["mobilenet_v2"], "seconds": 0.2, "repeats": 3}
 
 
 def measure(
     network="fast",
     sizes=(192, 256),
     batches=(1, 16),
+    encoders=("mobilenet_v2", "tu-tf_efficientnet_lite0"),
     seconds=1.0,
     repeats=5,
     torch_python=sys.executable,
@@ -40,6 +40,7 @@ def measure(
         network: Name of `benchmarks.models.NETWORKS`; computed in float32, as busseg saves it.
         sizes: Sides of the image in pixels.
         batches: Images a call.
+        encoders: Those of the peer; see `benchmarks.torch_peer.FINEST`.
         seconds: About how long a turn lasts.
         repeats: Number of turns of each.
         torch_python: Interpreter that has segmentation_models_pytorch.
@@ -62,7 +63,7 @@ def measure(
                     for name, (_, maker) in ENGINES.items()
                     if name not in skipped
                 ]
-                for encoder, work in product(() if peer else PEERS, (None, exported["forward, G"])):
+                for encoder, work in product(() if peer else encoders, (None, exported["forward, G"])):
                     name = f"smp {encoder}, equal work" if work else f"smp {encoder}"
                     peer_settings = {**settings, "encoder": encoder, "forward": work, "channels_last": True}
                     others.append((name, "benchmarks.torch_peer:build_prediction", peer_settings, torch_python))
@@ -100,6 +101,10 @@ def main():
         ("--network", {"choices": NETWORKS, "help": "(fast)"}),
         ("--sizes", {"type": int, "nargs": "+", "help": "sides of the image in pixels (192 256)"}),
         ("--batches", {"type": int, "nargs": "+", "help": "images a call (1 16)"}),
+        (
+            "--encoders",
+            {"nargs": "+", "choices": FINEST, "help": "of the peer (mobilenet_v2, tu-tf_efficientnet_lite0)"},
+        ),
         ("--seconds", {"type": float, "help": "a turn (1)"}),
         ("--repeats", {"type": int, "help": "turns (5)"}),
         ("--torch-python", {"help": "interpreter that has segmentation_models_pytorch (this one)"}),

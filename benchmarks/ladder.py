@@ -31,7 +31,7 @@ PREDICTED = {
     "frozen 2": 1.4,
     "precision mixed_bfloat16": 1.4,
 }
-QUICK = {"rungs": 4, "depth": 2, "size": 96, "batch_size": 4, "steps": 2, "repeats": 3}
+QUICK = {"rungs": 4, "depth": 1, "size": 96, "batch_size": 4, "steps": 2, "repeats": 3}
 
 
 def ladder():

@@ -28,15 +28,16 @@ def missing_peer(python):
     return None if done.returncode == 0 else f"{done.stderr.strip().splitlines()[-1]} ({python})"
 
 
-def peers(forward):
+def peers(encoders, forward):
     """The configurations that a network of busseg is compared with: dict from name to settings of `build_step`.
 
     Args:
-        forward: Its multiply-adds of one image, in thousand millions; those of "equal work".
+        encoders: Names of `FINEST`.
+        forward: The network's multiply-adds of one image, in thousand millions; those of "equal work".
     """
     fast = {"channels_last": True, "bfloat16": True}
     found = {}
-    for encoder in FINEST:
+    for encoder in encoders:
         found[f"smp {encoder}"] = {"encoder": encoder}
         found[f"smp {encoder}, equal work"] = equal = {"encoder": encoder, "forward": forward}
         found[f"smp {encoder}, equal work, channels last"] = {**equal, "channels_last": True}

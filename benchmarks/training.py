@@ -16,16 +16,20 @@ from rich.progress import track
 from benchmarks.measuring import AS_BUSSEG, Worker, noise, spread, time_in_turns
 from benchmarks.models import NETWORKS
 from benchmarks.reporting import measure_and_report, parse_arguments
-from benchmarks.torch_peer import missing_peer, peers
+from benchmarks.torch_peer import FINEST, missing_peer, peers
 
 TIMED = ("plain", "mobilenet_v2", "efficientnet_lite0", "efficientnetv2_b0", "densenet121", "as it comes", "fast")
-QUICK = {"networks": ["plain", "fast"], "sizes": [96], "batch_size": 4, "steps": 2, "repeats": 3}
+QUICK = {
+    "networks": ["plain"], "reference": "plain", "encoders": ["tu-tf_efficientnet_lite0"], "sizes": [96],
+    "batch_size": 4, "steps": 2, "repeats": 3,
+}  # fmt: skip
 
 
 def measure(
     networks=TIMED,
     sizes=(128, 192, 256),
     reference="fast",
+    encoders=tuple(FINEST),
     batch_size=16,
     steps=3,
     repeats=5,
@@ -37,6 +41,7 @@ def measure(
         networks: Names of `benchmarks.models.NETWORKS`.
         sizes: Sides of the image in pixels.
         reference: Name of the network that the others are timed in turns with.
+        encoders: Those of the peer; see `benchmarks.torch_peer.FINEST`.
         batch_size: Images a step.
         steps: Steps a turn.
         repeats: Number of turns of each.
@@ -53,7 +58,7 @@ def measure(
         fixed = {"image_size": size, "batch_size": batch_size}
         with Worker("benchmarks.training:build_step", {**fixed, **NETWORKS[reference]}) as base:
             others = [(name, "benchmarks.training:build_step", NETWORKS[name], sys.executable) for name in networks]
-            for name, network in {} if missing else peers(base.facts["forward, G"]).items():
+            for name, network in {} if missing else peers(encoders, base.facts["forward, G"]).items():
                 others.append((name, "benchmarks.torch_peer:build_step", network, torch_python))
             for name, maker, network, python in track(others, f"Training at {size} px"):
                 settings = {**fixed, **network}
@@ -100,6 +105,7 @@ def main():
         ("--networks", {"nargs": "*", "choices": NETWORKS, "help": f"({', '.join(TIMED)})"}),
         ("--sizes", {"type": int, "nargs": "+", "help": "sides of the image in pixels (128 192 256)"}),
         ("--reference", {"choices": NETWORKS, "help": "timed in turns with each of the others (fast)"}),
+        ("--encoders", {"nargs": "+", "choices": FINEST, "help": "of the peer (all)"}),
         ("--batch-size", {"type": int, "help": "images a step (16)"}),
         ("--steps", {"type": int, "help": "a turn (3)"}),
         ("--repeats", {"type": int, "help": "turns (5)"}),
