@@ -181,6 +181,8 @@ def test_compiled_loss_survives_saving_and_loading(loss, tmp_path):
     [
         ("mae", 0.2),  # (0.3 + 0.2 + 0.1) / 3
         ("crossentropy", -np.log(0.7)),
+        # A tenth of the truth is spread over all three classes.
+        ("smooth_crossentropy", -(28 / 30 * np.log(0.7) + 1 / 30 * np.log(0.2) + 1 / 30 * np.log(0.1))),
         ("focal", 0.25 * (1 - 0.7) ** 2 * -np.log(0.7)),  # Keras' alpha 0.25 and gamma 2
     ],
 )
