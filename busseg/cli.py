@@ -227,7 +227,7 @@ def evaluate(
     write_report(out, samples, runs=[model] if model.is_dir() else [])
     print(format_summary(summary))
     print(f"\nWrote {out}")
-    _report_failures(rows)
+    _report_failures([row for row in rows if row.get("error")], len(rows))
 
 
 @app.command()
@@ -282,6 +282,7 @@ def predict(
         Path, typer.Option(help="Trained model: a run's folder, a .keras or .onnx file, or a SavedModel folder.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for masks, overlays and predictions.csv.")] = Path("predictions"),
+    resume: Annotated[bool, typer.Option(help="Go on with the prediction in the folder, if there is one.")] = False,
 ):
     """Tell the class of images and where the lesion lies.
 
@@ -293,14 +294,17 @@ def predict(
     files = find_inputs(inputs)
     with starting_keras():
         predictor = Predictor(model)
-    rows = predict_files(predictor, files, out, progress=_bar("Predicting"))
-    for row in rows[:20]:
-        if not row["error"]:
+    rows = track(predict_files(predictor, files, out, resume), "Predicting", total=len(files))
+    failed = []
+    for number, row in enumerate(rows):
+        if row["error"]:
+            failed.append(row)
+        elif number < 20:
             print(f"{row['file']}: {row['label']}, lesion {float(row['lesion_fraction']):.1%} of the image")
-    if len(rows) > 20:
-        print(f"... and {len(rows) - 20} more")
+    if len(files) > 20:
+        print(f"... and {len(files) - 20} more")
     print(f"Wrote {out}")
-    _report_failures(rows)
+    _report_failures(failed, len(files))
 
 
 @app.command()
@@ -340,12 +344,11 @@ def download(
     print(f"Wrote {download_busi(folder)}")
 
 
-def _report_failures(rows):
-    failed = [row for row in rows if row.get("error")]
+def _report_failures(failed, count):
     for row in failed:
         errors.print(f"busseg: skipped: {row['error']}")
     if failed:
-        errors.print(f"busseg: {len(failed)} of {len(rows)} files could not be read")
+        errors.print(f"busseg: {len(failed)} of {count} files could not be read")
         raise typer.Exit(1)
 
 

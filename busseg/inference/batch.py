@@ -1,11 +1,15 @@
 """Predict files and folders: masks, overlays and a table, whatever single files are like."""
 
 import csv
-from collections import Counter
+import re
+from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from busseg.data.busi import MASK_STEM
-from busseg.data.files import claim_folder, write_csv
+from busseg.data.files import claim_folder, read_csv, write_csv
 from busseg.data.images import is_image, read_image, write_image
 from busseg.data.sample import CLASSES
 from busseg.inference.overlay import draw_overlay
@@ -13,6 +17,9 @@ from busseg.inference.overlay import draw_overlay
 TABLE = "predictions.csv"
 FIELDS = ("file", "label", *(f"p_{label}" for label in CLASSES), "lesion_px", "lesion_fraction", "error")
 _BATCH = 16
+_THREADS = 4  # that read and write; decoding and encoding leave Python's lock, and disks are waited for
+_AHEAD = 2 * _BATCH
+_FRACTION = re.compile(r"[01]\.\d{6}")
 
 
 def find_inputs(paths):
@@ -63,48 +70,89 @@ def _is_mask(file, stems):
     return bool(match) and (file.parent, match["image"]) in stems
 
 
-def predict_files(predictor, inputs, out, progress=iter):
+def predict_files(predictor, inputs, out, resume=False):
     """Predict image files and write, for each, `NAME_mask.png` (0/255) and `NAME_overlay.png`, and one table of all.
 
-    A file that cannot be read gets a row with its error, and the others go on.
+    A file that cannot be read gets a row with its error, and the others go on. Threads read files and write results
+    while the network computes; a few images are in memory at a time, however many there are.
 
     Args:
         predictor: A `Predictor`.
         inputs: Dict from image path to the results' path, as `find_inputs` gives it.
-        out: Path of the output folder; a former `predictions.csv` there is replaced.
-        progress: Function that wraps the iteration over batches of files, for a progress bar.
+        out: Path of the output folder. A former `predictions.csv` there is replaced.
+        resume: Whether to go on with the prediction in `out` instead: a file that has a row without an error there is
+            not predicted again, whatever model that was.
 
-    Returns:
-        List of dicts with `FIELDS`, one a file, as in `predictions.csv`.
+    Yields:
+        Dicts with `FIELDS`, one a file in the order of `inputs`, as in `predictions.csv`. The file's results are
+        written by then.
 
     Raises:
         FileExistsError: If `out` holds other files than a former prediction.
         OSError: If the folder cannot be written.
     """
     out = claim_folder(out, TABLE)
-    write_csv(out / TABLE, FIELDS, [])
-    files = list(inputs.items())
-    rows = []
-    for start in progress(range(0, len(files), _BATCH)):
-        some = files[start : start + _BATCH]
-        images, failed = {}, {}
-        for path, _ in some:
-            try:
-                images[path] = read_image(path)
-            except (OSError, ValueError) as error:
-                failed[path] = str(error)
-        predictions = dict(zip(images, predictor.predict_batch(list(images.values())))) if images else {}
-        for path, target in some:
-            if path in failed:
-                rows.append({"file": str(path), "error": failed[path]})
-            else:
-                write_image(out / f"{target}_mask.png", predictions[path].mask * 255)
-                write_image(out / f"{target}_overlay.png", draw_overlay(images[path], predictions[path]))
-                rows.append(_row(path, predictions[path]))
-            # Row by row, so that what is done stays told when the rest is stopped.
-            with (out / TABLE).open("a", newline="", encoding="utf-8") as table:
-                csv.DictWriter(table, FIELDS, lineterminator="\n").writerow(rows[-1])
-    return rows
+    done = _done(out / TABLE) if resume else {}
+    write_csv(out / TABLE, FIELDS, [done[str(path)] for path in inputs if str(path) in done])
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        read = _in_turn(pool, _try_to_read, (path for path in inputs if str(path) not in done))
+        rows = _in_turn(pool, partial(_write, out, inputs), _predicted(predictor, read))
+        for path in inputs:
+            row = done.get(str(path))
+            if row is None:
+                row = next(rows)
+                # Row by row, so that what is done stays told when the rest is stopped.
+                with (out / TABLE).open("a", newline="", encoding="utf-8") as table:
+                    csv.DictWriter(table, FIELDS, lineterminator="\n").writerow(row)
+            yield row
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _done(table):
+    """The rows of a former prediction that need not be made again, by file."""
+    rows = read_csv(table, FIELDS) if table.exists() else []
+    # A row that a kill cut short has no fraction yet, or half of one.
+    return {row["file"]: row for row in rows if _FRACTION.fullmatch(row["lesion_fraction"]) and not row["error"]}
+
+
+def _in_turn(pool, function, things):
+    """`map(function, things)` by the threads of a pool, which are at most `_AHEAD` things ahead."""
+    waiting = deque()
+    for thing in things:
+        waiting.append(pool.submit(function, thing))
+        while waiting and (waiting[0].done() or len(waiting) > _AHEAD):
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _try_to_read(path):
+    """`(path, image, error)`; one of the last two is None."""
+    try:
+        return path, read_image(path), None
+    except (OSError, ValueError) as error:
+        return path, None, str(error)
+
+
+def _predicted(predictor, read):
+    """`(path, image, error, prediction)` of what `_try_to_read` gave; there is no prediction of an error."""
+    read = iter(read)
+    while some := list(islice(read, _BATCH)):
+        images = [image for _, image, error in some if error is None]
+        predictions = iter(predictor.predict_batch(images) if images else ())
+        for path, image, error in some:
+            yield path, image, error, next(predictions) if error is None else None
+
+
+def _write(out, inputs, predicted):
+    path, image, error, prediction = predicted
+    if error is not None:
+        return dict.fromkeys(FIELDS, "") | {"file": str(path), "error": error}
+    write_image(out / f"{inputs[path]}_mask.png", prediction.mask * 255)
+    write_image(out / f"{inputs[path]}_overlay.png", draw_overlay(image, prediction))
+    return _row(path, prediction)
 
 
 def _row(path, prediction):

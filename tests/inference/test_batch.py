@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,7 +113,7 @@ def test_every_image_gets_its_mask_its_overlay_and_its_row(tmp_path, predictor):
     write_image(tmp_path / "s/deep/black.png", np.zeros((20, 60), np.uint8))
     out = tmp_path / "out"
     inputs = find_inputs([tmp_path / "s"])
-    rows = predict_files(predictor, inputs, out)
+    rows = list(predict_files(predictor, inputs, out))
     assert names(out) == [
         "deep/black_mask.png", "deep/black_overlay.png", "half_mask.png", "half_overlay.png", "predictions.csv",
     ]  # fmt: skip
@@ -138,7 +139,7 @@ def test_many_files_of_many_kinds_answer_as_one_by_one(tmp_path, predictor):
         pixels = random.integers(0, 256, (20 + number, 50 - 2 * number), np.uint8)
         Image.fromarray(pixels).convert(mode).save(tmp_path / f"s/{number:02}.png")
     inputs = find_inputs([tmp_path / "s"])
-    rows = predict_files(predictor, inputs, tmp_path / "out")
+    rows = list(predict_files(predictor, inputs, tmp_path / "out"))
     assert [row["file"] for row in rows] == [str(path) for path in inputs]
     for row, (path, target) in zip(rows, inputs.items(), strict=True):
         prediction = predictor.predict(path)
@@ -154,7 +155,7 @@ def test_broken_files_get_a_row_and_the_others_go_on(tmp_path, predictor):
     (tmp_path / "notes.png").write_text("hello")
     (tmp_path / "half.png").write_bytes((tmp_path / "a.png").read_bytes()[:50])
     paths = [tmp_path / f"{name}.png" for name in ("a", "empty", "notes", "half", "z")]
-    rows = predict_files(predictor, find_inputs(paths), tmp_path / "out")
+    rows = list(predict_files(predictor, find_inputs(paths), tmp_path / "out"))
     assert names(tmp_path / "out") == ["a_mask.png", "a_overlay.png", "predictions.csv", "z_mask.png", "z_overlay.png"]
     assert [bool(row["error"]) for row in rows] == [False, True, True, True, False]
     for row, path in zip(rows, paths, strict=True):
@@ -165,16 +166,16 @@ def test_broken_files_get_a_row_and_the_others_go_on(tmp_path, predictor):
 
 def test_batch_of_broken_files_alone_is_told_too(tmp_path, predictor):
     (tmp_path / "a.png").touch()
-    rows = predict_files(predictor, find_inputs([tmp_path / "a.png"]), tmp_path / "out")
+    rows = list(predict_files(predictor, find_inputs([tmp_path / "a.png"]), tmp_path / "out"))
     assert names(tmp_path / "out") == ["predictions.csv"]
     assert "empty file (0 bytes)" in rows[0]["error"]
 
 
 def test_again_in_the_same_folder_replaces(tmp_path, predictor):
     put(tmp_path, "a.png", "b.png")
-    predict_files(predictor, find_inputs([tmp_path / "a.png", tmp_path / "b.png"]), tmp_path / "out")
+    list(predict_files(predictor, find_inputs([tmp_path / "a.png", tmp_path / "b.png"]), tmp_path / "out"))
     write_image(tmp_path / "a.png", np.full((10, 20), 255, np.uint8))
-    predict_files(predictor, find_inputs([tmp_path / "a.png"]), tmp_path / "out")
+    list(predict_files(predictor, find_inputs([tmp_path / "a.png"]), tmp_path / "out"))
     (row,) = read_csv(tmp_path / "out/predictions.csv")
     assert (row["file"], row["lesion_px"]) == (str(tmp_path / "a.png"), "200")
     assert read_image(tmp_path / "out/a_mask.png").shape == (10, 20)
@@ -183,48 +184,96 @@ def test_again_in_the_same_folder_replaces(tmp_path, predictor):
 def test_former_predictions_among_the_scans_are_no_scans(tmp_path, predictor):
     put(tmp_path, "s/a.png", "s/deep/b.png")
     inputs = find_inputs([tmp_path / "s"])
-    predict_files(predictor, inputs, tmp_path / "s" / "predictions")
+    list(predict_files(predictor, inputs, tmp_path / "s" / "predictions"))
     assert find_inputs([tmp_path / "s"]) == inputs
 
 
 def test_folder_with_other_files_is_refused_before_anything_is_predicted(tmp_path, predictor):
     put(tmp_path, "a.png", "out/thesis.png")
     with pytest.raises(FileExistsError, match=rf"predictions\.csv, found other files: {re.escape(str(tmp_path))}/out$"):
-        predict_files(predictor, find_inputs([tmp_path / "a.png"]), tmp_path / "out")
+        next(predict_files(predictor, find_inputs([tmp_path / "a.png"]), tmp_path / "out"))
     assert names(tmp_path / "out") == ["thesis.png"]
 
 
-def test_what_is_done_stays_told_when_the_rest_is_stopped(tmp_path, predictor):
-    put(tmp_path, *(f"s/{number:02}.png" for number in range(20)))
+# === Stopping, and going on ===
+class Counting(Predictor):
+    """Counts the images it was asked for; stops the program, as Ctrl-C does, once it has done `most`."""
 
-    def stopped_after_the_first_batch(batches):
-        yield batches[0]
-        raise KeyboardInterrupt
+    def __init__(self, model, most=float("inf")):
+        super().__init__(model)
+        self.asked, self.most = 0, most
 
-    with pytest.raises(KeyboardInterrupt):
-        predict_files(predictor, find_inputs([tmp_path / "s"]), tmp_path / "out", stopped_after_the_first_batch)
-    rows = read_csv(tmp_path / "out/predictions.csv", required=HEADER.split(","))
-    assert [row["file"] for row in rows] == [str(tmp_path / f"s/{number:02}.png") for number in range(16)]
-    done = [f"{number:02}_{what}.png" for number in range(16) for what in ("mask", "overlay")]
-    assert names(tmp_path / "out") == [*done, "predictions.csv"]
-
-
-def test_stop_within_a_batch_leaves_whole_files_and_their_rows(tmp_path, predictor):
-    put(tmp_path, "a.png", "b.png", "c.png")
-    out = tmp_path / "out"
-
-    class Stop(dict):
-        """Predictions' places, the third of which is asked for in vain: Ctrl-C comes just then."""
-
-        def items(self):
-            return [(path, target if path.stem != "c" else Interrupt()) for path, target in super().items()]
-
-    class Interrupt:
-        def __format__(self, _):
+    def predict_batch(self, images):
+        if self.asked >= self.most:
             raise KeyboardInterrupt
+        self.asked += len(images)
+        return super().predict_batch(images)
 
+
+@pytest.fixture
+def scans(tmp_path):
+    put(tmp_path, *(f"s/{number:03}.png" for number in range(100)))
+    return find_inputs([tmp_path / "s"])
+
+
+def test_stopped_prediction_tells_what_is_done_and_the_next_goes_on(tmp_path, echo_model, scans):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    expected = list(predict_files(Predictor(echo_model), scans, whole))
     with pytest.raises(KeyboardInterrupt):
-        predict_files(predictor, Stop(find_inputs([tmp_path / f"{name}.png" for name in "abc"])), out)
-    done = [row["file"] for row in read_csv(out / "predictions.csv")]
-    assert done == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
-    assert names(out) == ["a_mask.png", "a_overlay.png", "b_mask.png", "b_overlay.png", "predictions.csv"]
+        list(predict_files(Counting(echo_model, most=64), scans, out))
+    done = read_csv(out / "predictions.csv")
+    assert 0 < len(done) <= 64
+    assert [row["file"] for row in done] == [str(path) for path in scans][: len(done)]
+    for row in done:
+        assert (out / f"{scans[Path(row['file'])]}_overlay.png").exists()
+    second = Counting(echo_model)
+    rows = list(predict_files(second, scans, out, resume=True))
+    assert second.asked == 100 - len(done)
+    assert [{key: str(value) for key, value in row.items()} for row in rows] == read_csv(whole / "predictions.csv")
+    assert len(expected) == len(rows)
+    assert names(out) == names(whole)
+    for name in names(whole):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_row_cut_short_and_one_with_an_error_are_done_again(tmp_path, echo_model):
+    put(tmp_path, "a.png", "b.png", "c.png")
+    (tmp_path / "b.png").write_text("hello")
+    inputs = find_inputs([tmp_path / f"{name}.png" for name in "abc"])
+    list(predict_files(Predictor(echo_model), inputs, tmp_path / "out"))
+    table = tmp_path / "out/predictions.csv"
+    whole = table.read_text()
+    table.write_text(whole[:-5])  # ... "0,0.00"
+    put(tmp_path, "b.png")
+    predictor = Counting(echo_model)
+    rows = list(predict_files(predictor, inputs, tmp_path / "out", resume=True))
+    assert predictor.asked == 2
+    assert [bool(row["error"]) for row in rows] == [False, False, False]
+    assert sorted(row["file"] for row in read_csv(table)) == [str(path) for path in inputs]
+
+
+def test_nothing_is_left_to_do_for_a_prediction_that_is_done(tmp_path, echo_model, scans):
+    list(predict_files(Predictor(echo_model), scans, tmp_path / "out"))
+    before = (tmp_path / "out/predictions.csv").read_text()
+    again = Counting(echo_model)
+    assert len(list(predict_files(again, scans, tmp_path / "out", resume=True))) == 100
+    assert again.asked == 0
+    assert (tmp_path / "out/predictions.csv").read_text() == before
+
+
+def test_only_a_few_images_are_ahead(tmp_path, echo_model, scans):
+    predictor = Counting(echo_model)
+    rows = predict_files(predictor, scans, tmp_path / "out")
+    next(rows)
+    assert predictor.asked < 100
+    assert len(names(tmp_path / "out")) < 2 * 100
+    rows.close()
+    (row,) = read_csv(tmp_path / "out/predictions.csv")
+    assert row["file"] == str(next(iter(scans)))
+
+
+def test_results_that_cannot_be_written_end_it(tmp_path, predictor):
+    put(tmp_path, "a.png", "deep/b.png")
+    inputs = {tmp_path / "a.png": Path("a"), tmp_path / "deep/b.png": Path("a_mask.png/b")}  # a folder where a file is
+    with pytest.raises(OSError, match=r"a_mask\.png"):
+        list(predict_files(predictor, inputs, tmp_path / "out"))
