@@ -28,13 +28,14 @@ KINDS = {
 }
 # Those that Keras makes a batch normalization of, also found elsewhere; `AddN` joins gradients, also at the skips.
 ELEMENTWISE = ("Mul", "Sum", "Mean", "SquaredDifference", "Tile", "Sub", "AddV2", "AddN", "Rsqrt", "Square", "RealDiv")
-QUICK = {"size": 96, "batch_size": 4}
+QUICK = {"networks": ["plain"], "size": 96, "batch_size": 4}
 
 
-def measure(size=192, batch_size=16):
-    """Profile a step of each of `NETWORKS`.
+def measure(networks=("as it comes", "fast"), size=192, batch_size=16):
+    """Profile a training step of networks.
 
     Args:
+        networks: Names of `benchmarks.models.NETWORKS`.
         size: Side of the image in pixels.
         batch_size: Images a step.
 
@@ -42,9 +43,9 @@ def measure(size=192, batch_size=16):
         List of rows: one a network and kind of operation.
     """
     rows = []
-    for name, network in NETWORKS.items():
-        fixed = {"image_size": size, "batch_size": batch_size}
-        times = in_fresh_process("benchmarks.profile_step:profile", {**fixed, **network})
+    for name in networks:
+        settings = {"image_size": size, "batch_size": batch_size, **NETWORKS[name]}
+        times = in_fresh_process("benchmarks.profile_step:profile", settings)
         whole = sum(times.values())
         rows += [
             {"network": name, "kind": kind, "ms": ms, "share, %": 100 * ms / whole}
@@ -101,6 +102,7 @@ def main():
     settings, path = parse_arguments(
         __doc__,
         QUICK,
+        ("--networks", {"nargs": "+", "choices": NETWORKS, "help": "(as it comes, fast)"}),
         ("--size", {"type": int, "help": "side of the image in pixels (192)"}),
         ("--batch-size", {"type": int, "help": "images a step (16)"}),
     )

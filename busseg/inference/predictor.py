@@ -4,6 +4,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from busseg.data.images import fit_to_native, fit_to_square, read_image
@@ -37,6 +38,22 @@ class Prediction:
     def lesion_fraction(self):
         """Area of the lesion as a fraction of the image."""
         return self.lesion_px / self.mask.size
+
+    @property
+    def confidence(self):
+        """Probability of the label, in `[1/3, 1]`."""
+        return float(self.probabilities.max())
+
+    @property
+    def contours(self):
+        """Outlines of the lesion: a list of arrays `(points, 2)` of x, y in pixels, one for each connected part."""
+        outlines, _ = cv2.findContours(self.mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        return [outline[:, 0] for outline in outlines]
+
+    @property
+    def box(self):
+        """The upright rectangle around the lesion, `(left, top, width, height)` in pixels; None without a lesion."""
+        return tuple(cv2.boundingRect(self.mask)) if self.mask.any() else None
 
 
 class Predictor:

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 
+import cv2
 import keras
 import numpy as np
 import pytest
@@ -62,6 +63,29 @@ def test_path_and_pixels_answer_alike(echo, tmp_path):
     write_image(tmp_path / "a.png", image)
     for one in (echo.predict(tmp_path / "a.png"), echo.predict(str(tmp_path / "a.png"))):
         assert_same(one, echo.predict(image), tolerance=0)
+
+
+# === The lesion ===
+def predicted(mask, probabilities=(0, 0, 1)):
+    return Prediction("malignant", np.float32(probabilities), mask, mask.astype(np.float32))
+
+
+def test_lesion_is_measured_boxed_and_outlined():
+    mask = np.zeros((30, 40), np.uint8)
+    mask[5:9, 10:20] = 1
+    mask[20:21, 2:4] = 1
+    prediction = predicted(mask, (0.1, 0.2, 0.7))
+    assert (prediction.lesion_px, prediction.lesion_fraction) == (42, 42 / 1200)
+    assert prediction.box == (2, 5, 18, 16)
+    assert prediction.confidence == pytest.approx(0.7)
+    assert [len(outline) for outline in sorted(prediction.contours, key=len)] == [2, 2 * (4 + 10) - 4]
+    drawn = np.zeros_like(mask)
+    assert np.array_equal(cv2.drawContours(drawn, prediction.contours, -1, 1, cv2.FILLED), mask)
+
+
+def test_image_without_a_lesion_has_no_box():
+    prediction = predicted(np.zeros((30, 40), np.uint8))
+    assert (prediction.lesion_px, prediction.box, prediction.contours) == (0, None, [])
 
 
 # === Native size ===
