@@ -283,6 +283,10 @@ def predict(
     ],
     out: Annotated[Path, typer.Option(help="Folder for masks, overlays and predictions.csv.")] = Path("predictions"),
     resume: Annotated[bool, typer.Option(help="Go on with the prediction in the folder, if there is one.")] = False,
+    probability_maps: Annotated[
+        bool, typer.Option(help="Also write lesion probabilities, NAME_probability.png.")
+    ] = False,
+    json_lines: Annotated[bool, typer.Option(help="Also write predictions.jsonl, with boxes and contours.")] = False,
 ):
     """Tell the class of images and where the lesion lies.
 
@@ -294,7 +298,9 @@ def predict(
     files = find_inputs(inputs)
     with starting_keras():
         predictor = Predictor(model)
-    rows = track(predict_files(predictor, files, out, resume), "Predicting", total=len(files))
+    rows = track(
+        predict_files(predictor, files, out, resume, probability_maps, json_lines), "Predicting", total=len(files)
+    )
     failed = []
     for number, row in enumerate(rows):
         if row["error"]:

@@ -1,6 +1,7 @@
 """Predict files and folders: masks, overlays and a table, whatever single files are like."""
 
 import csv
+import json
 import re
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
@@ -8,13 +9,15 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+
 from busseg.data.busi import MASK_STEM
-from busseg.data.files import claim_folder, read_csv, write_csv
+from busseg.data.files import claim_folder, read_csv, write_csv, write_text
 from busseg.data.images import is_image, read_image, write_image
 from busseg.data.sample import CLASSES
 from busseg.inference.overlay import draw_overlay
 
-TABLE = "predictions.csv"
+TABLE, LINES = "predictions.csv", "predictions.jsonl"
 FIELDS = ("file", "label", *(f"p_{label}" for label in CLASSES), "lesion_px", "lesion_fraction", "error")
 _BATCH = 16
 _THREADS = 4  # that read and write; decoding and encoding leave Python's lock, and disks are waited for
@@ -70,7 +73,7 @@ def _is_mask(file, stems):
     return bool(match) and (file.parent, match["image"]) in stems
 
 
-def predict_files(predictor, inputs, out, resume=False):
+def predict_files(predictor, inputs, out, resume=False, probability_maps=False, json_lines=False):
     """Predict image files and write, for each, `NAME_mask.png` (0/255) and `NAME_overlay.png`, and one table of all.
 
     A file that cannot be read gets a row with its error, and the others go on. Threads read files and write results
@@ -82,6 +85,9 @@ def predict_files(predictor, inputs, out, resume=False):
         out: Path of the output folder. A former `predictions.csv` there is replaced.
         resume: Whether to go on with the prediction in `out` instead: a file that has a row without an error there is
             not predicted again, whatever model that was.
+        probability_maps: Whether to write `NAME_probability.png`, too: 0..255 for lesion probabilities of 0..1.
+        json_lines: Whether to write `predictions.jsonl`, too: a JSON object a file and line, with the box and the
+            contours of the lesion; see `Prediction`.
 
     Yields:
         Dicts with `FIELDS`, one a file in the order of `inputs`, as in `predictions.csv`. The file's results are
@@ -92,29 +98,42 @@ def predict_files(predictor, inputs, out, resume=False):
         OSError: If the folder cannot be written.
     """
     out = claim_folder(out, TABLE)
-    done = _done(out / TABLE) if resume else {}
-    write_csv(out / TABLE, FIELDS, [done[str(path)] for path in inputs if str(path) in done])
+    done = _done(out, json_lines) if resume else {}
+    done = {str(path): done[str(path)] for path in inputs if str(path) in done}
+    write_csv(out / TABLE, FIELDS, [row for row, _ in done.values()])
+    if json_lines:
+        write_text(out / LINES, "".join(line for _, line in done.values()))
     pool = ThreadPoolExecutor(_THREADS)
     try:
         read = _in_turn(pool, _try_to_read, (path for path in inputs if str(path) not in done))
-        rows = _in_turn(pool, partial(_write, out, inputs), _predicted(predictor, read))
+        predicted = _in_turn(pool, partial(_write, out, inputs, probability_maps), _predicted(predictor, read))
         for path in inputs:
-            row = done.get(str(path))
-            if row is None:
-                row = next(rows)
-                # Row by row, so that what is done stays told when the rest is stopped.
-                with (out / TABLE).open("a", newline="", encoding="utf-8") as table:
-                    csv.DictWriter(table, FIELDS, lineterminator="\n").writerow(row)
+            if str(path) in done:
+                yield done[str(path)][0]
+                continue
+            row, line = next(predicted)
+            # One by one, so that what is done stays told when the rest is stopped; the row last, which says it is done.
+            if json_lines:
+                with (out / LINES).open("a", encoding="utf-8") as lines:
+                    lines.write(line)
+            with (out / TABLE).open("a", newline="", encoding="utf-8") as table:
+                csv.DictWriter(table, FIELDS, lineterminator="\n").writerow(row)
             yield row
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _done(table):
-    """The rows of a former prediction that need not be made again, by file."""
-    rows = read_csv(table, FIELDS) if table.exists() else []
+def _done(out, json_lines):
+    """`(row, line)` of the files of a former prediction that need not be made again, by file."""
+    rows = read_csv(out / TABLE, FIELDS) if (out / TABLE).exists() else []
     # A row that a kill cut short has no fraction yet, or half of one.
-    return {row["file"]: row for row in rows if _FRACTION.fullmatch(row["lesion_fraction"]) and not row["error"]}
+    rows = {row["file"]: row for row in rows if _FRACTION.fullmatch(row["lesion_fraction"]) and not row["error"]}
+    if not json_lines:
+        return {file: (row, "") for file, row in rows.items()}
+    text = (out / LINES).read_text(encoding="utf-8") if (out / LINES).exists() else ""
+    whole = [line for line in text.splitlines(keepends=True) if line.endswith("}\n")]
+    lines = {json.loads(line)["file"]: line for line in whole}
+    return {file: (row, lines[file]) for file, row in rows.items() if file in lines}
 
 
 def _in_turn(pool, function, things):
@@ -146,13 +165,18 @@ def _predicted(predictor, read):
             yield path, image, error, next(predictions) if error is None else None
 
 
-def _write(out, inputs, predicted):
+def _write(out, inputs, probability_maps, predicted):
+    """Write a file's results; return its row and its line."""
     path, image, error, prediction = predicted
     if error is not None:
-        return dict.fromkeys(FIELDS, "") | {"file": str(path), "error": error}
-    write_image(out / f"{inputs[path]}_mask.png", prediction.mask * 255)
-    write_image(out / f"{inputs[path]}_overlay.png", draw_overlay(image, prediction))
-    return _row(path, prediction)
+        row = dict.fromkeys(FIELDS, "") | {"file": str(path), "error": error}
+        return row, json.dumps({"file": str(path), "error": error}) + "\n"
+    target = out / inputs[path]
+    write_image(f"{target}_mask.png", prediction.mask * 255)
+    write_image(f"{target}_overlay.png", draw_overlay(image, prediction))
+    if probability_maps:
+        write_image(f"{target}_probability.png", np.rint(255 * prediction.probability_map).astype(np.uint8))
+    return _row(path, prediction), _line(path, prediction)
 
 
 def _row(path, prediction):
@@ -165,3 +189,16 @@ def _row(path, prediction):
         "lesion_fraction": f"{prediction.lesion_fraction:.6f}",
         "error": "",
     }
+
+
+def _line(path, prediction):
+    told = {
+        "file": str(path),
+        "label": prediction.label,
+        "probabilities": {label: round(float(p), 6) for label, p in zip(CLASSES, prediction.probabilities)},
+        "lesion_px": prediction.lesion_px,
+        "lesion_fraction": round(prediction.lesion_fraction, 6),
+        "box": prediction.box,
+        "contours": [outline.tolist() for outline in prediction.contours],
+    }
+    return json.dumps(told) + "\n"

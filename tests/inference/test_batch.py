@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 
@@ -131,6 +132,29 @@ def test_every_image_gets_its_mask_its_overlay_and_its_row(tmp_path, predictor):
             np.testing.assert_array_equal(np.asarray(overlay), draw_overlay(read_image(path), prediction))
 
 
+def test_probability_maps_and_json_lines_come_when_asked_for(tmp_path, predictor):
+    image = np.zeros((32, 32), np.uint8)
+    image[4:8, 10:20] = 200
+    write_image(tmp_path / "a.png", image)
+    (tmp_path / "b.png").write_text("hello")
+    inputs = find_inputs([tmp_path / "a.png", tmp_path / "b.png"])
+    rows = list(predict_files(predictor, inputs, tmp_path / "out", probability_maps=True, json_lines=True))
+    expected = ["a_mask.png", "a_overlay.png", "a_probability.png", "predictions.csv", "predictions.jsonl"]
+    assert names(tmp_path / "out") == expected
+    np.testing.assert_array_equal(read_image(tmp_path / "out/a_probability.png"), image)  # the model gives it back
+    first, second = map(json.loads, (tmp_path / "out/predictions.jsonl").read_text().splitlines())
+    mean = round(float(image.mean()) / 255, 6)
+    assert first.pop("probabilities") == pytest.approx({"normal": 1 - mean, "benign": mean, "malignant": 0}, abs=2e-6)
+    (outline,) = first.pop("contours")
+    assert [10, 4] in outline
+    assert [19, 7] in outline
+    assert first == {
+        "file": str(tmp_path / "a.png"), "label": "normal", "lesion_px": 40, "lesion_fraction": round(40 / 1024, 6),
+        "box": [10, 4, 10, 4],
+    }  # fmt: skip
+    assert second == {"file": str(tmp_path / "b.png"), "error": rows[1]["error"]}
+
+
 def test_many_files_of_many_kinds_answer_as_one_by_one(tmp_path, predictor):
     random = np.random.default_rng(0)
     (tmp_path / "s").mkdir()
@@ -218,16 +242,16 @@ def scans(tmp_path):
 
 def test_stopped_prediction_tells_what_is_done_and_the_next_goes_on(tmp_path, echo_model, scans):
     whole, out = tmp_path / "whole", tmp_path / "out"
-    expected = list(predict_files(Predictor(echo_model), scans, whole))
+    expected = list(predict_files(Predictor(echo_model), scans, whole, json_lines=True))
     with pytest.raises(KeyboardInterrupt):
-        list(predict_files(Counting(echo_model, most=64), scans, out))
+        list(predict_files(Counting(echo_model, most=64), scans, out, json_lines=True))
     done = read_csv(out / "predictions.csv")
     assert 0 < len(done) <= 64
     assert [row["file"] for row in done] == [str(path) for path in scans][: len(done)]
     for row in done:
         assert (out / f"{scans[Path(row['file'])]}_overlay.png").exists()
     second = Counting(echo_model)
-    rows = list(predict_files(second, scans, out, resume=True))
+    rows = list(predict_files(second, scans, out, resume=True, json_lines=True))
     assert second.asked == 100 - len(done)
     assert [{key: str(value) for key, value in row.items()} for row in rows] == read_csv(whole / "predictions.csv")
     assert len(expected) == len(rows)
@@ -250,6 +274,17 @@ def test_row_cut_short_and_one_with_an_error_are_done_again(tmp_path, echo_model
     assert predictor.asked == 2
     assert [bool(row["error"]) for row in rows] == [False, False, False]
     assert sorted(row["file"] for row in read_csv(table)) == [str(path) for path in inputs]
+
+
+def test_line_that_is_missing_or_cut_short_is_made_again(tmp_path, echo_model, scans):
+    out = tmp_path / "out"
+    list(predict_files(Predictor(echo_model), scans, out, json_lines=True))
+    whole = (out / "predictions.jsonl").read_text()
+    (out / "predictions.jsonl").write_text(whole[:-9])
+    again = Counting(echo_model)
+    list(predict_files(again, scans, out, resume=True, json_lines=True))
+    assert again.asked == 1
+    assert (out / "predictions.jsonl").read_text() == whole
 
 
 def test_nothing_is_left_to_do_for_a_prediction_that_is_done(tmp_path, echo_model, scans):
