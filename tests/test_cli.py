@@ -264,11 +264,13 @@ def test_predict_tells_each_image_and_writes_its_files(call, echo_file, tmp_path
     files = {f"{name}_{what}.png" for name in "ab" for what in ("mask", "overlay")}
     assert names(out) == files | {"predictions.csv"}
     assert read_image(out / "b_mask.png").shape == (32, 64)
-    # Going on, there is nothing left to do.
+    # Going on, only what is missing is made.
     (out / "b_mask.png").unlink()
+    (out / "a_mask.png").write_text("as it was")
     again = call("predict", tmp_path / "a.png", tmp_path / "s", "--model", echo_file, "--out", out, "--resume")
     assert (again.status, again.out) == (0, done.out)
-    assert "b_mask.png" not in names(out)
+    assert names(out) == files | {"predictions.csv"}
+    assert (out / "a_mask.png").read_text() == "as it was"
 
 
 def test_predict_in_a_process_goes_on_past_a_broken_image_and_ends_with_1(echo_file, tmp_path):

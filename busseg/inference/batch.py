@@ -19,6 +19,7 @@ from busseg.inference.overlay import draw_overlay
 
 TABLE, LINES = "predictions.csv", "predictions.jsonl"
 FIELDS = ("file", "label", *(f"p_{label}" for label in CLASSES), "lesion_px", "lesion_fraction", "error")
+_PICTURES = ("_mask.png", "_overlay.png", "_probability.png")  # the last one on request
 _BATCH = 16
 _THREADS = 4  # that read and write; decoding and encoding leave Python's lock, and disks are waited for
 _AHEAD = 2 * _BATCH
@@ -83,8 +84,8 @@ def predict_files(predictor, inputs, out, resume=False, probability_maps=False, 
         predictor: A `Predictor`.
         inputs: Dict from image path to the results' path, as `find_inputs` gives it.
         out: Path of the output folder. A former `predictions.csv` there is replaced.
-        resume: Whether to go on with the prediction in `out` instead: a file that has a row without an error there is
-            not predicted again, whatever model that was.
+        resume: Whether to go on with the prediction in `out` instead: a file whose row, without an error, and results
+            are all there is not predicted again, whatever model that was.
         probability_maps: Whether to write `NAME_probability.png`, too: 0..255 for lesion probabilities of 0..1.
         json_lines: Whether to write `predictions.jsonl`, too: a JSON object a file and line, with the box and the
             contours of the lesion; see `Prediction`.
@@ -98,11 +99,12 @@ def predict_files(predictor, inputs, out, resume=False, probability_maps=False, 
         OSError: If the folder cannot be written.
     """
     out = claim_folder(out, TABLE)
-    done = _done(out, json_lines) if resume else {}
-    done = {str(path): done[str(path)] for path in inputs if str(path) in done}
+    done = _done(inputs, out, probability_maps, json_lines) if resume else {}
     write_csv(out / TABLE, FIELDS, [row for row, _ in done.values()])
     if json_lines:
         write_text(out / LINES, "".join(line for _, line in done.values()))
+    else:
+        (out / LINES).unlink(missing_ok=True)  # those of a former prediction tell of other results
     pool = ThreadPoolExecutor(_THREADS)
     try:
         read = _in_turn(pool, _try_to_read, (path for path in inputs if str(path) not in done))
@@ -123,17 +125,22 @@ def predict_files(predictor, inputs, out, resume=False, probability_maps=False, 
         pool.shutdown(cancel_futures=True)
 
 
-def _done(out, json_lines):
-    """`(row, line)` of the files of a former prediction that need not be made again, by file."""
+def _done(inputs, out, probability_maps, json_lines):
+    """`(row, line)` of each file that a former prediction is done with, in the order of `inputs`."""
     rows = read_csv(out / TABLE, FIELDS) if (out / TABLE).exists() else []
     # A row that a kill cut short has no fraction yet, or half of one.
     rows = {row["file"]: row for row in rows if _FRACTION.fullmatch(row["lesion_fraction"]) and not row["error"]}
-    if not json_lines:
-        return {file: (row, "") for file, row in rows.items()}
-    text = (out / LINES).read_text(encoding="utf-8") if (out / LINES).exists() else ""
-    whole = [line for line in text.splitlines(keepends=True) if line.endswith("}\n")]
-    lines = {json.loads(line)["file"]: line for line in whole}
-    return {file: (row, lines[file]) for file, row in rows.items() if file in lines}
+    lines = dict.fromkeys(rows, "")
+    if json_lines:
+        text = (out / LINES).read_text(encoding="utf-8") if (out / LINES).exists() else ""
+        whole = [line for line in text.splitlines(keepends=True) if line.endswith("}\n")]
+        lines = {json.loads(line)["file"]: line for line in whole}
+    pictures = _PICTURES if probability_maps else _PICTURES[:2]
+    return {
+        str(path): (rows[str(path)], lines[str(path)])
+        for path, target in inputs.items()
+        if str(path) in rows.keys() & lines.keys() and all((out / f"{target}{end}").exists() for end in pictures)
+    }
 
 
 def _in_turn(pool, function, things):
@@ -171,11 +178,11 @@ def _write(out, inputs, probability_maps, predicted):
     if error is not None:
         row = dict.fromkeys(FIELDS, "") | {"file": str(path), "error": error}
         return row, json.dumps({"file": str(path), "error": error}) + "\n"
-    target = out / inputs[path]
-    write_image(f"{target}_mask.png", prediction.mask * 255)
-    write_image(f"{target}_overlay.png", draw_overlay(image, prediction))
+    mask, overlay, probability = (out / f"{inputs[path]}{end}" for end in _PICTURES)
+    write_image(mask, prediction.mask * 255)
+    write_image(overlay, draw_overlay(image, prediction))
     if probability_maps:
-        write_image(f"{target}_probability.png", np.rint(255 * prediction.probability_map).astype(np.uint8))
+        write_image(probability, np.rint(255 * prediction.probability_map).astype(np.uint8))
     return _row(path, prediction), _line(path, prediction)
 
 

@@ -287,6 +287,16 @@ def test_line_that_is_missing_or_cut_short_is_made_again(tmp_path, echo_model, s
     assert (out / "predictions.jsonl").read_text() == whole
 
 
+def test_what_was_not_asked_for_before_is_made_and_what_is_no_longer_true_goes(tmp_path, echo_model, scans):
+    out = tmp_path / "out"
+    list(predict_files(Predictor(echo_model), scans, out, json_lines=True))
+    again = Counting(echo_model)
+    list(predict_files(again, scans, out, resume=True, probability_maps=True))
+    assert again.asked == 100
+    assert (out / "007_probability.png").exists()
+    assert not (out / "predictions.jsonl").exists()
+
+
 def test_nothing_is_left_to_do_for_a_prediction_that_is_done(tmp_path, echo_model, scans):
     list(predict_files(Predictor(echo_model), scans, tmp_path / "out"))
     before = (tmp_path / "out/predictions.csv").read_text()
