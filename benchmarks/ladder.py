@@ -18,10 +18,11 @@ from benchmarks.reporting import measure_and_report, parse_arguments
 
 BOTTOM, TOP = NETWORKS["as it comes"], NETWORKS["fast"]
 ONEDNN = {"off": "0", "by default": None, "on": "1"}
-CHANGES = ("folded", "decoder", "width", "frozen", "precision")  # the settings in which they differ, from the bottom
+# The settings in which they differ, from the bottom.
+CHANGES = ("folded", "decoder", "width", "frozen", "precision", "frozen_depthwise")
 # How many times as fast each rung was expected to be as the one below it, before it was measured: oneDNN as seen on
 # another processor; folding by what batch normalization took of a profile; the decoder and its width by multiply-adds;
-# freezing and half precision by a first try at the same network with another decoder.
+# freezing and half precision by a first try at the same network with another decoder; depthwise kernels by a first try.
 PREDICTED = {
     "oneDNN by default": 2.3,
     "oneDNN on": 1.0,
@@ -30,6 +31,7 @@ PREDICTED = {
     "width 16": 1.3,
     "frozen 2": 1.4,
     "precision mixed_bfloat16": 1.4,
+    "frozen_depthwise True": 1.3,
 }
 QUICK = {"rungs": 4, "depth": 1, "size": 96, "batch_size": 4, "steps": 2, "repeats": 3}
 

@@ -1,7 +1,8 @@
 """The work that each network asks for: parameters, multiply-adds, and the shortest possible time of a training step.
 
 A training step costs three forward passes: one forward; one for the gradients of the weights; one for those of the
-feature maps. Frozen layers cost one. At best each multiply-add goes as fast as in a large float32 matrix product.
+feature maps. Frozen layers cost one or, where gradients pass through to layers before them, two. At best each
+multiply-add goes as fast as in a large float32 matrix product.
 
 Example: python -m benchmarks.models --networks "as it comes" fast --sizes 192 --json models.json
 """
@@ -25,6 +26,7 @@ NETWORKS["fast"] = {
     "decoder": "add",
     "folded": True,
     "frozen": 2,
+    "frozen_depthwise": True,
     "precision": "mixed_bfloat16",
 }
 QUICK = {"sizes": [96], "networks": ["plain", "fast"]}
@@ -126,7 +128,10 @@ def multiply_adds(layer, input_shape, output_shape):
 
 def describe(model, counts):
     """The columns of a model in the tables: parameters in millions, multiply-adds of one image in thousand millions."""
-    step = sum(count * (3 if layer.trainable else 1) for (_, layer), count in counts.items())
+    step, moving = 0, False
+    for (_, layer), count in counts.items():  # in the order of calling
+        moving = moving or layer.trainable
+        step += count * (3 if layer.trainable else 2 if moving else 1)
     forward = sum(counts.values())
     return {"parameters, M": model.count_params() / 1e6, "forward, G": forward / 1e9, "step, G": step / 1e9}
 

@@ -173,12 +173,12 @@ def test_multiply_adds_inside_a_layer_of_ours_are_counted_under_its_name():
     assert {name for name, _ in counts} == {"attention"}
 
 
-def test_a_step_costs_three_passes_and_one_where_frozen():
-    frozen = conv()
-    frozen.trainable = False
-    model, counts = count(frozen, depthwise())
+def test_a_step_costs_three_passes_and_fewer_where_frozen():
+    first, last = conv(), depthwise()
+    first.trainable = last.trainable = False
+    model, counts = count(first, depthwise(), last)
     assert models.describe(model, counts)["step, G"] * 1e9 == pytest.approx(
-        1 * 8 * 8 * 4 * (3 * 3 * 2) + 3 * 8 * 8 * 4 * (3 * 3)
+        1 * 8 * 8 * 4 * (3 * 3 * 2) + 3 * 8 * 8 * 4 * (3 * 3) + 2 * 8 * 8 * 4 * (3 * 3)
     )
 
 

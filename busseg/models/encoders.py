@@ -58,7 +58,16 @@ def deepest(encoder):
 
 
 def encode(
-    image, encoder="plain", weights=None, width=16, depth=4, normalization="batch", cbam=False, frozen=0, folded=False
+    image,
+    encoder="plain",
+    weights=None,
+    width=16,
+    depth=4,
+    normalization="batch",
+    cbam=False,
+    frozen=0,
+    frozen_depthwise=False,
+    folded=False,
 ):
     """Run an image through an encoder.
 
@@ -73,6 +82,7 @@ def encode(
         normalization: One of `NORMALIZATIONS`, for "plain" and EfficientNet-Lite. The others have their own.
         cbam: Whether what each level gives passes through a CBAM.
         frozen: Number of levels, from the finest, whose weights and statistics stay as they are.
+        frozen_depthwise: Whether the kernels of all depthwise convolutions stay as they are.
         folded: Whether the batch normalization of a pretrained EfficientNet-Lite is folded into its kernels, which then
             have biases and nothing after them.
 
@@ -98,6 +108,10 @@ def encode(
     if frozen:
         for layer in keras.Model(image, features[frozen - 1]).layers:
             layer.trainable = False
+    if frozen_depthwise:
+        for layer in keras.Model(image, features).layers:
+            if isinstance(layer, layers.DepthwiseConv2D):
+                layer.trainable = False
     return [CBAM(name=f"encoder{k}_cbam")(x) for k, x in enumerate(features)] if cbam else features
 
 

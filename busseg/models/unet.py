@@ -20,6 +20,7 @@ def build_unet(
     depth=4,
     decoder="concat",
     frozen=0,
+    frozen_depthwise=False,
     folded=False,
     dropout=0.5,
     normalization="batch",
@@ -43,6 +44,8 @@ def build_unet(
         decoder: "concat": skip and coarser level side by side, then two 3x3 convolutions, as in the original U-Net.
             "add": both narrowed by 1x1 convolutions and added, then one; a fraction of the work behind a wide encoder.
         frozen: Number of the encoder's levels, from the finest, whose weights do not move.
+        frozen_depthwise: Whether the kernels of the encoder's depthwise convolutions do not move, whose gradients cost
+            more on a CPU than those of all its other convolutions.
         folded: Whether the batch normalization of an EfficientNet-Lite, which is a scale and a shift once trained, is
             folded into its kernels. That saves the memory traffic of a third of a training step.
         dropout: Share of the pooled features dropped before the class is told, in `[0, 1)`.
@@ -66,7 +69,9 @@ def build_unet(
     """
     _check(image_size, classes, encoder, width, depth, decoder, frozen, folded, dropout, normalization)
     image = keras.Input((image_size, image_size, 1), name="image")
-    *skips, bottleneck = encode(image, encoder, weights, width, depth, normalization, cbam, frozen, folded)
+    *skips, bottleneck = encode(
+        image, encoder, weights, width, depth, normalization, cbam, frozen, frozen_depthwise, folded
+    )
     decode = _decode_by_concat if decoder == "concat" else _decode_by_add
     finest = decode(bottleneck, skips, width, normalization, attention_gates)
     mask = _mask_head(finest, finest_stride(encoder))

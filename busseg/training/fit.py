@@ -102,8 +102,9 @@ def build_model(recipe):
         return build_unet(
             image_size=recipe.image_size, classes=len(CLASSES), encoder=recipe.encoder,
             weights=None if recipe.weights == "none" else recipe.weights, width=recipe.width, depth=recipe.depth,
-            decoder=recipe.decoder, frozen=recipe.frozen, folded=recipe.folded, dropout=recipe.dropout,
-            normalization=recipe.normalization, attention_gates=recipe.attention_gates, cbam=recipe.cbam,
+            decoder=recipe.decoder, frozen=recipe.frozen, frozen_depthwise=recipe.frozen_depthwise,
+            folded=recipe.folded, dropout=recipe.dropout, normalization=recipe.normalization,
+            attention_gates=recipe.attention_gates, cbam=recipe.cbam,
         )  # fmt: skip
 
 

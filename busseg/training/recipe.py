@@ -47,6 +47,7 @@ class Recipe:
     depth: int = 4  # four skips, as in the original U-Net
     decoder: str = "concat"
     frozen: int = 0  # levels of the encoder, from the finest, that keep the weights they begin with
+    frozen_depthwise: bool = False  # the same for the kernels of all the encoder's depthwise convolutions
     folded: bool = False
     dropout: float = 0.5  # of the pooled features, from which the class is easily learnt by heart
     normalization: str = "batch"

@@ -310,9 +310,9 @@ def test_only_a_few_images_are_ahead(tmp_path, echo_model, scans):
     predictor = Counting(echo_model)
     rows = predict_files(predictor, scans, tmp_path / "out")
     next(rows)
+    rows.close()
     assert predictor.asked < 100
     assert len(names(tmp_path / "out")) < 2 * 100
-    rows.close()
     (row,) = read_csv(tmp_path / "out/predictions.csv")
     assert row["file"] == str(next(iter(scans)))
 

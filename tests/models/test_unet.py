@@ -317,6 +317,17 @@ def test_frozen_levels_keep_weights_and_statistics_also_when_loaded(images, tmp_
         assert all(np.array_equal(old, new) for old, new in pairs) == (name.split("_")[0] in kept), name
 
 
+def test_frozen_depthwise_kernels_stay_and_all_else_moves(images):
+    keras.utils.set_random_seed(0)
+    model = small_unet(encoder="efficientnet_lite0", frozen_depthwise=True, folded=True, decoder="add")
+    before = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
+    train_for_a_step(model, images)
+    kept = {layer.name for layer in model.layers if isinstance(layer, keras.layers.DepthwiseConv2D)}
+    assert len(kept) == 16
+    for name, (kernel, *_) in before.items():
+        assert np.array_equal(kernel, model.get_layer(name).get_weights()[0]) == (name in kept), name
+
+
 def test_frozen_level_is_normalized_by_its_statistics_also_while_training(images):
     model = shaken(small_unet(frozen=1))
     first = keras.Model(model.input, model.get_layer("encoder0_relu2").output)
