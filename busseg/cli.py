@@ -159,6 +159,10 @@ def train(
     ] = None,
     splits: Splits = None,
     fold: Fold = None,
+    everything: Annotated[
+        bool,
+        typer.Option("--all", help="Train with all images, for a model to be used; its recipe has validation = false."),
+    ] = False,
     resume: Annotated[bool, typer.Option(help="Go on with the run in the folder, if there is one.")] = False,
 ):
     """Train a U-Net on a dataset.
@@ -166,13 +170,17 @@ def train(
     Example: busseg train data/busi --out runs/card
     """
     from busseg.data import find_samples
-    from busseg.data.splits import grouped_splits, read_split
+    from busseg.data.splits import grouped_splits, read_split, train_on_all
 
+    if everything and (splits or fold is not None):
+        raise ValueError("Expected --all or a fold of a split, found both")
     if resume and (out / "recipe.toml").exists():
         recipe = recipe or out / "recipe.toml"
         splits = splits or out / "splits.csv"
     samples = find_samples(data)
-    if splits:
+    if everything:
+        chosen = train_on_all(samples)
+    elif splits:
         chosen = read_split(splits, samples, fold)
     else:
         folds = grouped_splits(samples)
@@ -183,7 +191,7 @@ def train(
         from busseg.training import fit as fitting
         from busseg.training.recipe import load_recipe
     fitting.fit(load_recipe(recipe or "card"), chosen, out, fold=fold or 0, resume=resume)
-    print(f"The best model is in {out / fitting.MODEL}")
+    print(f"The model is in {out / fitting.MODEL}")
 
 
 @app.command()

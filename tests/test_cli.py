@@ -18,7 +18,7 @@ from busseg.data import find_samples
 from busseg.data.files import read_csv
 from busseg.data.images import read_image, write_image
 from busseg.data.sample import CLASSES
-from busseg.data.splits import grouped_splits, read_split, write_splits
+from busseg.data.splits import grouped_splits, read_split, train_on_all, write_splits
 
 VERBS = ("audit", "compare", "crossval", "demo", "download", "evaluate", "export", "predict", "split", "train")
 RECIPE = "image_size = 32\nwidth = 4\ndepth = 1\nepochs = 1\n"
@@ -205,7 +205,7 @@ def test_train_follows_recipe_splits_and_fold(call, dataset, recipe, tmp_path):
     arguments = ["--out", run, "--recipe", recipe, "--splits", tmp_path / "splits.csv", "--fold", 3]
     done = call("train", dataset, *arguments)
     assert (done.status, done.err) == (0, "")
-    assert done.out.endswith(f"The best model is in {run / 'model.keras'}\n")
+    assert done.out.endswith(f"The model is in {run / 'model.keras'}\n")
     samples = find_samples(dataset)
     assert read_split(run / "splits.csv", samples, fold=3) == grouped_splits(samples)[3]
     assert len(read_csv(run / "history.csv")) == 1
@@ -215,6 +215,15 @@ def test_train_follows_recipe_splits_and_fold(call, dataset, recipe, tmp_path):
     done = call("train", dataset, "--out", run, "--resume")
     assert (done.status, done.err) == (0, "")
     assert ((run / "history.csv").read_text(), (run / "model.keras").stat().st_mtime_ns) == before
+
+
+def test_train_takes_all_images_when_told(call, dataset, recipe, tmp_path):
+    with recipe.open("a") as file:
+        file.write("validation = false\n")
+    done = call("train", dataset, "--out", tmp_path / "run", "--recipe", recipe, "--all")
+    assert (done.status, done.err) == (0, "")
+    samples = find_samples(dataset)
+    assert read_split(tmp_path / "run/splits.csv", samples) == train_on_all(samples)
 
 
 # === Evaluate ===
@@ -457,6 +466,11 @@ def test_split_without_a_validation_part_trains_nothing(call, dataset, recipe, t
     (tmp_path / "splits.csv").write_text("fold,file,part\n0,benign/0.png,train\n")
     arguments = ["--out", tmp_path / "out", "--recipe", recipe, "--splits", tmp_path / "splits.csv"]
     assert "Expected a validation part" in fails(call, tmp_path, "train", dataset, *arguments)
+
+
+def test_all_images_are_no_fold(call, dataset, recipe, tmp_path):
+    arguments = ["--out", tmp_path / "out", "--recipe", recipe, "--all", "--fold", 0]
+    assert "Expected --all or a fold of a split" in fails(call, tmp_path, "train", dataset, *arguments)
 
 
 @pytest.mark.parametrize("verb", ["train", "evaluate"])

@@ -43,11 +43,8 @@ def grouped_splits(samples, folds=5, seed=0, keep_conflicts=False):
     """
     if folds < 2:
         raise ValueError(f"Expected at least 2 folds, found {folds}")
-    labels_of = defaultdict(set)
-    for sample in samples:
-        labels_of[sample.group].add(str(sample.label))
     if not keep_conflicts:
-        samples = [sample for sample in samples if len(labels_of[sample.group]) == 1]
+        samples = _of_one_class(samples)
     if not samples:
         raise ValueError("Expected samples to split, found none whose group has a single class")
     least = max(folds, 4)  # of two folds one is tested; the other holds one to validate by, one to learn from
@@ -60,6 +57,20 @@ def grouped_splits(samples, folds=5, seed=0, keep_conflicts=False):
         train, validation = next(_folds(rest, max(2, min(5, fewest)), seed))
         splits.append(Split(tuple(train), _one_a_group(validation), _one_a_group(test)))
     return splits
+
+
+def train_on_all(samples):
+    """The split of a model that is to be used, not scored: all is trained with.
+
+    Groups whose images carry different labels are left out, as in `grouped_splits`.
+
+    Args:
+        samples: Sequence of `Sample`.
+
+    Returns:
+        A `Split` of `train` alone.
+    """
+    return Split(tuple(_of_one_class(samples)), (), ())
 
 
 def random_splits(samples, folds=5, seed=0):
@@ -85,6 +96,14 @@ def leaked(split, samples):
     used = split.train + (split.validation if split.test else ())
     known = {group_of[sample.name] for sample in used}
     return [sample for sample in split.test or split.validation if group_of[sample.name] in known]
+
+
+def _of_one_class(samples):
+    """The samples of the groups whose images all carry one label."""
+    labels_of = defaultdict(set)
+    for sample in samples:
+        labels_of[sample.group].add(str(sample.label))
+    return [sample for sample in samples if len(labels_of[sample.group]) == 1]
 
 
 def _groups_a_class(samples):

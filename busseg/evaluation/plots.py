@@ -193,18 +193,19 @@ def plot_history(histories, name, title):
 
     Args:
         histories: Sequence of runs, each a sequence of dicts, one an epoch, as in `history.csv`.
-        name: Column; its twin on validation images is `val_` and this.
+        name: Column; its twin on validation images, if a run has them, is `val_` and this.
         title: What the column is called.
     """
     figure, axis = _panel(title=title, xlabel="epoch")
     width = 1.6 if len(histories) == 1 else 0.8
     for number, history in enumerate(histories):
         epochs = [int(row["epoch"]) for row in history]
-        best = np.argmin([float(row["val_loss"]) for row in history])
-        for prefix, color, what in (("", TRAIN, "training"), ("val_", VALIDATION, "validation")):
+        parts = [("", TRAIN, "training"), ("val_", VALIDATION, "validation")]
+        for prefix, color, what in (part for part in parts if part[0] + name in history[0]):
             values = [float(row[prefix + name]) for row in history]
             axis.plot(epochs, values, color=color, linewidth=width, label=None if number else what)
-        axis.plot(epochs[best], values[best], "o", color=VALIDATION, markersize=5, label=None if number else "kept")
+        best = np.argmin([float(row["val_loss"]) for row in history]) if "val_loss" in history[0] else -1
+        axis.plot(epochs[best], values[best], "o", color=color, markersize=5, label=None if number else "kept")
     axis.set_ylim(0, None if name == "loss" else 1.02)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend()

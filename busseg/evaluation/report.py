@@ -173,7 +173,7 @@ def _draw_plots(rows, headline, histories, robustness):
             figures["roc"] = plots.plot_roc(roc)
             figures["precision_recall"] = plots.plot_precision_recall(plots.precision_recall_curves(*answers))
     for name, title in CURVES.items():
-        if histories and all({name, f"val_{name}"} <= history[0].keys() for history in histories):
+        if histories and all(name in history[0] for history in histories):
             figures[f"history_{name}"] = plots.plot_history(histories, name, title)
     for name, title in (("dice", "Lesion Dice"), ("accuracy", "Accuracy")):
         if robustness and robustness[0]["scores"][name] is not None:

@@ -18,7 +18,7 @@ from rich.progress import track
 from busseg.data.batches import Batches
 from busseg.data.files import claim_folder, read_csv, replacing, write_csv, write_text
 from busseg.data.sample import CLASSES, LABEL, MASK
-from busseg.data.splits import PARTS, read_split, write_splits
+from busseg.data.splits import PARTS, Split, read_split, write_splits
 from busseg.models.unet import build_unet
 from busseg.training.losses import LABEL_LOSSES, MASK_LOSSES
 from busseg.training.metrics import CleanNormalRate, LesionDice, LesionIoU
@@ -41,6 +41,9 @@ def fit(recipe, split, out, fold=0, resume=False, workers=2):
     `history.csv` (a row an epoch), `environment.json`, TensorBoard's `logs/`, and `checkpoints/`, the last epoch with
     the optimizer's state.
 
+    With `validation = false` in the recipe the validation part is trained with, too, and the model is the last epoch.
+    Not so in a split without a test part, which is scored on its validation part.
+
     Args:
         recipe: A `Recipe`.
         split: A `Split`. Its test part is written down and not looked at.
@@ -54,10 +57,13 @@ def fit(recipe, split, out, fold=0, resume=False, workers=2):
 
     Raises:
         FileExistsError: If `out` holds a run and `resume` is False, or holds something else.
-        ValueError: If the run to resume has another recipe or split, a part is empty, or no network fits the recipe.
+        ValueError: If the run to resume has another recipe or split, a part that is needed is empty, or no network fits
+            the recipe.
         OSError: If an image cannot be read, or the folder not written.
     """
-    if not split.validation:
+    if not recipe.validation and split.test:
+        split = Split(split.train + split.validation, (), split.test)
+    if recipe.validation and not split.validation:
         raise ValueError("Expected a validation part to choose the model by, found none in the split")
     out = claim_folder(out, ENVIRONMENT)
     begun = (out / RECIPE).exists()
@@ -71,9 +77,13 @@ def fit(recipe, split, out, fold=0, resume=False, workers=2):
         split.train, recipe.image_size, recipe.batch_size, augmentation=recipe.augmentation, shuffle=True,
         balance=recipe.balance, seed=recipe.seed, epoch=len(history), workers=workers,
     )  # fmt: skip
-    validation = Batches(split.validation, recipe.image_size, recipe.batch_size, workers=workers)
+    read = [train]
+    validation = None
+    if split.validation:
+        validation = Batches(split.validation, recipe.image_size, recipe.batch_size, workers=workers)
+        read.append(validation)
     # Read everything once: a broken file shows before the first epoch, by name, and fills the cache.
-    for batches, index in track([(b, i) for b in (train, validation) for i in range(len(b.samples))], "Reading images"):
+    for batches, index in track([(b, i) for b in read for i in range(len(b.samples))], "Reading images"):
         batches.load(index)
     if not begun:  # only now, so that a recipe of no network or a broken image leaves no run behind
         _write_run(out, recipe, split, fold)
@@ -160,9 +170,9 @@ class RunKeeper(keras.callbacks.Callback):
 
     @property
     def best(self):
-        """Number of epochs up to and with the best one."""
-        losses = [row["val_loss"] for row in self.history]
-        return losses.index(min(losses)) + 1 if losses else 0
+        """Number of epochs up to and with the best one, or the last one where nothing chooses."""
+        losses = [row["val_loss"] for row in self.history if "val_loss" in row]
+        return losses.index(min(losses)) + 1 if losses else len(self.history)
 
     @property
     def finished(self):

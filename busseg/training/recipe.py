@@ -57,6 +57,7 @@ class Recipe:
     # === Data ===
     augmentation: str = "card"
     balance: str = "none"
+    validation: bool = True  # whether a part chooses the epoch; if not, it is trained with, and the last epoch is kept
 
     # === Losses ===
     mask_loss: str = "dice"

@@ -13,6 +13,7 @@ from busseg.data.splits import (
     random_splits,
     read_groups,
     read_split,
+    train_on_all,
     write_splits,
 )
 
@@ -143,6 +144,11 @@ def test_groups_of_several_classes_are_kept_when_wished():
     crossing = [sample("x.png", "benign", "both"), sample("y.png", "malignant", "both")]
     tested = [s for split in grouped_splits(dataset() + crossing, keep_conflicts=True) for s in split.test]
     assert [s.name for s in tested if s.group == "both"] == ["x.png"]  # one image a group, as of every other
+
+
+def test_all_is_trained_with_but_groups_of_several_classes():
+    crossing = [sample("x.png", "benign", "both"), sample("y.png", "malignant", "both")]
+    assert train_on_all(dataset() + crossing) == Split(tuple(dataset()), (), ())
 
 
 # === Random folds, and what they leak ===

@@ -180,6 +180,12 @@ def test_history_shows_training_validation_and_the_epoch_that_was_kept():
     assert drawn["kept"].get_xydata().tolist() == [[2, 1]]  # the lowest validation loss
 
 
+def test_run_without_validation_keeps_its_last_epoch():
+    drawn = lines(plots.plot_history([[{"epoch": "1", "loss": "2"}, {"epoch": "2", "loss": "1"}]], "loss", "Loss"))
+    assert list(drawn) == ["training", "kept"]
+    assert drawn["kept"].get_xydata().tolist() == [[2, 1]]
+
+
 def test_several_runs_are_thin_lines_with_one_legend():
     figure = plots.plot_history([history(3, 1, 2), history(4, 3), history(9)], "loss", "Loss")
     assert len(figure.axes[0].lines) == 3 * 3

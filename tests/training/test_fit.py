@@ -163,6 +163,33 @@ def test_patience_stops_a_run_that_gets_no_better(split, tmp_path):
     assert fit(recipe, split, tmp_path, resume=True) == history
 
 
+# === Without a validation part ===
+def test_without_validation_its_part_is_trained_with_and_the_last_epoch_kept(split, phantom_samples, tmp_path):
+    recipe = dataclasses.replace(RECIPE, validation=False, epochs=2, warmup_epochs=0)
+    history = fit(recipe, split, tmp_path, fold=1)
+    assert not any(name.startswith("val_") for name in history[0])
+    written = read_split(tmp_path / "splits.csv", phantom_samples, fold=1)
+    assert written == Split(split.train + split.validation, (), split.test)
+    for (path, kept), (_, last) in zip(
+        state_of(tmp_path / "model.keras"), state_of(tmp_path / "checkpoints/0002.keras"), strict=True
+    ):
+        np.testing.assert_array_equal(kept, last, err_msg=path)
+    assert fit(recipe, split, tmp_path, resume=True) == history
+    assert fit(recipe, written, tmp_path, resume=True) == history
+
+
+def test_part_that_is_scored_is_never_trained_with(split, tmp_path):
+    scored = Split(split.train, split.test, ())
+    history = fit(dataclasses.replace(RECIPE, validation=False, epochs=1, warmup_epochs=0), scored, tmp_path)
+    assert "val_loss" in history[0]
+
+
+def test_all_of_a_dataset_can_be_trained_with(phantom_samples, tmp_path):
+    everything = Split(tuple(phantom_samples), (), ())
+    fit(dataclasses.replace(RECIPE, validation=False, epochs=1, warmup_epochs=0), everything, tmp_path)
+    assert read_split(tmp_path / "splits.csv", phantom_samples) == everything
+
+
 # === In half precision ===
 def precisions(path):
     return {layer.compute_dtype for layer in keras.models.load_model(path, compile=False).layers if layer.weights}
