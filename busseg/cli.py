@@ -309,15 +309,19 @@ def predict(
     rows = track(
         predict_files(predictor, files, out, resume, probability_maps, json_lines), "Predicting", total=len(files)
     )
-    failed = []
+    failed, foreign = [], []
     for number, row in enumerate(rows):
         if row["error"]:
             failed.append(row)
+        elif row["warning"]:
+            foreign.append(row)
         elif number < 20:
             print(f"{row['file']}: {row['label']}, lesion {float(row['lesion_fraction']):.1%} of the image")
     if len(files) > 20:
         print(f"... and {len(files) - 20} more")
     print(f"Wrote {out}")
+    for row in foreign:
+        errors.print(f"busseg: warning: {row['warning']}, so its answer means nothing: {row['file']}")
     _report_failures(failed, len(files))
 
 

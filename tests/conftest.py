@@ -53,6 +53,18 @@ def echo_model():
 
 
 @pytest.fixture(scope="session")
+def told_model(echo_model):
+    """`echo_model`, averaged with its mirror image, whose novelty is twice the mean of the image / 255."""
+    import keras
+
+    from busseg.models.serving import average_mirrored
+
+    novelty = 2 * keras.ops.mean(echo_model.output["mask"], axis=(1, 2))
+    told = keras.Model(echo_model.input, {**echo_model.output, "novelty": novelty}, name="told")
+    return average_mirrored(told)
+
+
+@pytest.fixture(scope="session")
 def echo_file(echo_model, tmp_path_factory):
     """The path of `echo_model`, saved."""
     path = tmp_path_factory.mktemp("models") / "echo.keras"

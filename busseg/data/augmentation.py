@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations as A
+import cv2
 
 
 def no_augmentation():
@@ -58,4 +59,66 @@ def strong_augmentation():
     )
 
 
-AUGMENTATIONS = {"none": no_augmentation, "card": card_augmentation, "strong": strong_augmentation}
+def scanner_augmentation():
+    """What differs between hospitals, for a model that is to read the scans of others.
+
+    Geometry, as in `strong_augmentation` but further: other depths and crops, up to half as large again or two thirds.
+    Grey values: another gain, dynamic range (contrast, gamma, any tone curve, local equalisation) and compensation of
+    depth, which brightens or darkens the image towards one side. Sharpness: blur, sharpening, a coarser grid, JPEG.
+    Noise: speckle, and the receiver's, which adds. Dropout hides a few rectangles.
+    """
+    return A.Compose(
+        [
+            A.HorizontalFlip(p=0.5),
+            A.Affine(
+                scale=(0.67, 1.5),
+                keep_ratio=True,
+                translate_percent=(-0.15, 0.15),
+                rotate=(-20, 20),
+                shear=(-8, 8),
+                p=0.9,
+            ),
+            A.ElasticTransform(alpha=40, sigma=6, p=0.2),
+            A.OneOf(
+                [
+                    A.RandomBrightnessContrast(brightness_limit=0.3, contrast_limit=0.4, p=1),
+                    A.RandomGamma(gamma_limit=(50, 200), p=1),
+                    A.RandomToneCurve(scale=0.25, p=0.5),
+                    A.CLAHE(clip_limit=(1, 3), p=0.25),
+                ],
+                p=0.8,
+            ),
+            A.Illumination(intensity_range=(0.05, 0.2), p=0.3),
+            A.OneOf(
+                [
+                    A.GaussianBlur(sigma_limit=(0.5, 1.5), blur_limit=0, p=1),
+                    A.Sharpen(alpha=(0.2, 0.5), p=0.5),
+                    A.Downscale(
+                        scale_range=(0.4, 0.8),
+                        interpolation_pair={"downscale": cv2.INTER_AREA, "upscale": cv2.INTER_LINEAR},
+                        p=0.5,
+                    ),
+                    A.ImageCompression(quality_range=(25, 80), p=0.5),
+                ],
+                p=0.4,
+            ),
+            A.OneOf(
+                [
+                    A.MultiplicativeNoise(multiplier=(0.75, 1.25), elementwise=True, p=1),
+                    A.GaussNoise(std_range=(0.01, 0.05), p=0.5),
+                ],
+                p=0.4,
+            ),
+            A.CoarseDropout(
+                num_holes_range=(1, 4), hole_height_range=(0.05, 0.15), hole_width_range=(0.05, 0.15), p=0.2
+            ),
+        ]
+    )
+
+
+AUGMENTATIONS = {
+    "none": no_augmentation,
+    "card": card_augmentation,
+    "strong": strong_augmentation,
+    "scanner": scanner_augmentation,
+}

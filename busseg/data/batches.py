@@ -27,7 +27,7 @@ class Batches(keras.utils.PyDataset):
         samples: Sequence of `Sample`.
         image_size: Side of the model's square in pixels.
         batch_size: Samples a batch. The last batch of an epoch may be smaller.
-        augmentation: One of `AUGMENTATIONS`: "none", "card" or "strong".
+        augmentation: One of `AUGMENTATIONS`: "none", "card", "strong" or "scanner".
         shuffle: Whether each epoch has its own order.
         balance: How rare classes are brought up: "none"; "weights" weighs each label by the inverse frequency of its
             class; "sampling" draws every class equally often, with repetition.

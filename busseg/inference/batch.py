@@ -2,7 +2,6 @@
 
 import csv
 import json
-import re
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,12 +17,15 @@ from busseg.data.sample import CLASSES
 from busseg.inference.overlay import draw_overlay
 
 TABLE, LINES = "predictions.csv", "predictions.jsonl"
-FIELDS = ("file", "label", *(f"p_{label}" for label in CLASSES), "lesion_px", "lesion_fraction", "error")
+FIELDS = (
+    "file", "label", *(f"p_{label}" for label in CLASSES), "lesion_px", "lesion_fraction", "uncertainty", "novelty",
+    "warning", "error",
+)  # fmt: skip
+UNREADABLE = "not like a breast ultrasound"
 _PICTURES = ("_mask.png", "_overlay.png", "_probability.png")  # the last one on request
 _BATCH = 16
 _THREADS = 4  # that read and write; decoding and encoding leave Python's lock, and disks are waited for
 _AHEAD = 2 * _BATCH
-_FRACTION = re.compile(r"[01]\.\d{6}")
 
 
 def find_inputs(paths):
@@ -128,8 +130,9 @@ def predict_files(predictor, inputs, out, resume=False, probability_maps=False, 
 def _done(inputs, out, probability_maps, json_lines):
     """`(row, line)` of each file that a former prediction is done with, in the order of `inputs`."""
     rows = read_csv(out / TABLE, FIELDS) if (out / TABLE).exists() else []
-    # A row that a kill cut short has no fraction yet, or half of one.
-    rows = {row["file"]: row for row in rows if _FRACTION.fullmatch(row["lesion_fraction"]) and not row["error"]}
+    if rows and not (out / TABLE).read_bytes().endswith(b"\n"):
+        rows.pop()  # a kill cut it short
+    rows = {row["file"]: row for row in rows if not row["error"]}
     lines = dict.fromkeys(rows, "")
     if json_lines:
         text = (out / LINES).read_text(encoding="utf-8") if (out / LINES).exists() else ""
@@ -194,6 +197,9 @@ def _row(path, prediction):
         **probabilities,
         "lesion_px": prediction.lesion_px,
         "lesion_fraction": f"{prediction.lesion_fraction:.6f}",
+        "uncertainty": "" if prediction.uncertainty is None else f"{prediction.uncertainty:.6f}",
+        "novelty": "" if prediction.novelty is None else f"{prediction.novelty:.6f}",
+        "warning": "" if prediction.readable else UNREADABLE,
         "error": "",
     }
 
@@ -205,6 +211,9 @@ def _line(path, prediction):
         "probabilities": {label: round(float(p), 6) for label, p in zip(CLASSES, prediction.probabilities)},
         "lesion_px": prediction.lesion_px,
         "lesion_fraction": round(prediction.lesion_fraction, 6),
+        "uncertainty": None if prediction.uncertainty is None else round(prediction.uncertainty, 6),
+        "novelty": None if prediction.novelty is None else round(prediction.novelty, 6),
+        "warning": None if prediction.readable else UNREADABLE,
         "box": prediction.box,
         "contours": [outline.tolist() for outline in prediction.contours],
     }

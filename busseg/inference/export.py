@@ -160,8 +160,12 @@ def _check(export, source, out):
 
 
 def _difference(source, export):
-    """The largest difference between two predictors' probabilities, of pixels and classes, on a phantom a class."""
+    """The largest difference between two predictors' answers on a phantom a class."""
     images = [draw_phantom(label, seed=0)[0] for label in CLASSES]
     pairs = zip(source.predict_batch(images), export.predict_batch(images))
-    names = ("probability_map", "probabilities")
-    return float(np.max([np.abs(getattr(a, name) - getattr(b, name)).max() for a, b in pairs for name in names]))
+    return float(np.max([np.abs(a - b).max() for pair in pairs for a, b in zip(*map(_answers, pair), strict=True)]))
+
+
+def _answers(prediction):
+    answers = [prediction.probability_map, prediction.probabilities, prediction.uncertainty, prediction.novelty]
+    return [np.asarray(answer) for answer in answers if answer is not None]

@@ -11,6 +11,7 @@ from busseg.data.images import fit_to_native, fit_to_square, read_image
 from busseg.data.sample import CLASSES, LABEL, MASK
 
 THRESHOLD = 0.5
+_TOLD = ("uncertainty", "novelty")  # one number an image, of models that tell it
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,23 @@ class Prediction:
         probabilities: Array `(3,)` float32, in the order of `CLASSES`.
         mask: Array `(height, width)` uint8, 1 where a lesion is seen, else 0.
         probability_map: Array `(height, width)` float32, lesion probabilities in `[0, 1]`.
+        uncertainty: How far the answers for the image and its mirror image are apart, in `[0, 1]`; None of a model that
+            is not asked for both. See `models.serving.average_mirrored`.
+        novelty: How far the image is from those the model has learnt from; above 1 it is no breast ultrasound that the
+            model could read. None of a model that does not tell. See `models.serving.tell_novelty`.
     """
 
     label: str
     probabilities: np.ndarray
     mask: np.ndarray
     probability_map: np.ndarray
+    uncertainty: float | None = None
+    novelty: float | None = None
+
+    @property
+    def readable(self):
+        """Whether the image looks like those the model has learnt from, as far as it can tell."""
+        return self.novelty is None or self.novelty <= 1
 
     @property
     def lesion_px(self):
@@ -102,8 +114,8 @@ class Predictor:
         squares = np.stack([fit_to_square(image, self.image_size) for image in images])
         outputs = self._run(squares[..., None].astype(np.float32))
         return [
-            _prediction(image.shape, mask[..., 0], probabilities)
-            for image, mask, probabilities in zip(images, outputs[MASK], outputs[LABEL])
+            _prediction(image.shape, {name: values[i] for name, values in outputs.items()})
+            for i, image in enumerate(images)
         ]
 
 
@@ -113,13 +125,14 @@ def _checked(image):
     return image
 
 
-def _prediction(shape, square_map, probabilities):
-    probability_map = fit_to_native(square_map, shape)
+def _prediction(shape, outputs):
+    probability_map = fit_to_native(outputs[MASK][..., 0], shape)
     return Prediction(
-        label=CLASSES[int(np.argmax(probabilities))],
-        probabilities=probabilities,
+        label=CLASSES[int(np.argmax(outputs[LABEL]))],
+        probabilities=outputs[LABEL],
         mask=(probability_map >= THRESHOLD).astype(np.uint8),
         probability_map=probability_map,
+        **{name: float(outputs[name][0]) for name in _TOLD if name in outputs},
     )
 
 
@@ -227,6 +240,7 @@ def _image_size(inputs, outputs, source):
     if not isinstance(size, int) or inputs[1:] != (size, size, 1):
         raise ValueError(f"Expected a model of one square grey image, found the input {inputs}: {source}")
     expected = {MASK: (None, size, size, 1), LABEL: (None, len(CLASSES))}
-    if not isinstance(outputs, dict) or {name: (None, *shape[1:]) for name, shape in outputs.items()} != expected:
+    found = {name: (None, *shape[1:]) for name, shape in outputs.items()} if isinstance(outputs, dict) else {}
+    if found != expected | {name: (None, 1) for name in _TOLD if name in found}:
         raise ValueError(f"Expected a model with the outputs {expected}, found {outputs}: {source}")
     return size

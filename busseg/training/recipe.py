@@ -35,8 +35,8 @@ _CHOICES = {
 class Recipe:
     """What to train and how. The defaults are the model card's recipe: a plain U-Net, Dice + MAE, its augmentation.
 
-    What the choices mean is told where they are made: the network's in `models.unet.build_unet`, the data's in
-    `data.batches.Batches`, the losses' in `training.losses`.
+    What the choices mean is told where they are made: the network's in `models.unet.build_unet` and
+    `models.serving`, the data's in `data.batches.Batches`, the losses' in `training.losses`.
     """
 
     # === Network ===
@@ -53,6 +53,7 @@ class Recipe:
     normalization: str = "batch"
     attention_gates: bool = False
     cbam: bool = False
+    mirrored: bool = False  # whether the trained model answers with the mean of an image and its mirror image
 
     # === Data ===
     augmentation: str = "card"

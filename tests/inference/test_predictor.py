@@ -13,7 +13,9 @@ from keras import layers
 from busseg.data.images import write_image
 from busseg.data.phantom import draw_phantom
 from busseg.data.sample import CLASSES
+from busseg.inference.export import export_onnx, export_saved_model
 from busseg.inference.predictor import Prediction, Predictor, load_keras
+from busseg.models.serving import average_mirrored, pooled_features, tell_novelty
 
 
 @pytest.fixture(scope="module")
@@ -281,6 +283,31 @@ FOREIGN = {
     "colour": (lambda: network((32, 32, 3)), r"one square grey image, found the input \(None, 32, 32, 3\)"),
     "any size": (lambda: network((None, None, 1)), r"one square grey image, found the input \(None, None, None, 1\)"),
 }
+
+
+@pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")  # Keras, under NumPy 2
+def test_uncertainty_and_novelty_are_told_by_every_format(tmp_path, tiny_run):
+    network = load_keras(tiny_run)
+    size = pooled_features(network).output_shape[1]
+    model = average_mirrored(tell_novelty(network, np.zeros(size), np.eye(size)[:, :3]))
+    model.save(tmp_path / "told.keras")
+    export_saved_model(tmp_path / "told.keras", tmp_path / "told")
+    export_onnx(tmp_path / "told.keras", tmp_path / "told.onnx")
+    image = noise(40, 50)
+    expected = Predictor(model).predict(image)
+    assert expected.uncertainty > 0
+    assert expected.novelty > 0
+    for name in ("told.keras", "told", "told.onnx"):
+        prediction = Predictor(tmp_path / name).predict(image)
+        assert_same(prediction, expected)
+        assert prediction.uncertainty == pytest.approx(expected.uncertainty, abs=1e-5)
+        assert prediction.novelty == pytest.approx(expected.novelty, rel=1e-5)
+
+
+@pytest.mark.parametrize(("novelty", "readable"), [(None, True), (0.9, True), (1.0, True), (1.1, False)])
+def test_image_is_readable_up_to_a_novelty_of_one(novelty, readable):
+    mask = np.zeros((4, 4), np.uint8)
+    assert Prediction("normal", np.float32([1, 0, 0]), mask, mask, novelty=novelty).readable == readable
 
 
 @pytest.mark.parametrize(("build", "message"), FOREIGN.values(), ids=FOREIGN)

@@ -190,6 +190,19 @@ def test_all_of_a_dataset_can_be_trained_with(phantom_samples, tmp_path):
     assert read_split(tmp_path / "splits.csv", phantom_samples) == everything
 
 
+# === Mirrored ===
+def test_mirrored_model_is_the_networks_mean(split, tmp_path):
+    recipe = dataclasses.replace(RECIPE, mirrored=True, epochs=1, warmup_epochs=0)
+    fit(recipe, split, tmp_path)
+    image = np.random.default_rng(0).uniform(0, 255, (1, 32, 32, 1)).astype(np.float32)
+    network = keras.models.load_model(tmp_path / "checkpoints/0001.keras")
+    model = keras.models.load_model(tmp_path / "model.keras")
+    here, there = (network.predict_on_batch(x)["mask"] for x in (image, image[:, :, ::-1]))
+    found = model.predict_on_batch(image)
+    np.testing.assert_allclose(found["mask"], (here + there[:, :, ::-1]) / 2, atol=1e-6)
+    assert found["uncertainty"].shape == (1, 1)
+
+
 # === In half precision ===
 def precisions(path):
     return {layer.compute_dtype for layer in keras.models.load_model(path, compile=False).layers if layer.weights}

@@ -12,7 +12,7 @@ PACKAGED = sorted(path.name.removesuffix(".toml") for path in (files("busseg.tra
 UNUSUAL = Recipe(
     image_size=64, encoder="efficientnet_lite0", weights="my encoder.weights.h5", width=8, depth=3, decoder="add",
     frozen=1, frozen_depthwise=True, folded=True, dropout=0.25, normalization="group", attention_gates=True, cbam=True,
-    augmentation="strong", balance="sampling", validation=False, mask_loss="bce_dice", mask_weight=2.5,
+    mirrored=True, augmentation="scanner", balance="sampling", validation=False, mask_loss="bce_dice", mask_weight=2.5,
     label_loss="focal", label_weight=0.5, epochs=7, batch_size=4, learning_rate=3e-4, encoder_rate=0.1, warmup_epochs=0,
     weight_decay=0.0, patience=2, precision="mixed_bfloat16", seed=11,
 )  # fmt: skip
@@ -140,7 +140,7 @@ def test_wrong_type_is_refused(wrong, message):
         ("encoder", list(ENCODERS)),
         ("decoder", ["concat", "add"]),
         ("normalization", ["batch", "group", "none"]),
-        ("augmentation", ["none", "card", "strong"]),
+        ("augmentation", ["none", "card", "strong", "scanner"]),
         ("balance", ["none", "weights", "sampling"]),
         ("mask_loss", list(MASK_LOSSES)),
         ("label_loss", list(LABEL_LOSSES)),

@@ -1,0 +1,103 @@
+"""What is built around a trained network before it is used: calibration, a mirror, and a sense for foreign images.
+
+All of it is inside the model, so that Keras and every exported format answer alike.
+"""
+
+import itertools
+
+import keras
+from keras import layers, ops
+
+
+def average_mirrored(network):
+    """Let a network answer for an image and its mirror image at once, as the mean of both.
+
+    Class probabilities are averaged as logits, so that a temperature given to the network is that of the mean, too.
+
+    Args:
+        network: `keras.Model` of `build_unet`.
+
+    Returns:
+        A `keras.Model` of the same input and outputs, of which `mask` and `label` are the means, and beside them
+        `uncertainty`, `(batch, 1)` in `[0, 1]`: how far both answers are apart, the larger of two. Of the classes, half
+        the sum of the differences of their probabilities. Of the masks, `1 - Dice`, taken of probabilities, where a
+        hundredth of the image counts as agreed upon, or a few pixels would make a nearly clean image uncertain.
+    """
+    image = keras.Input(network.input_shape[1:], name="image")
+    here, mirrored = network(image), network(ops.flip(image, axis=2))
+    masks = here["mask"], ops.flip(mirrored["mask"], axis=2)
+    labels = here["label"], mirrored["label"]
+    logits = sum(ops.log(ops.maximum(label, 1e-7)) for label in labels) / 2
+    apart = ops.maximum(_variation(*labels), _disagreement(*masks))
+    outputs = {**here, "mask": sum(masks) / 2, "label": ops.softmax(logits), "uncertainty": apart}
+    return keras.Model(image, outputs, name=f"{network.name}_mirrored")
+
+
+def _variation(p, q):
+    return ops.sum(ops.abs(p - q), axis=1, keepdims=True) / 2
+
+
+def _disagreement(p, q):
+    common, both = (ops.sum(x, axis=(1, 2)) for x in (ops.minimum(p, q), p + q))
+    agreed = p.shape[1] * p.shape[2] / 100
+    return 1 - (2 * common + agreed) / (both + agreed)
+
+
+def set_temperature(network, temperature):
+    """Divide a network's logits of the classes by a number: above 1 its probabilities become less sure.
+
+    Args:
+        network: `keras.Model` of `build_unet`, changed in place.
+        temperature: Float > 0.
+
+    Reference:
+        Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, https://arxiv.org/abs/1706.04599
+    """
+    if not temperature > 0:
+        raise ValueError(f"`temperature` must be > 0. Received: temperature={temperature}")
+    head = network.get_layer("label")
+    head.set_weights([weight / temperature for weight in head.get_weights()])
+
+
+def pooled_features(network):
+    """A model from `image` to what a network's encoder sees in it: the mean of every feature map of every level.
+
+    Args:
+        network: `keras.Model` of `build_unet`.
+
+    Returns:
+        A `keras.Model` from the network's input to `(batch, features)`, of the bottleneck first, then from fine to
+        coarse.
+    """
+    maps = [network.get_layer("label_average").input]
+    for level in itertools.count():
+        takers = [layer for layer in network.layers if layer.name == f"decoder{level}_from_skip"]
+        takers += [layer for layer in network.layers if layer.name == f"decoder{level}_concat"]
+        if not takers:
+            break
+        maps.append(keras.tree.flatten(takers[0].input)[0])  # "concat" takes the skip first
+    means = [layers.GlobalAveragePooling2D(dtype="float32")(x) for x in maps]
+    return keras.Model(network.input, layers.Concatenate(dtype="float32")(means))
+
+
+def tell_novelty(network, mean, whitening):
+    """Let a network tell how far an image is from those it has learnt from: the Mahalanobis distance of its features.
+
+    Args:
+        network: `keras.Model` of `build_unet`.
+        mean: Array `(features,)`, of the known images' `pooled_features`.
+        whitening: Array `(features, n)`, after which they are spread alike in all directions. Its scale is that of the
+            answer.
+
+    Returns:
+        A `keras.Model` of the same input and outputs, and beside them `novelty`, `(batch, 1)`, at least 0.
+
+    Reference:
+        Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks",
+        NeurIPS 2018, https://arxiv.org/abs/1807.03888
+    """
+    whiten = layers.Dense(whitening.shape[1], dtype="float32", name="novelty_whitening")
+    x = whiten(pooled_features(network).output)
+    whiten.set_weights([whitening, -mean @ whitening])
+    novelty = ops.sqrt(ops.sum(ops.square(x), axis=1, keepdims=True))
+    return keras.Model(network.input, {**network.output, "novelty": novelty}, name=network.name)

@@ -1,0 +1,127 @@
+import keras
+import numpy as np
+import pytest
+
+from busseg.models.serving import average_mirrored, pooled_features, set_temperature, tell_novelty
+from busseg.models.unet import build_unet
+
+SIZE = 32
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).uniform(0, 255, (3, SIZE, SIZE, 1)).astype(np.float32)
+
+
+@pytest.fixture
+def network():
+    keras.utils.set_random_seed(0)
+    model = build_unet(image_size=SIZE, width=4, depth=2)
+    random = np.random.default_rng(3)
+    model.set_weights([weight + random.normal(0, 0.1, weight.shape) for weight in model.get_weights()])
+    return model
+
+
+def answers(model, images):
+    return {name: keras.ops.convert_to_numpy(x) for name, x in model(images).items()}
+
+
+def saying(mask, label):
+    """A network that answers with a lesion of `mask(image)` and the classes of `label(image)`."""
+    image = keras.Input((4, 4, 1))
+    return keras.Model(image, {"mask": mask(image), "label": label(image)}, name="saying")
+
+
+def left_mean(image):
+    return keras.ops.mean(image[:, :, :2], axis=(1, 2))
+
+
+# === The mirror ===
+def test_answer_is_the_mean_of_an_image_and_its_mirror_image(network, images):
+    here, there = answers(network, images), answers(network, images[:, :, ::-1])
+    mean = answers(average_mirrored(network), images)
+    np.testing.assert_allclose(mean["mask"], (here["mask"] + there["mask"][:, :, ::-1]) / 2, atol=1e-6)
+    product = np.sqrt(here["label"] * there["label"])  # the mean of logits, before it is scaled to a sum of 1
+    np.testing.assert_allclose(mean["label"], product / product.sum(1, keepdims=True), atol=1e-6)
+
+
+def test_mirrored_image_has_the_mirrored_answer(network, images):
+    model = average_mirrored(network)
+    here, there = answers(model, images), answers(model, images[:, :, ::-1])
+    np.testing.assert_allclose(here["mask"], there["mask"][:, :, ::-1], atol=1e-6)
+    np.testing.assert_allclose(here["label"], there["label"], atol=1e-6)
+    np.testing.assert_allclose(here["uncertainty"], there["uncertainty"], atol=1e-6)
+
+
+def test_uncertainty_is_the_share_of_the_classes_that_moves():
+    # The left half is bright, the right half dark: 0.9 for the first class one way, 0.2 the other.
+    def label(image):
+        p = left_mean(image)
+        return keras.ops.concatenate([p, 1 - p, 0 * p], axis=1)
+
+    model = average_mirrored(saying(lambda image: 0 * image, label))
+    image = np.repeat(np.float32([0.9, 0.9, 0.2, 0.2]), 4).reshape(4, 4).T[None, ..., None]
+    assert answers(model, image)["uncertainty"] == pytest.approx(0.7, abs=1e-5)
+
+
+def test_uncertainty_is_the_part_of_the_masks_that_is_not_common():
+    # Where the left half shows a lesion of 4 pixels, the mirror image's left half shows one of 2, mirrored back on top.
+    def mask(image):
+        return keras.ops.concatenate([image[:, :, :2], 0 * image[:, :, :2]], axis=2)
+
+    def label(image):
+        return keras.ops.tile(0 * left_mean(image) + 1 / 3, (1, 3))
+
+    image = np.zeros((1, 4, 4, 1), np.float32)
+    image[0, :2, :2] = 1
+    image[0, 0, 2:] = 1
+    # Here the lesion is at the left, 4 pixels; from the mirror it is at the right, 2. Nothing in common; 0.16 agreed.
+    assert answers(average_mirrored(saying(mask, label)), image)["uncertainty"] == pytest.approx(1 - 0.16 / 6.16)
+
+
+# === Temperature ===
+def test_temperature_divides_the_logits_of_the_mean_too(network, images):
+    before = answers(average_mirrored(network), images)["label"]
+    set_temperature(network, 2.5)
+    after = answers(average_mirrored(network), images)["label"]
+    expected = before ** (1 / 2.5)
+    np.testing.assert_allclose(after, expected / expected.sum(1, keepdims=True), atol=1e-5)
+
+
+def test_temperature_below_or_at_zero_is_refused(network):
+    with pytest.raises(ValueError, match=r"^`temperature` must be > 0. Received: temperature=0$"):
+        set_temperature(network, 0)
+
+
+# === Novelty ===
+@pytest.mark.parametrize("decoder", ["concat", "add"])
+def test_features_are_the_means_of_the_encoders_maps(images, decoder):
+    network = build_unet(image_size=SIZE, width=4, depth=2, decoder=decoder)
+    ends = [network.get_layer(f"encoder{level}_relu2").output for level in (2, 0, 1)]
+    maps = keras.Model(network.input, ends)(images)
+    expected = np.concatenate([keras.ops.convert_to_numpy(x).mean((1, 2)) for x in maps], axis=1)
+    found = keras.ops.convert_to_numpy(pooled_features(network)(images))
+    assert found.shape == (3, 16 + 4 + 8)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_novelty_is_the_distance_in_whitened_features(network, images):
+    features = keras.ops.convert_to_numpy(pooled_features(network)(images))
+    random = np.random.default_rng(1)
+    mean, whitening = random.normal(size=28).astype(np.float32), random.normal(size=(28, 5)).astype(np.float32)
+    model = tell_novelty(network, mean, whitening)
+    found = answers(model, images)
+    expected = np.linalg.norm((features - mean) @ whitening, axis=1, keepdims=True)
+    np.testing.assert_allclose(found["novelty"], expected, rtol=1e-4)
+    for name, values in answers(network, images).items():
+        np.testing.assert_array_equal(found[name], values)
+
+
+def test_all_of_it_is_saved_and_loaded(network, images, tmp_path):
+    set_temperature(network, 2)
+    model = average_mirrored(tell_novelty(network, np.zeros(28, np.float32), np.eye(28, dtype=np.float32)))
+    expected = answers(model, images)
+    assert set(expected) == {"mask", "label", "uncertainty", "novelty"}
+    model.save(tmp_path / "model.keras")
+    for name, values in answers(keras.models.load_model(tmp_path / "model.keras"), images).items():
+        np.testing.assert_array_equal(values, expected[name])
