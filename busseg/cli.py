@@ -77,6 +77,16 @@ def starting_keras():
             os.close(stderr)
 
 
+def _load_predictor(model):
+    """A predictor; Keras, whose start takes seconds, is started only for a model that needs it."""
+    from busseg.inference.predictor import SHIPPED, Predictor
+
+    if model is None or model.suffix == ".onnx":
+        return Predictor(model or SHIPPED)
+    with starting_keras():
+        return Predictor(model)
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("busseg-demo"),
@@ -215,7 +225,6 @@ def evaluate(
     from busseg.evaluation.protocol import evaluate, format_summary
     from busseg.evaluation.report import HEADLINE, write_report
     from busseg.evaluation.robustness import ROBUSTNESS, measure_robustness, write_robustness
-    from busseg.inference.predictor import Predictor
 
     samples = find_samples(data)
     if splits is None and (model / "splits.csv").is_file():
@@ -226,8 +235,7 @@ def evaluate(
     if splits:
         chosen = read_split(splits, samples, fold)
         parts = {part: getattr(chosen, part) for part in PARTS if getattr(chosen, part)}
-    with starting_keras():
-        predictor = Predictor(model)
+    predictor = _load_predictor(model)
     summary, rows = evaluate(predictor, parts, out, _bar("Evaluating"), model=str(model), data=data.resolve().name)
     if robustness:
         part = next((name for name in HEADLINE if name in parts), next(iter(parts)))
@@ -285,10 +293,14 @@ def compare(
 
 @app.command()
 def predict(
-    inputs: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    inputs: Annotated[list[Path], typer.Argument(help="Images, folders of images, or patterns such as 'scans/*.png'.")],
     model: Annotated[
-        Path, typer.Option(help="Trained model: a run's folder, a .keras or .onnx file, or a SavedModel folder.")
-    ],
+        Path | None,
+        typer.Option(
+            help="Trained model: a run's folder, a .keras or .onnx file, or a SavedModel folder; "
+            "the one that comes with busseg if not told."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for masks, overlays and predictions.csv.")] = Path("predictions"),
     resume: Annotated[bool, typer.Option(help="Go on with the prediction in the folder, if there is one.")] = False,
     probability_maps: Annotated[
@@ -298,14 +310,12 @@ def predict(
 ):
     """Tell the class of images and where the lesion lies.
 
-    Example: busseg predict scan.png scans/ --model runs/card --out predictions
+    Example: busseg predict scan.png scans/ --out predictions
     """
     from busseg.inference.batch import find_inputs, predict_files
-    from busseg.inference.predictor import Predictor
 
     files = find_inputs(inputs)
-    with starting_keras():
-        predictor = Predictor(model)
+    predictor = _load_predictor(model)
     rows = track(
         predict_files(predictor, files, out, resume, probability_maps, json_lines), "Predicting", total=len(files)
     )

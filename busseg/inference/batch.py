@@ -1,11 +1,12 @@
 """Predict files and folders: masks, overlays and a table, whatever single files are like."""
 
 import csv
+import glob
 import json
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -31,32 +32,36 @@ _AHEAD = 2 * _BATCH
 def find_inputs(paths):
     """Find the image files that inputs name, and where their results go.
 
-    Folders are searched with all their subfolders. Masks that lie beside their image (`NAME_mask.png` beside
+    Folders are searched with all their subfolders, and patterns such as `scans/*.png` for the images that they match
+    (`**` stands for folders in folders). Masks that lie beside their image (`NAME_mask.png` beside
     `NAME.png`) are passed over, for they are no scans, and so is what a former prediction wrote.
 
     Args:
-        paths: Sequence of paths of files and folders.
+        paths: Sequence of paths of files and folders, and of patterns.
 
     Returns:
         Dict from image path to the results' path without suffix, relative to the output folder.
 
     Raises:
-        FileNotFoundError: If a path does not exist, or a folder holds no image.
+        FileNotFoundError: If a path does not exist, or a folder holds, or a pattern matches, no image.
         ValueError: If the results of two inputs would have one name.
     """
     found = {}
     for path in map(Path, paths):
         if path.is_dir():
             written = {table.parent for table in path.rglob(TABLE)}
-            files = sorted(file for file in path.rglob("*") if file.is_file() and is_image(file))
-            files = [file for file in files if not written & set(file.parents)]
-            stems = {(file.parent, file.stem) for file in files}
-            images = [file for file in files if not _is_mask(file, stems)]
+            images = _images(file for file in path.rglob("*") if not written & set(file.parents))
             if not images:
                 raise FileNotFoundError(f"Expected images in the folder, found none: {path}")
             found |= {image: image.relative_to(path) for image in images}
         elif path.exists():
             found[path] = Path(path.name)
+        elif glob.has_magic(str(path)):
+            fixed = list(takewhile(lambda part: not glob.has_magic(part), path.parts))
+            images = _images(Path(*fixed).glob(str(Path(*path.parts[len(fixed) :]))))
+            if not images:
+                raise FileNotFoundError(f"Expected images that match the pattern, found none: {path}")
+            found |= {image: image.relative_to(Path(*fixed)) for image in images}
         else:
             raise FileNotFoundError(f"Expected an image or a folder of images, found nothing: {path}")
     # x.png and x.jpg of one folder keep their suffixes, so that both have results.
@@ -69,6 +74,13 @@ def find_inputs(paths):
                 f"Expected inputs with different names, found two named {target}: {owners[target]}, {image}"
             )
     return targets
+
+
+def _images(paths):
+    """The images among paths, sorted, without masks that lie beside their image."""
+    files = sorted(path for path in paths if path.is_file() and is_image(path))
+    stems = {(file.parent, file.stem) for file in files}
+    return [file for file in files if not _is_mask(file, stems)]
 
 
 def _is_mask(file, stems):

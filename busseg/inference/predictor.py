@@ -11,6 +11,7 @@ from busseg.data.images import fit_to_native, fit_to_square, read_image
 from busseg.data.sample import CLASSES, LABEL, MASK
 
 THRESHOLD = 0.5
+SHIPPED = Path(__file__).parent / "weights" / "best.onnx"
 _TOLD = ("uncertainty", "novelty")  # one number an image, of models that tell it
 
 
@@ -73,7 +74,7 @@ class Predictor:
 
     Args:
         model: A `keras.Model`, or the path of a run's folder, a `.keras` file, an `.onnx` file or a
-            SavedModel folder.
+            SavedModel folder. By default the model that comes with the package, which `weights/README.md` tells of.
 
     Raises:
         FileNotFoundError: If there is no model at the path.
@@ -81,7 +82,7 @@ class Predictor:
         ValueError: If what is there is no model of busseg: one square grey image in, `mask` and `label` out.
     """
 
-    def __init__(self, model):
+    def __init__(self, model=SHIPPED):
         if isinstance(model, (str, Path)):
             source = model
             self._run, inputs, outputs = _load(Path(model))

@@ -33,6 +33,11 @@ def average_mirrored(network):
     return keras.Model(image, outputs, name=f"{network.name}_mirrored")
 
 
+def network_inside(model):
+    """The network that `average_mirrored` was given; any other model is its own."""
+    return next((layer for layer in model.layers if isinstance(layer, keras.Model)), model)
+
+
 def _variation(p, q):
     return ops.sum(ops.abs(p - q), axis=1, keepdims=True) / 2
 

@@ -62,6 +62,10 @@ def found(folder, *inputs):
         (("s/a.png", "s/.a.png"), ("s",), {"s/a.png": "a"}),
         # The same file named twice is one.
         (("s/a.png",), ("s", "s/a.png"), {"s/a.png": "a"}),
+        (("s/a.png", "s/ab.png", "s/c.png"), ("s/a*.png",), {"s/a.png": "a", "s/ab.png": "ab"}),
+        (("s/x/a.png", "s/y/a.png", "s/y/b.jpg"), ("s/**/a.*",), {"s/x/a.png": "x/a", "s/y/a.png": "y/a"}),
+        (("s/a.png", "s/a_mask.png"), ("s/*",), {"s/a.png": "a"}),
+        (("s/a [1].png", "s/a 1.png"), ("s/a [1].png",), {"s/a [1].png": "a [1]"}),  # a file that is called so
         (("a.png",), ("a.png", "a.png"), {"a.png": "a"}),
     ],
 )  # fmt: skip
@@ -100,6 +104,12 @@ def test_results_of_one_name_are_refused(tmp_path, files, inputs, name):
 def test_missing_input_is_named(tmp_path, name):
     with pytest.raises(FileNotFoundError, match=f"^Expected an image or a folder of images, found nothing: .*{name}$"):
         find_inputs([tmp_path / name])
+
+
+def test_pattern_without_images_is_named(tmp_path):
+    put(tmp_path, "a.png")
+    with pytest.raises(FileNotFoundError, match=r"^Expected images that match the pattern, found none: .*b\*\.png$"):
+        find_inputs([tmp_path / "b*.png"])
 
 
 def test_folder_without_images_is_named(tmp_path):
