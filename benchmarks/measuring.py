@@ -135,5 +135,36 @@ def noise(image_size, batch_size):
     return image, (image > 200).astype(np.float32), random.integers(0, 3, batch_size)
 
 
+# === Files ===
+
+
+def loop_over_files(inputs, out, size, lesion_of):
+    """What a script does for each file: read, resize, predict, threshold, back to native size, write mask and overlay.
+
+    Args:
+        inputs: Path of a folder of images.
+        out: Path of the folder to write.
+        size: Side of the network's square in pixels.
+        lesion_of: Function from `(size, size)` float32, 0..255, to lesion probabilities of the same shape.
+    """
+    import cv2
+    import numpy as np
+
+    Path(out).mkdir()
+
+    def predict():
+        for path in sorted(Path(inputs).iterdir()):
+            image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+            square = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
+            lesion = cv2.resize(lesion_of(square), image.shape[::-1])
+            mask = (lesion >= 0.5).astype(np.uint8)
+            contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+            overlay = cv2.drawContours(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), contours, -1, (0, 190, 255), 2)
+            cv2.imwrite(f"{out}/{path.stem}_mask.png", mask * 255)
+            cv2.imwrite(f"{out}/{path.stem}_overlay.png", overlay)
+
+    return predict
+
+
 if __name__ == "__main__":
     serve(sys.argv[1])

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from contextlib import nullcontext
 from functools import cache
 
-from benchmarks.measuring import noise
+from benchmarks.measuring import loop_over_files, noise
 
 # Of each encoder: the modules that make its two finest levels, those that `frozen=2` freezes in busseg.
 FINEST = {
@@ -103,6 +103,22 @@ def build_prediction(image_size, batch_size, encoder, forward=None, channels_las
 
     predict()
     return describe(model, image_size), predict
+
+
+def predict_files(inputs, out, size, encoder, forward):
+    """A worker's maker: the loop of many scripts, one image and its mirror image at a time; see `build_step`."""
+    import torch
+
+    model = build(encoder, size, forward).eval().to(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def lesion_of(square):
+        image = torch.from_numpy(square)[None, None] / 255
+        logits, mirrored = model(torch.cat([image, image.flip(3)]))[0]
+        return ((logits + mirrored.flip(2)) / 2).sigmoid()[0].numpy()
+
+    facts = describe(model, size)
+    return facts, loop_over_files(inputs, out, size, lesion_of)
 
 
 def build(encoder, image_size, forward=None):

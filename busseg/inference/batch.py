@@ -16,13 +16,13 @@ from busseg.data.files import claim_folder, read_csv, write_csv, write_text
 from busseg.data.images import is_image, read_image, write_image
 from busseg.data.sample import CLASSES
 from busseg.inference.overlay import draw_overlay
+from busseg.inference.predictor import UNREADABLE
 
 TABLE, LINES = "predictions.csv", "predictions.jsonl"
 FIELDS = (
     "file", "label", *(f"p_{label}" for label in CLASSES), "lesion_px", "lesion_fraction", "uncertainty", "novelty",
     "warning", "error",
 )  # fmt: skip
-UNREADABLE = "not like a breast ultrasound"
 _PICTURES = ("_mask.png", "_overlay.png", "_probability.png")  # the last one on request
 _BATCH = 16
 _THREADS = 4  # that read and write; decoding and encoding leave Python's lock, and disks are waited for

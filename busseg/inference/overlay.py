@@ -3,6 +3,8 @@
 import cv2
 import numpy as np
 
+from busseg.inference.predictor import UNREADABLE
+
 LESION_RGB = (255, 190, 0)
 TRUTH_RGB = (0, 220, 120)
 
@@ -25,7 +27,8 @@ def draw_contour(image, mask, color=LESION_RGB):
 
 
 def draw_overlay(image, prediction):
-    """Draw a prediction: the lesion's outline on the image, and a strip above it with the class and its probability.
+    """Draw a prediction: the lesion's outline on the image, and a strip above it with the class and its probability,
+    or that the image is none the model could read.
 
     Args:
         image: Array `(height, width)` uint8 grey.
@@ -37,6 +40,8 @@ def draw_overlay(image, prediction):
     picture = draw_contour(image, prediction.mask)
     width = image.shape[1]
     text = f"{prediction.label} {prediction.probabilities.max():.2f}   lesion {prediction.lesion_fraction:.1%}"
+    if not prediction.readable:
+        text = UNREADABLE
     font = cv2.FONT_HERSHEY_SIMPLEX
     (text_width, _), _ = cv2.getTextSize(text, font, 1.0, 1)
     scale = min(0.6, 0.85 * width / text_width)  # a narrow image gets smaller letters

@@ -12,6 +12,7 @@ from busseg.data.sample import CLASSES, LABEL, MASK
 
 THRESHOLD = 0.5
 SHIPPED = Path(__file__).parent / "weights" / "best.onnx"
+UNREADABLE = "not like a breast ultrasound"
 _TOLD = ("uncertainty", "novelty")  # one number an image, of models that tell it
 
 

@@ -8,9 +8,9 @@ from PIL import Image
 
 from busseg.data.files import read_csv
 from busseg.data.images import read_image, write_image
-from busseg.inference.batch import UNREADABLE, find_inputs, predict_files
+from busseg.inference.batch import find_inputs, predict_files
 from busseg.inference.overlay import draw_overlay
-from busseg.inference.predictor import Predictor
+from busseg.inference.predictor import UNREADABLE, Predictor
 
 HEADER = "file,label,p_normal,p_benign,p_malignant,lesion_px,lesion_fraction,uncertainty,novelty,warning,error"
 

@@ -1,0 +1,196 @@
+"""`busseg predict`, files in and files out, against the scripts that people write; and what it takes at any length.
+
+Busseg runs the model that it ships. The peers run a network of the same multiply-adds with new weights, and its mirror
+image with each image, as the shipped model does: the usual loop with Keras' `predict`, and the usual one with PyTorch.
+All read image files, and write for each a mask and an overlay of the native size. Then the command itself, as a process
+of its own: wall time and peak memory for folders of several lengths, filled with copies. Without DATA, phantoms are
+drawn.
+
+Example: python -m benchmarks.predict data/busi --json predict.json --plot predict.png
+"""
+
+import shutil
+import sys
+import tempfile
+from itertools import cycle, islice
+from pathlib import Path
+
+from rich.progress import track
+
+from benchmarks.cold_start import BUSSEG, run_in_small_process
+from benchmarks.machine import matrix_product
+from benchmarks.measuring import AS_BUSSEG, Worker, loop_over_files, spread, time_in_turns
+from benchmarks.models import NETWORKS
+from benchmarks.pipeline import dataset
+from benchmarks.reporting import measure_and_report, parse_arguments
+from benchmarks.torch_peer import FINEST, missing_peer
+
+QUICK = {"images": 12, "phantoms": 4, "lengths": [10, 50], "repeats": 2}
+SIZE = 192  # of the shipped model
+
+
+def measure(
+    data=None,
+    images=780,
+    phantoms=80,
+    lengths=(100, 1000, 10_000),
+    encoder="mobilenet_v2",
+    repeats=5,
+    torch_python=sys.executable,
+    plot=None,
+):
+    """Time predictions of files.
+
+    Args:
+        data: Dataset folder; None draws phantoms.
+        images: Number of files that busseg and its peers are timed on.
+        phantoms: Number drawn a class.
+        lengths: Numbers of files that the command is run on.
+        encoder: That of the peer on PyTorch; see `benchmarks.torch_peer.FINEST`.
+        repeats: Number of turns of each.
+        torch_python: Interpreter that has segmentation_models_pytorch.
+        plot: Path of a picture to draw of the lengths; None draws none.
+
+    Returns:
+        List of rows; a row of what was skipped says why.
+    """
+    from busseg.data import find_samples
+
+    with dataset(data, phantoms) as folder, tempfile.TemporaryDirectory() as place:
+        sources = [sample.image for sample in find_samples(folder)]
+        inputs = _fill(Path(place) / "inputs", sources, images)
+        rows = _against_peers(inputs, Path(place), encoder, repeats, torch_python)
+        measured = []
+        for length in track(lengths, "Predicting folders"):
+            scans = _fill(Path(place) / f"{length}", sources, length)
+            command = [*BUSSEG, "predict", str(scans), "--out", f"{{out}}/{length}-predicted"]
+            told = run_in_small_process(command, made=place, out=place)
+            measured.append({"what": f"busseg predict, {length} files", "files": length, **told})
+            shutil.rmtree(scans)
+            shutil.rmtree(Path(place) / f"{length}-predicted")
+    if plot:
+        draw(measured, plot)
+    return rows + measured
+
+
+def _fill(folder, sources, count):
+    folder.mkdir()
+    for number, source in enumerate(islice(cycle(sources), count)):
+        shutil.copyfile(source, folder / f"{number:05}{source.suffix}")
+    return folder
+
+
+def _against_peers(inputs, place, encoder, repeats, torch_python):
+    fixed = {"inputs": str(inputs)}
+    rows = []
+    with Worker("benchmarks.predict:busseg_files", {**fixed, "out": str(place / "busseg")}) as ours:
+        forward = ours.facts["forward, G"]
+        peers = {"Keras, a loop with predict": ("benchmarks.predict:keras_files", sys.executable)}
+        missing = missing_peer(torch_python)
+        if not missing:
+            peers[f"PyTorch, smp {encoder}, a loop"] = ("benchmarks.torch_peer:predict_files", torch_python)
+        for name, (maker, python) in track(peers.items(), "Against peers"):
+            settings = {**fixed, "out": str(place / maker.split(":")[1]), "size": SIZE}
+            if python == torch_python and "torch" in maker:
+                settings |= {"encoder": encoder, "forward": forward / 2}  # an image, without its mirror image
+            with Worker(maker, settings, AS_BUSSEG, python) as peer:
+                times = time_in_turns(peer.time, ours.time, repeats)
+            count = ours.facts["images"]
+            rows.append({"what": name, "images/s": spread([count / s for s in times["first"]]), **peer.facts})
+            rows[-1]["busseg is faster by"] = spread(times["gain"])
+        rows.insert(0, {"what": "busseg", "images/s": spread([count / s for s in times["second"]]), **ours.facts})
+    with Worker("benchmarks.predict:model_alone", {}) as model:
+        limit = max(matrix_product(2048) for _ in range(5))
+        seconds = [model.time(5) / model.facts["images"] for _ in range(repeats)]
+    shortest = 2 * forward / limit
+    row = {
+        "what": "the model alone, batches of 16",
+        "images/s": spread([1 / s for s in seconds]),
+        "forward, G": forward,
+    }
+    rows.append({**row, "times the limit's time": spread([s / shortest for s in seconds])})
+    if missing:
+        rows.append({"what": "segmentation_models_pytorch", "skipped": missing})
+    return rows
+
+
+# === What is timed ===
+def busseg_files(inputs, out):
+    """A worker's maker: predicts a folder as the command does, by the model that ships."""
+    from busseg.inference.batch import find_inputs, predict_files
+    from busseg.inference.predictor import Predictor
+
+    files, predictor = find_inputs([inputs]), Predictor()
+
+    def predict():
+        for _ in predict_files(predictor, files, out):
+            pass
+
+    predict()
+    return {"images": len(files), "forward, G": shipped_multiply_adds()}, predict
+
+
+def shipped_multiply_adds():
+    """Multiply-adds of the shipped model, of one image and its mirror image, in thousand millions."""
+    from benchmarks.models import build, count_multiply_adds
+
+    network = build(image_size=SIZE, **{**NETWORKS["fast"], "precision": "float32"})
+    return 2 * sum(count_multiply_adds(network).values()) / 1e9
+
+
+def model_alone():
+    """A worker's maker: one batch through the model that ships, no files."""
+    import numpy as np
+    import onnxruntime
+
+    from busseg.inference.predictor import SHIPPED
+
+    session = onnxruntime.InferenceSession(SHIPPED, providers=["CPUExecutionProvider"])
+    batch = np.random.default_rng(0).uniform(0, 255, (16, SIZE, SIZE, 1)).astype(np.float32)
+    session.run(None, {"image": batch})
+    return {"images": 16}, lambda: session.run(None, {"image": batch})
+
+
+def keras_files(inputs, out, size):
+    """A worker's maker: the loop of many scripts, one image at a time, with Keras' `predict`."""
+    from benchmarks.models import build
+    from busseg.models.serving import average_mirrored
+
+    model = average_mirrored(build(image_size=size, **{**NETWORKS["fast"], "precision": "float32"}))
+    return {}, loop_over_files(
+        inputs, out, size, lambda x: model.predict(x[None, ..., None], verbose=0)["mask"][0, ..., 0]
+    )
+
+
+# === The picture ===
+def draw(rows, path):
+    """Draw wall time and peak memory against the number of files."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    files = [row["files"] for row in rows]
+    for axis, name, unit in zip(figure.subplots(1, 2), ("s", "peak memory, MB"), ("seconds", "peak memory, MB")):
+        axis.plot(files, [row[name] for row in rows], "o-")
+        axis.set(xscale="log", xlabel="files", ylabel=unit, yscale="log" if name == "s" else "linear")
+    axis.set_ylim(0, None)
+    figure.savefig(path, dpi=120)
+
+
+def main():
+    settings, path = parse_arguments(
+        __doc__,
+        QUICK,
+        ("data", {"type": Path, "nargs": "?", "help": "dataset folder, such as data/busi; phantoms without"}),
+        ("--images", {"type": int, "help": "that busseg and its peers are timed on (780)"}),
+        ("--phantoms", {"type": int, "help": "drawn a class (80)"}),
+        ("--lengths", {"type": int, "nargs": "+", "help": "of folders (100 1000 10000)"}),
+        ("--encoder", {"choices": FINEST, "help": "of the peer on PyTorch (mobilenet_v2)"}),
+        ("--repeats", {"type": int, "help": "turns (5)"}),
+        ("--torch-python", {"help": "interpreter that has segmentation_models_pytorch (this one)"}),
+        ("--plot", {"type": Path, "help": "picture to draw of the lengths"}),
+    )
+    measure_and_report("predict", measure, settings, path)
+
+
+if __name__ == "__main__":
+    main()
