@@ -52,8 +52,6 @@ def test_run_by_another_recipe_is_refused(trained, phantom_samples, tmp_path):
     text = (run / "recipe.toml").read_text()
     (tmp_path / "run").mkdir()
     (tmp_path / "run/recipe.toml").write_text(text.replace("epochs = 1", "epochs = 2"))
-    with pytest.raises(
-        ValueError, match=r"^Expected the recipe of the cross-validation, found another: "
-    ):
+    with pytest.raises(ValueError, match=r"^Expected the recipe of the cross-validation, found another: "):
         ship(phantom_samples, crossval, tmp_path / "run", tmp_path / "out")
     assert not (tmp_path / "out").exists()
