@@ -78,11 +78,11 @@ def export_onnx(model, out):
             then.
     """
     out = Path(out)
-    missing = [name for name in ("onnx", "onnxruntime", "tf2onnx") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("onnx", "tf2onnx") if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(
-            f"Expected onnx, onnxruntime and tf2onnx, which write and run ONNX, found {', '.join(missing)} not "
-            'installed: pip install "busseg[onnx]"'
+            f"Expected onnx and tf2onnx, which write ONNX, found {', '.join(missing)} not installed: "
+            'pip install "busseg[onnx]"'
         )
     if keras.backend.backend() != "tensorflow":
         raise ValueError(

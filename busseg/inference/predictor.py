@@ -79,7 +79,6 @@ class Predictor:
 
     Raises:
         FileNotFoundError: If there is no model at the path.
-        ImportError: If what runs the format is not installed.
         ValueError: If what is there is no model of busseg: one square grey image in, `mask` and `label` out.
     """
 
@@ -207,12 +206,8 @@ def _from_saved_model(path):
 
 
 def _from_onnx(path):
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError(
-            'Expected ONNX Runtime, which runs .onnx files, found it is not installed: pip install "busseg[onnx]"'
-        ) from error
+    import onnxruntime
+
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors share no base class

@@ -338,12 +338,6 @@ def test_foreign_export_is_named_with_what_was_found(tmp_path, build, message, n
         Predictor(tmp_path / name)
 
 
-def test_onnx_without_its_runtime_is_told_with_the_fix(tiny_onnx, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ImportError, match=r'^Expected ONNX Runtime, .* pip install "busseg\[onnx\]"$'):
-        Predictor(tiny_onnx)
-
-
 def test_saved_model_without_a_signature_is_named(tmp_path):
     tf = pytest.importorskip("tensorflow")
     tf.saved_model.save(tf.Module(), str(tmp_path / "foreign"))
