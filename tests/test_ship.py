@@ -12,8 +12,8 @@ from busseg.training.fit import fit
 from busseg.training.recipe import Recipe
 
 RECIPE = Recipe(
-    image_size=32, width=4, depth=2, mirrored=True, augmentation="card", validation=False, mask_loss="bce_dice",
-    label_loss="crossentropy", epochs=1, warmup_epochs=0, learning_rate=1e-2,
+    image_size=32, width=4, depth=2, mirrored=True, reconciled=True, augmentation="card", validation=False,
+    mask_loss="bce_dice", label_loss="crossentropy", epochs=1, warmup_epochs=0, learning_rate=1e-2,
 )  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def test_shipped_model_is_the_run_calibrated_that_knows_foreign_images(trained, 
     images = [read_image(sample.image) for sample in phantom_samples]
     before, shipped = Predictor(run).predict_batch(images), Predictor(tmp_path / "model.onnx").predict_batch(images)
     for old, new in zip(before, shipped, strict=True):
-        np.testing.assert_allclose(new.probability_map, old.probability_map, atol=1e-4)
+        np.testing.assert_allclose(new.probability_map, old.probability_map, atol=1e-3)
         scaled = old.probabilities ** (1 / found["temperature"])
         np.testing.assert_allclose(new.probabilities, scaled / scaled.sum(), atol=1e-4)
     # The median distance of what it was trained with is 1, before the limit makes that 1.

@@ -33,6 +33,27 @@ def average_mirrored(network):
     return keras.Model(image, outputs, name=f"{network.name}_mirrored")
 
 
+def reconcile(model):
+    """Let the mask of a model agree with its class: an image called normal shows no lesion, any other one shows one.
+
+    Where a lesion is found, the map of its probabilities is scaled so that the most probable pixel has 1; what is below
+    a tenth everywhere is scaled by ten and no further, and may stay below the threshold of a half. Where none is found,
+    it is scaled to stay below it.
+
+    Args:
+        model: `keras.Model` with the outputs `mask` and `label`, whose first class is the one without a lesion.
+
+    Returns:
+        A `keras.Model` of the same input and outputs, of which `mask` agrees with `label`.
+    """
+    mask, label = model.output["mask"], model.output["label"]
+    # In these words ONNX, too, knows that the first class is the most probable one.
+    normal = ops.reshape(label[:, :1] >= ops.max(label, axis=1, keepdims=True), (-1, 1, 1, 1))
+    peak = ops.max(mask, axis=(1, 2), keepdims=True)
+    scale = ops.where(normal, 0.49 / ops.maximum(peak, 0.49), 1 / ops.maximum(peak, 0.1))
+    return keras.Model(model.input, {**model.output, "mask": mask * scale}, name=model.name)
+
+
 def network_inside(model):
     """The network that `average_mirrored` was given; any other model is its own."""
     return next((layer for layer in model.layers if isinstance(layer, keras.Model)), model)

@@ -19,7 +19,7 @@ from busseg.data.batches import Batches
 from busseg.data.files import claim_folder, read_csv, replacing, write_csv, write_text
 from busseg.data.sample import CLASSES, LABEL, MASK
 from busseg.data.splits import PARTS, Split, read_split, write_splits
-from busseg.models.serving import average_mirrored
+from busseg.models.serving import average_mirrored, reconcile
 from busseg.models.unet import build_unet
 from busseg.training.losses import LABEL_LOSSES, MASK_LOSSES
 from busseg.training.metrics import CleanNormalRate, LesionDice, LesionIoU
@@ -201,7 +201,7 @@ class RunKeeper(keras.callbacks.Callback):
 
     def _served(self):
         """The network as it is used once trained: in float32, which every machine and every exported format can."""
-        if self.recipe.precision == "float32" and not self.recipe.mirrored:
+        if self.recipe.precision == "float32" and not self.recipe.mirrored and not self.recipe.reconciled:
             return self.model
         network, served = self._copy
         network.set_weights(self.model.get_weights())
@@ -210,7 +210,8 @@ class RunKeeper(keras.callbacks.Callback):
     @functools.cached_property
     def _copy(self):
         network = build_model(dataclasses.replace(self.recipe, precision="float32", weights="none"))
-        return network, average_mirrored(network) if self.recipe.mirrored else network
+        served = average_mirrored(network) if self.recipe.mirrored else network
+        return network, reconcile(served) if self.recipe.reconciled else served
 
     @staticmethod
     def _save(model, path):

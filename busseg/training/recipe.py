@@ -54,6 +54,7 @@ class Recipe:
     attention_gates: bool = False
     cbam: bool = False
     mirrored: bool = False  # whether the trained model answers with the mean of an image and its mirror image
+    reconciled: bool = False  # whether its mask is made to agree with its class
 
     # === Data ===
     augmentation: str = "card"

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from busseg.models.serving import average_mirrored, pooled_features, set_temperature, tell_novelty
+from busseg.models.serving import average_mirrored, pooled_features, reconcile, set_temperature, tell_novelty
 from busseg.models.unet import build_unet
 
 SIZE = 32
@@ -79,6 +79,29 @@ def test_uncertainty_is_the_part_of_the_masks_that_is_not_common():
     assert answers(average_mirrored(saying(mask, label)), image)["uncertainty"] == pytest.approx(1 - 0.16 / 6.16)
 
 
+# === Mask and class ===
+def answering(peak, label):
+    """What `reconcile` makes of a mask that rises to `peak`, and of a label."""
+    image = np.float32([0, 0.25, 0.5, 1] * 4).reshape(1, 4, 4, 1) * peak
+    told = keras.ops.convert_to_tensor(np.float32([label]))
+    model = saying(lambda x: 1 * x, lambda x: 0 * left_mean(x) + told)
+    return answers(reconcile(model), image)["mask"][0, 0, :, 0]
+
+
+@pytest.mark.parametrize(
+    ("peak", "label", "expected"),
+    [
+        (0.8, [0.2, 0.5, 0.3], [0, 0.25, 0.5, 1]),  # a lesion: divided by 0.8
+        (0.4, [0.2, 0.3, 0.5], [0, 0.25, 0.5, 1]),
+        (0.02, [0.2, 0.3, 0.5], [0, 0.05, 0.1, 0.2]),  # nothing to be seen: ten times as much is still nothing
+        (0.8, [0.5, 0.3, 0.2], [0, 0.1225, 0.245, 0.49]),  # none
+        (0.4, [0.5, 0.3, 0.2], [0, 0.1, 0.2, 0.4]),
+    ],
+)
+def test_mask_agrees_with_the_class(peak, label, expected):
+    np.testing.assert_allclose(answering(peak, label), expected, atol=1e-6)
+
+
 # === Temperature ===
 def test_temperature_divides_the_logits_of_the_mean_too(network, images):
     before = answers(average_mirrored(network), images)["label"]
@@ -119,7 +142,7 @@ def test_novelty_is_the_distance_in_whitened_features(network, images):
 
 def test_all_of_it_is_saved_and_loaded(network, images, tmp_path):
     set_temperature(network, 2)
-    model = average_mirrored(tell_novelty(network, np.zeros(28, np.float32), np.eye(28, dtype=np.float32)))
+    model = reconcile(average_mirrored(tell_novelty(network, np.zeros(28, np.float32), np.eye(28, dtype=np.float32))))
     expected = answers(model, images)
     assert set(expected) == {"mask", "label", "uncertainty", "novelty"}
     model.save(tmp_path / "model.keras")

@@ -203,6 +203,14 @@ def test_mirrored_model_is_the_networks_mean(split, tmp_path):
     assert found["uncertainty"].shape == (1, 1)
 
 
+def test_reconciled_model_shows_a_lesion_where_it_tells_one(split, tmp_path):
+    fit(dataclasses.replace(RECIPE, reconciled=True, epochs=1, warmup_epochs=0), split, tmp_path)
+    model = keras.models.load_model(tmp_path / "model.keras")
+    images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 1)).astype(np.float32)
+    found = model.predict_on_batch(images)
+    np.testing.assert_array_equal(found["mask"].max((1, 2, 3)) >= 0.5, found["label"].argmax(1) > 0)
+
+
 # === In half precision ===
 def precisions(path):
     return {layer.compute_dtype for layer in keras.models.load_model(path, compile=False).layers if layer.weights}

@@ -12,9 +12,9 @@ PACKAGED = sorted(path.name.removesuffix(".toml") for path in (files("busseg.tra
 UNUSUAL = Recipe(
     image_size=64, encoder="efficientnet_lite0", weights="my encoder.weights.h5", width=8, depth=3, decoder="add",
     frozen=1, frozen_depthwise=True, folded=True, dropout=0.25, normalization="group", attention_gates=True, cbam=True,
-    mirrored=True, augmentation="scanner", balance="sampling", validation=False, mask_loss="bce_dice", mask_weight=2.5,
-    label_loss="focal", label_weight=0.5, epochs=7, batch_size=4, learning_rate=3e-4, encoder_rate=0.1, warmup_epochs=0,
-    weight_decay=0.0, patience=2, precision="mixed_bfloat16", seed=11,
+    mirrored=True, reconciled=True, augmentation="scanner", balance="sampling", validation=False, mask_loss="bce_dice",
+    mask_weight=2.5, label_loss="focal", label_weight=0.5, epochs=7, batch_size=4, learning_rate=3e-4, encoder_rate=0.1,
+    warmup_epochs=0, weight_decay=0.0, patience=2, precision="mixed_bfloat16", seed=11,
 )  # fmt: skip
 
 
