@@ -3,8 +3,6 @@
 All of it is inside the model, so that Keras and every exported format answer alike.
 """
 
-import itertools
-
 import keras
 from keras import layers, ops
 
@@ -85,33 +83,34 @@ def set_temperature(network, temperature):
     head.set_weights([weight / temperature for weight in head.get_weights()])
 
 
-def pooled_features(network):
-    """A model from `image` to what a network's encoder sees in it: the mean of every feature map of every level.
+def texture_features(network):
+    """A model from `image` to the texture that a network's encoder sees in it.
+
+    That is the mean and the standard deviation of every feature map of the two coarsest skip connections. Finer levels
+    see little, and what the bottleneck sees is of the training images rather than of ultrasound.
 
     Args:
         network: `keras.Model` of `build_unet`.
 
     Returns:
-        A `keras.Model` from the network's input to `(batch, features)`, of the bottleneck first, then from fine to
-        coarse.
+        A `keras.Model` from the network's input to `(batch, features)` float32, from fine to coarse, the means of a
+        level before its deviations.
     """
-    maps = [network.get_layer("label_average").input]
-    for level in itertools.count():
-        takers = [layer for layer in network.layers if layer.name == f"decoder{level}_from_skip"]
-        takers += [layer for layer in network.layers if layer.name == f"decoder{level}_concat"]
-        if not takers:
-            break
-        maps.append(keras.tree.flatten(takers[0].input)[0])  # "concat" takes the skip first
-    means = [layers.GlobalAveragePooling2D(dtype="float32")(x) for x in maps]
-    return keras.Model(network.input, layers.Concatenate(dtype="float32")(means))
+    # What takes in a level's skip connection; "concat" takes it first.
+    takers = {f"decoder{level}_{end}" for level in range(len(network.layers)) for end in ("from_skip", "concat")}
+    skips = {layer.name: keras.tree.flatten(layer.input)[0] for layer in network.layers if layer.name in takers}
+    maps = [ops.cast(skips[name], "float32") for name in sorted(skips)[-2:]]
+    moments = [moment(x, axis=(1, 2)) for x in maps for moment in (ops.mean, ops.std)]
+    return keras.Model(network.input, ops.concatenate(moments, axis=1))
 
 
 def tell_novelty(network, mean, whitening):
-    """Let a network tell how far an image is from those it has learnt from: the Mahalanobis distance of its features.
+    """Let a network tell how far an image is from those it has learnt from: the Mahalanobis distance of its
+    texture.
 
     Args:
         network: `keras.Model` of `build_unet`.
-        mean: Array `(features,)`, of the known images' `pooled_features`.
+        mean: Array `(features,)`, of the known images' `texture_features`.
         whitening: Array `(features, n)`, after which they are spread alike in all directions. Its scale is that of the
             answer.
 
@@ -123,7 +122,7 @@ def tell_novelty(network, mean, whitening):
         NeurIPS 2018, https://arxiv.org/abs/1807.03888
     """
     whiten = layers.Dense(whitening.shape[1], dtype="float32", name="novelty_whitening")
-    x = whiten(pooled_features(network).output)
+    x = whiten(texture_features(network).output)
     whiten.set_weights([whitening, -mean @ whitening])
     novelty = ops.sqrt(ops.sum(ops.square(x), axis=1, keepdims=True))
     return keras.Model(network.input, {**network.output, "novelty": novelty}, name=network.name)

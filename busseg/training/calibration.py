@@ -5,7 +5,7 @@ from scipy.optimize import minimize_scalar
 from sklearn.covariance import LedoitWolf
 
 from busseg.data.batches import Batches
-from busseg.models.serving import pooled_features
+from busseg.models.serving import texture_features
 
 _AUGMENTED = 4  # changed copies of each image: other gains, crops and noises are not foreign
 
@@ -51,7 +51,7 @@ def fit_novelty(network, samples, augmentation, seed=0):
         Float32 arrays `mean`, `(features,)`, and `whitening`, `(features, features)`, for
         `models.serving.tell_novelty`. The median distance of the samples as they are is 1.
     """
-    seen = pooled_features(network)
+    seen = texture_features(network)
     plain = _features(seen, Batches(samples, network.input_shape[1], 32))
     changed = Batches(samples, network.input_shape[1], 32, augmentation=augmentation, seed=seed)
     known = [plain]
@@ -69,7 +69,7 @@ def fit_novelty(network, samples, augmentation, seed=0):
 
 def measure_novelty(network, samples, mean, whitening):
     """The distances of samples, array `(n,)`, by what `fit_novelty` has found."""
-    features = _features(pooled_features(network), Batches(samples, network.input_shape[1], 32))
+    features = _features(texture_features(network), Batches(samples, network.input_shape[1], 32))
     return distances(features, mean, whitening)
 
 

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from busseg.models.serving import average_mirrored, pooled_features, reconcile, set_temperature, tell_novelty
+from busseg.models.serving import average_mirrored, reconcile, set_temperature, tell_novelty, texture_features
 from busseg.models.unet import build_unet
 
 SIZE = 32
@@ -118,20 +118,24 @@ def test_temperature_below_or_at_zero_is_refused(network):
 
 # === Novelty ===
 @pytest.mark.parametrize("decoder", ["concat", "add"])
-def test_features_are_the_means_of_the_encoders_maps(images, decoder):
-    network = build_unet(image_size=SIZE, width=4, depth=2, decoder=decoder)
-    ends = [network.get_layer(f"encoder{level}_relu2").output for level in (2, 0, 1)]
-    maps = keras.Model(network.input, ends)(images)
-    expected = np.concatenate([keras.ops.convert_to_numpy(x).mean((1, 2)) for x in maps], axis=1)
-    found = keras.ops.convert_to_numpy(pooled_features(network)(images))
-    assert found.shape == (3, 16 + 4 + 8)
+def test_texture_is_mean_and_deviation_of_the_two_coarsest_skips(images, decoder):
+    network = build_unet(image_size=SIZE, width=4, depth=3, decoder=decoder)
+    skips = [network.get_layer(f"encoder{level}_relu2").output for level in (1, 2)]
+    maps = [keras.ops.convert_to_numpy(x) for x in keras.Model(network.input, skips)(images)]
+    expected = np.concatenate([moment(x, axis=(1, 2)) for x in maps for moment in (np.mean, np.std)], axis=1)
+    found = keras.ops.convert_to_numpy(texture_features(network)(images))
+    assert found.shape == (3, 2 * (8 + 16))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_network_of_one_skip_has_a_texture_too(images):
+    assert texture_features(build_unet(image_size=SIZE, width=4, depth=1))(images).shape == (3, 2 * 4)
+
+
 def test_novelty_is_the_distance_in_whitened_features(network, images):
-    features = keras.ops.convert_to_numpy(pooled_features(network)(images))
+    features = keras.ops.convert_to_numpy(texture_features(network)(images))
     random = np.random.default_rng(1)
-    mean, whitening = random.normal(size=28).astype(np.float32), random.normal(size=(28, 5)).astype(np.float32)
+    mean, whitening = random.normal(size=24).astype(np.float32), random.normal(size=(24, 5)).astype(np.float32)
     model = tell_novelty(network, mean, whitening)
     found = answers(model, images)
     expected = np.linalg.norm((features - mean) @ whitening, axis=1, keepdims=True)
@@ -142,7 +146,7 @@ def test_novelty_is_the_distance_in_whitened_features(network, images):
 
 def test_all_of_it_is_saved_and_loaded(network, images, tmp_path):
     set_temperature(network, 2)
-    model = reconcile(average_mirrored(tell_novelty(network, np.zeros(28, np.float32), np.eye(28, dtype=np.float32))))
+    model = reconcile(average_mirrored(tell_novelty(network, np.zeros(24, np.float32), np.eye(24, dtype=np.float32))))
     expected = answers(model, images)
     assert set(expected) == {"mask", "label", "uncertainty", "novelty"}
     model.save(tmp_path / "model.keras")

@@ -44,7 +44,7 @@ def network():
 
 def test_known_images_are_at_a_median_distance_of_one(network, phantom_samples):
     found = fit_novelty(network, phantom_samples, "card")
-    assert [array.shape for array in found] == [(28,), (28, 28)]
+    assert [array.shape for array in found] == [(24,), (24, 24)]
     assert {array.dtype for array in found} == {np.dtype(np.float32)}
     assert np.median(measure_novelty(network, phantom_samples, *found)) == pytest.approx(1, abs=0.01)
 
