@@ -1,0 +1,81 @@
+"""The model that comes with the package."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from busseg.data.busi import find_samples
+from busseg.data.images import read_image, read_mask, write_image
+from busseg.data.phantom import draw_phantom
+from busseg.inference.predictor import SHIPPED, Predictor
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    return Predictor()
+
+
+def test_model_is_small_enough_to_ship():
+    assert SHIPPED.stat().st_size <= 16 * 2**20
+
+
+def test_answers_are_whole(predictor):
+    image, _ = draw_phantom("benign", seed=0)
+    prediction = predictor.predict(image)
+    assert prediction.mask.shape == image.shape
+    assert prediction.probabilities.sum() == pytest.approx(1, abs=1e-5)
+    assert 0 <= prediction.uncertainty <= 1
+    assert prediction.mask.any() == (prediction.label != "normal")
+
+
+def test_mirrored_image_has_the_mirrored_answer(predictor):
+    image, _ = draw_phantom("malignant", seed=1)
+    here, there = predictor.predict_batch([image, np.ascontiguousarray(image[:, ::-1])])
+    np.testing.assert_allclose(there.probability_map[:, ::-1], here.probability_map, atol=1e-3)
+    np.testing.assert_allclose(there.probabilities, here.probabilities, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["astronaut", "coffee", "chelsea", "page", "text", "brick", "moon"])
+def test_photographs_and_pages_are_flagged(predictor, tmp_path, name):
+    data = pytest.importorskip("skimage.data")
+    write_image(tmp_path / "photograph.png", getattr(data, name)())
+    assert not predictor.predict(tmp_path / "photograph.png").readable
+
+
+@pytest.mark.parametrize("grey", [0, 128, 255])
+def test_blank_frames_and_noise_are_flagged(predictor, grey):
+    blank = np.full((400, 500), grey, np.uint8)
+    noise = np.random.default_rng(grey).integers(0, 256, (400, 500), np.uint8)
+    assert not any(prediction.readable for prediction in predictor.predict_batch([blank, noise]))
+
+
+def test_busi_is_read_and_mostly_right(predictor, busi_folder):
+    """It has learnt from these; what it does not know by heart would be a fault of the export, not of the training."""
+    samples = find_samples(busi_folder)[::26]
+    predictions = predictor.predict_batch([sample.image for sample in samples])
+    assert np.mean([p.label == sample.label for p, sample in zip(predictions, samples, strict=True)]) > 0.9
+    assert all(prediction.readable for prediction in predictions)
+    overlaps = []
+    for prediction, sample in zip(predictions, samples, strict=True):
+        lesion = read_mask(sample.masks, read_image(sample.image).shape)
+        if lesion.any():
+            overlaps.append(2 * (lesion & prediction.mask).sum() / (lesion.sum() + prediction.mask.sum()))
+    assert np.mean(overlaps) > 0.8
+
+
+def test_command_answers_without_tensorflow_or_keras(tmp_path):
+    image, _ = draw_phantom("malignant", seed=2)
+    write_image(tmp_path / "scan.png", image)
+    code = (
+        "import sys\n"
+        "from busseg.cli import app\n"
+        f"app(['predict', {str(tmp_path / 'scan.png')!r}, '--out', {str(tmp_path / 'out')!r}], standalone_mode=False)\n"
+        "print('heavy:', sorted({'tensorflow', 'keras', 'torch', 'sklearn', 'albumentations'} & sys.modules.keys()))"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("heavy: []\n")
+    assert (tmp_path / "out/scan_mask.png").is_file()
