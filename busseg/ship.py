@@ -22,7 +22,14 @@ from busseg.evaluation.protocol import TABLE, read_rows
 from busseg.evaluation.scores import calibration, labels_and_probabilities
 from busseg.inference.export import export_onnx
 from busseg.inference.predictor import load_keras
-from busseg.models.serving import average_mirrored, network_inside, reconcile, set_temperature, tell_novelty
+from busseg.models.serving import (
+    average_mirrored,
+    network_inside,
+    reconcile,
+    set_temperature,
+    tell_novelty,
+    tell_uncertainty,
+)
 from busseg.training.calibration import apply_temperature, fit_novelty, fit_temperature, measure_novelty
 from busseg.training.recipe import load_recipe
 
@@ -86,6 +93,7 @@ def ship(samples, crossval, run, out):
     model = tell_novelty(network, mean, whitening / limit)
     if recipe.mirrored:
         model = average_mirrored(model)
+    model = tell_uncertainty(model)
     if recipe.reconciled:
         model = reconcile(model)
     with replacing(out / "model.keras") as temporary:

@@ -498,7 +498,9 @@ def test_bad_recipe_is_told(call, dataset, recipe, tmp_path, text, found):
 
 def test_unknown_recipe_is_told_with_the_known_ones(call, dataset, tmp_path):
     line = fails(call, tmp_path, "train", dataset, "--out", tmp_path / "out", "--recipe", "crad")
-    assert line.endswith("Expected a TOML file or one of best, card, demo, light, pretrained, found no such recipe: crad")
+    assert line.endswith(
+        "Expected a TOML file or one of best, card, demo, light, pretrained, found no such recipe: crad"
+    )
 
 
 def test_other_recipe_cannot_go_on_with_a_run(call, tiny_run, phantom_folder, recipe, tmp_path):

@@ -25,8 +25,8 @@ class Prediction:
         probabilities: Array `(3,)` float32, in the order of `CLASSES`.
         mask: Array `(height, width)` uint8, 1 where a lesion is seen, else 0.
         probability_map: Array `(height, width)` float32, lesion probabilities in `[0, 1]`.
-        uncertainty: How far the answers for the image and its mirror image are apart, in `[0, 1]`; None of a model that
-            is not asked for both. See `models.serving.average_mirrored`.
+        uncertainty: How likely the class or the mask is wrong, in `[0, 1]`; None of a model that does not tell. See
+            `models.serving.tell_uncertainty`.
         novelty: How far the image is from those the model has learnt from; above 1 it is no breast ultrasound that the
             model could read. None of a model that does not tell. See `models.serving.tell_novelty`.
     """

@@ -16,19 +16,37 @@ def average_mirrored(network):
         network: `keras.Model` of `build_unet`.
 
     Returns:
-        A `keras.Model` of the same input and outputs, of which `mask` and `label` are the means, and beside them
-        `uncertainty`, `(batch, 1)` in `[0, 1]`: how far both answers are apart, the larger of two. Of the classes, half
-        the sum of the differences of their probabilities. Of the masks, `1 - Dice`, taken of probabilities, where a
-        hundredth of the image counts as agreed upon, or a few pixels would make a nearly clean image uncertain.
+        A `keras.Model` of the same input and outputs, of which `mask` and `label` are the means.
     """
     image = keras.Input(network.input_shape[1:], name="image")
     here, mirrored = network(image), network(ops.flip(image, axis=2))
-    masks = here["mask"], ops.flip(mirrored["mask"], axis=2)
-    labels = here["label"], mirrored["label"]
-    logits = sum(ops.log(ops.maximum(label, 1e-7)) for label in labels) / 2
-    apart = ops.maximum(_variation(*labels), _disagreement(*masks))
-    outputs = {**here, "mask": sum(masks) / 2, "label": ops.softmax(logits), "uncertainty": apart}
-    return keras.Model(image, outputs, name=f"{network.name}_mirrored")
+    mask = (here["mask"] + ops.flip(mirrored["mask"], axis=2)) / 2
+    logits = sum(ops.log(ops.maximum(answer["label"], 1e-7)) for answer in (here, mirrored)) / 2
+    return keras.Model(image, {**here, "mask": mask, "label": ops.softmax(logits)}, name=f"{network.name}_mirrored")
+
+
+def tell_uncertainty(model):
+    """Let a model tell how likely one of its answers is wrong.
+
+    Args:
+        model: `keras.Model` with the outputs `mask` and `label`, whose first class is the one without a lesion.
+
+    Returns:
+        A `keras.Model` of the same input and outputs, and beside them `uncertainty`, `(batch, 1)` in `[0, 1]`: the
+        larger of what the probability of the class lacks to 1, and, unless that is the first, what the mean probability
+        of the pixels at or above a half lacks; 1 if there are none.
+    """
+    mask, label = model.output["mask"], model.output["label"]
+    inside = ops.cast(mask >= 0.5, mask.dtype)
+    mean = ops.sum(mask * inside, axis=(1, 2)) / ops.maximum(ops.sum(inside, axis=(1, 2)), 1)
+    of_mask = ops.where(_is_normal(label), ops.zeros_like(mean), 1 - mean)
+    uncertainty = ops.maximum(1 - ops.max(label, axis=1, keepdims=True), of_mask)
+    return keras.Model(model.input, {**model.output, "uncertainty": uncertainty}, name=model.name)
+
+
+def _is_normal(label):
+    # In these words ONNX, too, knows whether the first class is the most probable one.
+    return label[:, :1] >= ops.max(label, axis=1, keepdims=True)
 
 
 def reconcile(model):
@@ -45,8 +63,7 @@ def reconcile(model):
         A `keras.Model` of the same input and outputs, of which `mask` agrees with `label`.
     """
     mask, label = model.output["mask"], model.output["label"]
-    # In these words ONNX, too, knows that the first class is the most probable one.
-    normal = ops.reshape(label[:, :1] >= ops.max(label, axis=1, keepdims=True), (-1, 1, 1, 1))
+    normal = ops.reshape(_is_normal(label), (-1, 1, 1, 1))
     peak = ops.max(mask, axis=(1, 2), keepdims=True)
     scale = ops.where(normal, 0.49 / ops.maximum(peak, 0.49), 1 / ops.maximum(peak, 0.1))
     return keras.Model(model.input, {**model.output, "mask": mask * scale}, name=model.name)
@@ -55,16 +72,6 @@ def reconcile(model):
 def network_inside(model):
     """The network that `average_mirrored` was given; any other model is its own."""
     return next((layer for layer in model.layers if isinstance(layer, keras.Model)), model)
-
-
-def _variation(p, q):
-    return ops.sum(ops.abs(p - q), axis=1, keepdims=True) / 2
-
-
-def _disagreement(p, q):
-    common, both = (ops.sum(x, axis=(1, 2)) for x in (ops.minimum(p, q), p + q))
-    agreed = p.shape[1] * p.shape[2] / 100
-    return 1 - (2 * common + agreed) / (both + agreed)
 
 
 def set_temperature(network, temperature):

@@ -19,7 +19,7 @@ from busseg.data.batches import Batches
 from busseg.data.files import claim_folder, read_csv, replacing, write_csv, write_text
 from busseg.data.sample import CLASSES, LABEL, MASK
 from busseg.data.splits import PARTS, Split, read_split, write_splits
-from busseg.models.serving import average_mirrored, reconcile
+from busseg.models.serving import average_mirrored, reconcile, tell_uncertainty
 from busseg.models.unet import build_unet
 from busseg.training.losses import LABEL_LOSSES, MASK_LOSSES
 from busseg.training.metrics import CleanNormalRate, LesionDice, LesionIoU
@@ -210,7 +210,7 @@ class RunKeeper(keras.callbacks.Callback):
     @functools.cached_property
     def _copy(self):
         network = build_model(dataclasses.replace(self.recipe, precision="float32", weights="none"))
-        served = average_mirrored(network) if self.recipe.mirrored else network
+        served = tell_uncertainty(average_mirrored(network) if self.recipe.mirrored else network)
         return network, reconcile(served) if self.recipe.reconciled else served
 
     @staticmethod

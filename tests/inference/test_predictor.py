@@ -15,7 +15,7 @@ from busseg.data.phantom import draw_phantom
 from busseg.data.sample import CLASSES
 from busseg.inference.export import export_onnx, export_saved_model
 from busseg.inference.predictor import Prediction, Predictor, load_keras
-from busseg.models.serving import average_mirrored, tell_novelty, texture_features
+from busseg.models.serving import average_mirrored, tell_novelty, tell_uncertainty, texture_features
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +289,7 @@ FOREIGN = {
 def test_uncertainty_and_novelty_are_told_by_every_format(tmp_path, tiny_run):
     network = load_keras(tiny_run)
     size = texture_features(network).output_shape[1]
-    model = average_mirrored(tell_novelty(network, np.zeros(size), np.eye(size)[:, :3]))
+    model = tell_uncertainty(average_mirrored(tell_novelty(network, np.zeros(size), np.eye(size)[:, :3])))
     model.save(tmp_path / "told.keras")
     export_saved_model(tmp_path / "told.keras", tmp_path / "told")
     export_onnx(tmp_path / "told.keras", tmp_path / "told.onnx")

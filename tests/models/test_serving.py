@@ -2,7 +2,14 @@ import keras
 import numpy as np
 import pytest
 
-from busseg.models.serving import average_mirrored, reconcile, set_temperature, tell_novelty, texture_features
+from busseg.models.serving import (
+    average_mirrored,
+    reconcile,
+    set_temperature,
+    tell_novelty,
+    tell_uncertainty,
+    texture_features,
+)
 from busseg.models.unet import build_unet
 
 SIZE = 32
@@ -50,33 +57,23 @@ def test_mirrored_image_has_the_mirrored_answer(network, images):
     here, there = answers(model, images), answers(model, images[:, :, ::-1])
     np.testing.assert_allclose(here["mask"], there["mask"][:, :, ::-1], atol=1e-6)
     np.testing.assert_allclose(here["label"], there["label"], atol=1e-6)
-    np.testing.assert_allclose(here["uncertainty"], there["uncertainty"], atol=1e-6)
 
 
-def test_uncertainty_is_the_share_of_the_classes_that_moves():
-    # The left half is bright, the right half dark: 0.9 for the first class one way, 0.2 the other.
-    def label(image):
-        p = left_mean(image)
-        return keras.ops.concatenate([p, 1 - p, 0 * p], axis=1)
-
-    model = average_mirrored(saying(lambda image: 0 * image, label))
-    image = np.repeat(np.float32([0.9, 0.9, 0.2, 0.2]), 4).reshape(4, 4).T[None, ..., None]
-    assert answers(model, image)["uncertainty"] == pytest.approx(0.7, abs=1e-5)
-
-
-def test_uncertainty_is_the_part_of_the_masks_that_is_not_common():
-    # Where the left half shows a lesion of 4 pixels, the mirror image's left half shows one of 2, mirrored back on top.
-    def mask(image):
-        return keras.ops.concatenate([image[:, :, :2], 0 * image[:, :, :2]], axis=2)
-
-    def label(image):
-        return keras.ops.tile(0 * left_mean(image) + 1 / 3, (1, 3))
-
-    image = np.zeros((1, 4, 4, 1), np.float32)
-    image[0, :2, :2] = 1
-    image[0, 0, 2:] = 1
-    # Here the lesion is at the left, 4 pixels; from the mirror it is at the right, 2. Nothing in common; 0.16 agreed.
-    assert answers(average_mirrored(saying(mask, label)), image)["uncertainty"] == pytest.approx(1 - 0.16 / 6.16)
+# === Uncertainty ===
+@pytest.mark.parametrize(
+    ("pixels", "label", "expected"),
+    [
+        ([0.2, 0.4, 0.6, 0.8], [0.05, 0.15, 0.8], 0.3),  # those inside have a mean of 0.7; the class has 0.8
+        ([0.2, 0.4, 0.9, 0.9], [0.05, 0.15, 0.8], 0.2),
+        ([0.2, 0.4, 0.4, 0.4], [0.05, 0.15, 0.8], 1.0),  # a lesion, and nowhere
+        ([0.2, 0.4, 0.6, 0.8], [0.8, 0.15, 0.05], 0.2),  # no lesion, so no place to be wrong about
+    ],
+)
+def test_uncertainty_is_what_the_less_certain_answer_lacks(pixels, label, expected):
+    told = keras.ops.convert_to_tensor(np.float32([label]))
+    model = saying(lambda x: 1 * x, lambda x: 0 * left_mean(x) + told)
+    image = np.float32(pixels * 4).reshape(1, 4, 4, 1)
+    assert answers(tell_uncertainty(model), image)["uncertainty"] == pytest.approx(expected, abs=1e-6)
 
 
 # === Mask and class ===
@@ -146,7 +143,11 @@ def test_novelty_is_the_distance_in_whitened_features(network, images):
 
 def test_all_of_it_is_saved_and_loaded(network, images, tmp_path):
     set_temperature(network, 2)
-    model = reconcile(average_mirrored(tell_novelty(network, np.zeros(24, np.float32), np.eye(24, dtype=np.float32))))
+    model = reconcile(
+        tell_uncertainty(
+            average_mirrored(tell_novelty(network, np.zeros(24, np.float32), np.eye(24, dtype=np.float32)))
+        )
+    )
     expected = answers(model, images)
     assert set(expected) == {"mask", "label", "uncertainty", "novelty"}
     model.save(tmp_path / "model.keras")
