@@ -70,8 +70,10 @@ def reconcile(model):
 
 
 def network_inside(model):
-    """The network that `average_mirrored` was given; any other model is its own."""
-    return next((layer for layer in model.layers if isinstance(layer, keras.Model)), model)
+    """The network of `build_unet` that a model was built around, with the weights it shares with it."""
+    network = next((layer for layer in model.layers if isinstance(layer, keras.Model)), model)
+    outputs = {name: network.get_layer(name).output for name in ("mask", "label")}
+    return keras.Model(network.input, outputs, name="unet")
 
 
 def set_temperature(network, temperature):

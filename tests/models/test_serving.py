@@ -4,6 +4,7 @@ import pytest
 
 from busseg.models.serving import (
     average_mirrored,
+    network_inside,
     reconcile,
     set_temperature,
     tell_novelty,
@@ -138,6 +139,15 @@ def test_novelty_is_the_distance_in_whitened_features(network, images):
     expected = np.linalg.norm((features - mean) @ whitening, axis=1, keepdims=True)
     np.testing.assert_allclose(found["novelty"], expected, rtol=1e-4)
     for name, values in answers(network, images).items():
+        np.testing.assert_array_equal(found[name], values)
+
+
+@pytest.mark.parametrize("build", [lambda x: x, tell_uncertainty, average_mirrored])
+def test_network_is_found_inside_whatever_is_built_around_it(network, images, build):
+    found = answers(network_inside(reconcile(build(network))), images)
+    expected = answers(network, images)
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
         np.testing.assert_array_equal(found[name], values)
 
 
