@@ -6,6 +6,7 @@ import sys
 
 import keras
 import numpy as np
+import onnx
 import pytest
 
 from busseg.inference.export import export_onnx, export_saved_model
@@ -235,6 +236,20 @@ def test_what_is_no_onnx_file_is_refused_and_untouched(tmp_path, echo_file, cont
         export_onnx(echo_file, out)
     assert names(tmp_path) == ["export.onnx"]
     assert out.is_dir() if content is None else out.read_bytes() == content
+
+
+def weights_of(path):
+    """Dict from the name of each tensor that an ONNX file holds to its bytes."""
+    return {one.name: len(one.raw_data) for one in onnx.load(path).graph.initializer}
+
+
+@pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")  # tf2onnx, under NumPy 2
+def test_weights_in_half_precision_take_half_the_room_and_answer_nearly_as_the_source(tmp_path, tiny_run):
+    export_onnx(tiny_run, tmp_path / "whole.onnx")
+    difference = export_onnx(tiny_run, tmp_path / "half.onnx", float16=True)
+    assert 0 < difference < 1e-2
+    whole, half = (sum(weights_of(tmp_path / f"{name}.onnx").values()) for name in ("whole", "half"))
+    assert half < 0.6 * whole
 
 
 def test_tensors_that_a_network_holds_are_exported(tmp_path):
