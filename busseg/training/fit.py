@@ -209,9 +209,12 @@ class RunKeeper(keras.callbacks.Callback):
 
     @functools.cached_property
     def _copy(self):
-        network = build_model(dataclasses.replace(self.recipe, precision="float32", weights="none"))
-        served = tell_uncertainty(average_mirrored(network) if self.recipe.mirrored else network)
-        return network, reconcile(served) if self.recipe.reconciled else served
+        network = served = build_model(dataclasses.replace(self.recipe, precision="float32", weights="none"))
+        if self.recipe.mirrored:
+            served = average_mirrored(served)
+        if self.recipe.reconciled:
+            served = reconcile(tell_uncertainty(served))  # which reads it off the map before that is scaled
+        return network, served
 
     @staticmethod
     def _save(model, path):
