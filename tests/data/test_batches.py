@@ -208,7 +208,10 @@ def test_no_sample_is_refused():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"augmentation": "weak"}, "`augmentation` must be one of none, card, strong, scanner. Received: augmentation='weak'"),
+        (
+            {"augmentation": "weak"},
+            "`augmentation` must be one of none, card, strong, scanner. Received: augmentation='weak'",
+        ),
         ({"balance": "yes"}, "`balance` must be one of none, weights, sampling. Received: balance='yes'"),
     ],
 )
