@@ -33,7 +33,7 @@ PREDICTED = {
     "precision mixed_bfloat16": 1.4,
     "frozen_depthwise True": 1.3,
 }
-QUICK = {"rungs": 4, "depth": 1, "size": 96, "batch_size": 4, "steps": 2, "repeats": 3}
+QUICK = {"rungs": 2, "depth": 1, "size": 96, "batch_size": 4, "steps": 2, "repeats": 3}
 
 
 def ladder():
