@@ -269,6 +269,12 @@ def test_colour_is_written_as_colour(tmp_path):
         assert image.getpixel((0, 0)) == (255, 0, 0)
 
 
+def test_name_that_is_no_images_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"^Expected a file name that ends in one of \.png.*, found: .*a\.txt$"):
+        write_image(tmp_path / "a.txt", GREY)
+    assert not any(tmp_path.iterdir())
+
+
 # === The square ===
 SHAPES = {"wide": (100, 400), "tall": (400, 100), "square": (300, 300), "small": (40, 60), "odd": (471, 562)}
 
