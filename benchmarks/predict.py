@@ -1,7 +1,7 @@
 """`busseg predict`, files in and files out, against the scripts that people write; and what it takes at any length.
 
-Busseg runs the model that it ships. The peers run a network of the same multiply-adds with new weights, and its mirror
-image with each image, as the shipped model does: the usual loop with Keras' `predict`, and the usual one with PyTorch.
+Busseg runs the models that it ships. The peers run a network of the same multiply-adds as `best` with new weights, and
+its mirror image with each image, as `best` does: the usual loop with Keras' `predict`, and the usual one with PyTorch.
 All read image files, and write for each a mask and an overlay of the native size. Then the command itself, as a process
 of its own: wall time and peak memory for folders of several lengths, filled with copies. Without DATA, phantoms are
 drawn.
@@ -20,13 +20,12 @@ from rich.progress import track
 from benchmarks.cold_start import BUSSEG, run_in_small_process
 from benchmarks.machine import matrix_product
 from benchmarks.measuring import AS_BUSSEG, Worker, loop_over_files, spread, time_in_turns
-from benchmarks.models import NETWORKS
 from benchmarks.pipeline import dataset
 from benchmarks.reporting import measure_and_report, parse_arguments
 from benchmarks.torch_peer import FINEST, missing_peer
+from busseg.inference.predictor import SHIPPED
 
 QUICK = {"images": 12, "phantoms": 4, "lengths": [10, 50], "repeats": 2}
-SIZE = 192  # of the shipped model
 
 
 def measure(
@@ -84,79 +83,89 @@ def _against_peers(inputs, place, encoder, repeats, torch_python):
     fixed = {"inputs": str(inputs)}
     rows = []
     with Worker("benchmarks.predict:busseg_files", {**fixed, "out": str(place / "busseg")}) as ours:
-        forward = ours.facts["forward, G"]
-        peers = {"Keras, a loop with predict": ("benchmarks.predict:keras_files", sys.executable)}
+        size, forward = ours.facts["size"], ours.facts["forward, G"] / 2  # an image, without its mirror image
+        peers = {
+            "busseg, small": ("benchmarks.predict:busseg_files", {"name": "small"}, sys.executable),
+            "Keras, a loop with predict": ("benchmarks.predict:keras_files", {"size": size}, sys.executable),
+        }
         missing = missing_peer(torch_python)
         if not missing:
-            peers[f"PyTorch, smp {encoder}, a loop"] = ("benchmarks.torch_peer:predict_files", torch_python)
-        for name, (maker, python) in track(peers.items(), "Against peers"):
-            settings = {**fixed, "out": str(place / maker.split(":")[1]), "size": SIZE}
-            if python == torch_python and "torch" in maker:
-                settings |= {"encoder": encoder, "forward": forward / 2}  # an image, without its mirror image
+            settings = {"size": size, "encoder": encoder, "forward": forward}
+            peers[f"PyTorch, smp {encoder}, a loop"] = ("benchmarks.torch_peer:predict_files", settings, torch_python)
+        for number, (name, (maker, settings, python)) in enumerate(track(peers.items(), "Against peers")):
+            settings = {**fixed, "out": str(place / f"peer-{number}"), **settings}
             with Worker(maker, settings, AS_BUSSEG, python) as peer:
                 times = time_in_turns(peer.time, ours.time, repeats)
             count = ours.facts["images"]
             rows.append({"what": name, "images/s": spread([count / s for s in times["first"]]), **peer.facts})
             rows[-1]["busseg is faster by"] = spread(times["gain"])
-        rows.insert(0, {"what": "busseg", "images/s": spread([count / s for s in times["second"]]), **ours.facts})
-    with Worker("benchmarks.predict:model_alone", {}) as model:
-        limit = max(matrix_product(2048) for _ in range(5))
-        seconds = [model.time(5) / model.facts["images"] for _ in range(repeats)]
-    shortest = 2 * forward / limit
-    row = {
-        "what": "the model alone, batches of 16",
-        "images/s": spread([1 / s for s in seconds]),
-        "forward, G": forward,
-    }
-    rows.append({**row, "times the limit's time": spread([s / shortest for s in seconds])})
+        rows.insert(0, {"what": "busseg, best", "images/s": spread([count / s for s in times["second"]]), **ours.facts})
+    rows += [_against_the_limit(name, repeats) for name in SHIPPED]
     if missing:
         rows.append({"what": "segmentation_models_pytorch", "skipped": missing})
     return rows
 
 
+def _against_the_limit(name, repeats):
+    with Worker("benchmarks.predict:model_alone", {"name": name}) as model:
+        limit = max(matrix_product(2048) for _ in range(5))
+        seconds = [model.time(5) / model.facts["images"] for _ in range(repeats)]
+    shortest = 2 * model.facts["forward, G"] / limit
+    row = {"what": f"{name} alone, batches of 16", "images/s": spread([1 / s for s in seconds]), **model.facts}
+    return {**row, "times the limit's time": spread([s / shortest for s in seconds])}
+
+
 # === What is timed ===
-def busseg_files(inputs, out):
-    """A worker's maker: predicts a folder as the command does, by the model that ships."""
+def busseg_files(inputs, out, name="best"):
+    """A worker's maker: predicts a folder as the command does, by a model that ships."""
     from busseg.inference.batch import find_inputs, predict_files
     from busseg.inference.predictor import Predictor
 
-    files, predictor = find_inputs([inputs]), Predictor()
+    files, predictor = find_inputs([inputs]), Predictor(name)
 
     def predict():
         for _ in predict_files(predictor, files, out):
             pass
 
     predict()
-    return {"images": len(files), "forward, G": shipped_multiply_adds()}, predict
+    return {"images": len(files), **shipped(name)}, predict
 
 
-def shipped_multiply_adds():
-    """Multiply-adds of the shipped model, of one image and its mirror image, in thousand millions."""
-    from benchmarks.models import build, count_multiply_adds
+def shipped(name):
+    """A shipped model's side, and its multiply-adds, in thousand millions, of one image and its mirror image."""
+    from benchmarks.models import count_multiply_adds
 
-    network = build(image_size=SIZE, **{**NETWORKS["fast"], "precision": "float32"})
-    return 2 * sum(count_multiply_adds(network).values()) / 1e9
+    network = network_like(name)
+    return {"size": network.input_shape[1], "forward, G": 2 * sum(count_multiply_adds(network).values()) / 1e9}
 
 
-def model_alone():
-    """A worker's maker: one batch through the model that ships, no files."""
+def network_like(name):
+    """The network of a shipped model, with new weights, which take as long as trained ones."""
+    from dataclasses import replace
+
+    from busseg.training.fit import build_model
+    from busseg.training.recipe import load_recipe
+
+    return build_model(replace(load_recipe(name), weights="none"))
+
+
+def model_alone(name):
+    """A worker's maker: one batch through a model that ships, no files."""
     import numpy as np
     import onnxruntime
 
-    from busseg.inference.predictor import SHIPPED
-
-    session = onnxruntime.InferenceSession(SHIPPED, providers=["CPUExecutionProvider"])
-    batch = np.random.default_rng(0).uniform(0, 255, (16, SIZE, SIZE, 1)).astype(np.float32)
+    facts = shipped(name)
+    session = onnxruntime.InferenceSession(SHIPPED[name], providers=["CPUExecutionProvider"])
+    batch = np.random.default_rng(0).uniform(0, 255, (16, facts["size"], facts["size"], 1)).astype(np.float32)
     session.run(None, {"image": batch})
-    return {"images": 16}, lambda: session.run(None, {"image": batch})
+    return {"images": 16, **facts}, lambda: session.run(None, {"image": batch})
 
 
 def keras_files(inputs, out, size):
     """A worker's maker: the loop of many scripts, one image at a time, with Keras' `predict`."""
-    from benchmarks.models import build
     from busseg.models.serving import average_mirrored
 
-    model = average_mirrored(build(image_size=size, **{**NETWORKS["fast"], "precision": "float32"}))
+    model = average_mirrored(network_like("best"))
     return {}, loop_over_files(
         inputs, out, size, lambda x: model.predict(x[None, ..., None], verbose=0)["mask"][0, ..., 0]
     )

@@ -81,8 +81,8 @@ def _load_predictor(model):
     """A predictor; Keras, whose start takes seconds, is started only for a model that needs it."""
     from busseg.inference.predictor import SHIPPED, Predictor
 
-    if model is None or model.suffix == ".onnx":
-        return Predictor(model or SHIPPED)
+    if str(model) in SHIPPED or model.suffix == ".onnx":
+        return Predictor(model)
     with starting_keras():
         return Predictor(model)
 
@@ -295,12 +295,12 @@ def compare(
 def predict(
     inputs: Annotated[list[Path], typer.Argument(help="Images, folders of images, or patterns such as 'scans/*.png'.")],
     model: Annotated[
-        Path | None,
+        Path,
         typer.Option(
-            help="Trained model: a run's folder, a .keras or .onnx file, or a SavedModel folder; "
-            "the one that comes with busseg if not told."
+            help="One that comes with busseg, best or small; or yours: a run's folder, a .keras or .onnx file, "
+            "or a SavedModel folder."
         ),
-    ] = None,
+    ] = Path("best"),
     out: Annotated[Path, typer.Option(help="Folder for masks, overlays and predictions.csv.")] = Path("predictions"),
     resume: Annotated[bool, typer.Option(help="Go on with the prediction in the folder, if there is one.")] = False,
     probability_maps: Annotated[

@@ -39,7 +39,7 @@ SHIPPED = "shipped.json"
 KNOWN, MARGIN = 0.99, 1.15
 
 
-def ship(samples, crossval, run, out):
+def ship(samples, crossval, run, out, float16=False):
     """Give a model its temperature and its sense for foreign images, and export it.
 
     The folder `out` then holds `model.keras`, `model.onnx` and `shipped.json`, with what was found.
@@ -49,6 +49,7 @@ def ship(samples, crossval, run, out):
         crossval: Path of a folder of `cross_validate`.
         run: Path of a run's folder of `fit`, by the same recipe.
         out: Path of the folder to write. One that was shipped before is replaced.
+        float16: Whether `model.onnx` stores its weights in half precision.
 
     Returns:
         What `shipped.json` holds: `temperature` and `novelty_limit`, by all folds; and by each fold as the others would
@@ -98,7 +99,7 @@ def ship(samples, crossval, run, out):
         model = reconcile(model)
     with replacing(out / "model.keras") as temporary:
         model.save(temporary)
-    export_onnx(out / "model.keras", out / "model.onnx")
+    export_onnx(out / "model.keras", out / "model.onnx", float16)
     return found
 
 
@@ -118,9 +119,10 @@ def main(
     crossval: Annotated[Path, typer.Option(help="Folder of `busseg crossval`.")],
     run: Annotated[Path, typer.Option(help="Folder of `busseg train --all`.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
+    float16: Annotated[bool, typer.Option(help="Store the ONNX file's weights in half precision.")] = False,
 ):
     """Give a model its temperature and its sense for foreign images, and export it."""
-    print(json.dumps(ship(find_samples(data), crossval, run, out), indent=2))
+    print(json.dumps(ship(find_samples(data), crossval, run, out, float16), indent=2))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from busseg.data.images import fit_to_native, fit_to_square, read_image
 from busseg.data.sample import CLASSES, LABEL, MASK
 
 THRESHOLD = 0.5
-SHIPPED = Path(__file__).parent / "weights" / "best.onnx"
+# The models that come with the package; `weights/README.md` tells of them.
+SHIPPED = {name: Path(__file__).parent / "weights" / f"{name}.onnx" for name in ("best", "small")}
 UNREADABLE = "not like a breast ultrasound"
 _TOLD = ("uncertainty", "novelty")  # one number an image, of models that tell it
 
@@ -74,18 +75,18 @@ class Predictor:
     """A trained model that predicts images of any size.
 
     Args:
-        model: A `keras.Model`, or the path of a run's folder, a `.keras` file, an `.onnx` file or a
-            SavedModel folder. By default the model that comes with the package, which `weights/README.md` tells of.
+        model: Name of a model that comes with the package, "best" or "small", or the path of a run's folder, a `.keras`
+            file, an `.onnx` file or a SavedModel folder, or a `keras.Model`.
 
     Raises:
         FileNotFoundError: If there is no model at the path.
         ValueError: If what is there is no model of busseg: one square grey image in, `mask` and `label` out.
     """
 
-    def __init__(self, model=SHIPPED):
+    def __init__(self, model="best"):
         if isinstance(model, (str, Path)):
             source = model
-            self._run, inputs, outputs = _load(Path(model))
+            self._run, inputs, outputs = _load(SHIPPED.get(str(model)) or Path(model))
         else:
             source = getattr(model, "name", type(model).__name__)
             self._run, inputs, outputs = _from_keras(model)
