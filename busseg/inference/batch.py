@@ -122,7 +122,8 @@ def predict_files(predictor, inputs, out, resume=False, probability_maps=False, 
     pool = ThreadPoolExecutor(_THREADS)
     try:
         read = _in_turn(pool, _try_to_read, (path for path in inputs if str(path) not in done))
-        predicted = _in_turn(pool, partial(_write, out, inputs, probability_maps), _predicted(predictor, read))
+        write = partial(_write, out, inputs, probability_maps, json_lines)
+        predicted = _in_turn(pool, write, _predicted(predictor, read))
         for path in inputs:
             if str(path) in done:
                 yield done[str(path)][0]
@@ -187,8 +188,8 @@ def _predicted(predictor, read):
             yield path, image, error, next(predictions) if error is None else None
 
 
-def _write(out, inputs, probability_maps, predicted):
-    """Write a file's results; return its row and its line."""
+def _write(out, inputs, probability_maps, json_lines, predicted):
+    """Write a file's results; return its row and, if wanted, its line."""
     path, image, error, prediction = predicted
     if error is not None:
         row = dict.fromkeys(FIELDS, "") | {"file": str(path), "error": error}
@@ -198,7 +199,7 @@ def _write(out, inputs, probability_maps, predicted):
     write_image(overlay, draw_overlay(image, prediction))
     if probability_maps:
         write_image(probability, np.rint(255 * prediction.probability_map).astype(np.uint8))
-    return _row(path, prediction), _line(path, prediction)
+    return _row(path, prediction), _line(path, prediction) if json_lines else None
 
 
 def _row(path, prediction):
