@@ -31,12 +31,23 @@ def phantom_samples(phantom_folder):
 
 @pytest.fixture(scope="session")
 def busi_folder():
-    """The real BUSI folder: the one `BUSSEG_BUSI` names, or the first found in its usual places."""
-    places = (os.environ.get("BUSSEG_BUSI"), REPOSITORY.parent / "shared/data/busi", REPOSITORY / "data/busi")
-    for place in places:
+    """The real BUSI folder."""
+    return _real_folder("busi")
+
+
+@pytest.fixture(scope="session")
+def breakhis_folder():
+    """Real images of BreaKHis, all or a few."""
+    return _real_folder("breakhis")
+
+
+def _real_folder(name):
+    """The folder that `BUSSEG_NAME` tells, or the first found in its usual places."""
+    told = os.environ.get(f"BUSSEG_{name.upper()}")
+    for place in (told, REPOSITORY.parent / "shared/data" / name, REPOSITORY / "data" / name):
         if place and Path(place).is_dir():
             return Path(place)
-    pytest.skip("needs BUSI; see data/README.md")
+    pytest.skip(f"needs {name}; see data/README.md")
 
 
 @pytest.fixture(scope="session")

@@ -363,7 +363,7 @@ def without_anything(data):
 def of_another_shape(data):
     for label in CLASSES:
         (data / label).rename(data / label.upper())
-    return "found neither: "
+    return "found none: "
 
 
 @pytest.mark.parametrize("verb", ["split", "train", "evaluate"])

@@ -7,14 +7,14 @@ def find_samples(root):
     """Find the samples of a dataset folder, whichever of the known shapes it has.
 
     Args:
-        root: Path of a BUSI folder (see `busi.find_samples`), of one that holds just that folder, as the archive of
-            BUSI does, or of a folder of pairs (see `pairs.find_samples`).
+        root: Path of a folder of BUSI (see `busi.find_samples`), of BreaKHis (see `breakhis.find_samples`) or of pairs
+            (see `pairs.find_samples`), or of one that holds just that folder, as archives do.
 
     Returns:
         List of `Sample`, sorted by name.
 
     Raises:
-        FileNotFoundError: If the folder is missing or has neither shape.
+        FileNotFoundError: If the folder is missing or has none of these shapes.
     """
     reader, folder = find_reader(root)
     return reader.find_samples(folder)
@@ -27,13 +27,13 @@ def find_reader(root):
         root: Path of a folder; see `find_samples`.
 
     Returns:
-        `(reader, folder)`: the module that reads it, `busi` or `pairs`, and the folder that has the shape: `root`, or
-        the only one inside.
+        `(reader, folder)`: the module that reads it, `busi`, `breakhis` or `pairs`, and the folder that has the shape:
+        `root`, or the only one inside.
 
     Raises:
-        FileNotFoundError: If the folder is missing or has neither shape.
+        FileNotFoundError: If the folder is missing or has none of these shapes.
     """
-    from busseg.data import busi, pairs
+    from busseg.data import breakhis, busi, pairs
     from busseg.data.sample import CLASSES
 
     root = Path(root)
@@ -45,6 +45,10 @@ def find_reader(root):
     names = {path.name for path in inner}
     if names & {"images", "masks"}:
         return pairs, root
+    if breakhis.is_breakhis(root):  # before BUSI, which has folders of the same names
+        return breakhis, root
     if names & set(CLASSES):
         return busi, root
-    raise FileNotFoundError(f"Expected the folders {', '.join(CLASSES)}, or images and masks, found neither: {root}")
+    raise FileNotFoundError(
+        f"Expected the folders {', '.join(CLASSES)}, or images and masks, or files of BreaKHis, found none: {root}"
+    )

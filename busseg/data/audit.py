@@ -3,6 +3,7 @@
 import os
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from busseg.data import busi, find_reader
+from busseg.data import breakhis, busi, find_reader
 from busseg.data.burned_in import has_marks
 from busseg.data.duplicates import content_groups, find_copies
 from busseg.data.images import read_image, read_mask
@@ -24,6 +25,8 @@ FINDINGS = {
     "missing_mask": "images without a mask",
     "orphan_mask": "masks without an image",
     "bad_label": "faults in labels.csv",
+    "wrong_name": "files not named or placed as in BreaKHis",
+    "two_subtypes": "slides that stand under two subtypes",
     "misaligned_mask": "masks of another size than their image",
     "empty_mask": "images without a lesion drawn, though not normal",
     "lesion_on_normal": "normal images with a lesion drawn",
@@ -77,7 +80,8 @@ def audit_dataset(root, progress=iter):
     if not samples:
         raise faults[0][2]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        looks = [look for _, look in zip(progress(samples), pool.map(_look, samples))]
+        look_at = partial(_look, scans=reader is not breakhis)
+        looks = [look for _, look in zip(progress(samples), pool.map(look_at, samples))]
     readable = [sample.image for sample, look in zip(samples, looks) if look["width_px"]]
     copies = find_copies(readable, progress)
     group_of = content_groups([sample.image for sample in samples], copies)
@@ -123,8 +127,11 @@ def audit_dataset(root, progress=iter):
 
 
 # === One image ===
-def _look(sample):
-    """What one image and its masks are: a dict, with the `(kind, path, detail)` of what was found."""
+def _look(sample, scans):
+    """What one image and its masks are: a dict, with the `(kind, path, detail)` of what was found.
+
+    Colour and marks are told of `scans` alone; stained tissue is nothing but colour.
+    """
     look = {"width_px": None, "height_px": None, "format": None, "marked": None, "lesion_fraction": None}
     look |= {"mask_formats": [], "found": []}
     shape = None
@@ -134,9 +141,9 @@ def _look(sample):
         look["found"].append(("unreadable", sample.image, _reason(error, sample.image)))
     else:
         shape = image.shape
-        look |= {"height_px": shape[0], "width_px": shape[1], "marked": has_marks(image)}
+        look |= {"height_px": shape[0], "width_px": shape[1], "marked": scans and has_marks(image)}
         look["format"], colour = _format_and_colour(sample.image)
-        if colour >= COLOUR_SHARE:
+        if scans and colour >= COLOUR_SHARE:
             look["found"].append(("colour_overlay", sample.image, f"{colour:.2%} of the pixels"))
         if look["marked"]:
             look["found"].append(("burned_in", sample.image, ""))

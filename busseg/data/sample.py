@@ -4,6 +4,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CLASSES = ("normal", "benign", "malignant")
+# What is asked of an image, and the answers in the order of a model's outputs. Lesions are marked in ultrasound only.
+TASKS = {
+    "ultrasound": CLASSES,
+    "histology": ("benign", "malignant"),
+    "subtypes": (
+        "adenosis",
+        "fibroadenoma",
+        "phyllodes_tumor",
+        "tubular_adenoma",
+        "ductal_carcinoma",
+        "lobular_carcinoma",
+        "mucinous_carcinoma",
+        "papillary_carcinoma",
+    ),
+}
 MASK = "mask"
 LABEL = "label"
 
@@ -16,7 +31,7 @@ class Sample:
         name: Path of the image relative to its dataset's root, with forward slashes. Names a sample in every CSV.
         image: Path of the image file.
         masks: Paths of the mask files. The lesion is their union.
-        label: One of `CLASSES`, or None where the dataset tells no class.
+        label: One of the classes of its task, see `TASKS`, or None where the dataset tells no class.
         group: Samples of one group (copies of one scan, scans of one patient) must stay in one part of a split.
     """
 

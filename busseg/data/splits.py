@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
+from busseg.data.breakhis import parse_name
 from busseg.data.files import read_csv, write_csv
 from busseg.data.sample import Sample
 
@@ -47,15 +48,46 @@ def grouped_splits(samples, folds=5, seed=0, keep_conflicts=False):
         samples = _of_one_class(samples)
     if not samples:
         raise ValueError("Expected samples to split, found none whose group has a single class")
-    least = max(folds, 4)  # of two folds one is tested; the other holds one to validate by, one to learn from
+    # Of two folds one is tested; the other holds one to validate by, one to learn from.
+    splits = _split(samples, folds, seed, least=max(folds, 4))
+    return [Split(one.train, _one_a_group(one.validation), _one_a_group(one.test)) for one in splits]
+
+
+def patient_splits(samples, folds=5, seed=0):
+    """Split the slides of BreaKHis into stratified folds that never part a patient, whose images are all scored.
+
+    Arguments, the share of the parts and the patients left out are those of `grouped_splits`. Each part has its share
+    of each magnification. A class of fewer patients than folds is not tested in all of them.
+
+    Args:
+        samples: Sequence of `Sample` of BreaKHis, whose groups are the patients.
+        folds: Number of folds, at least 2. Every patient is tested in exactly one.
+        seed: Integer. The same seed gives the same folds.
+
+    Returns:
+        List of `Split`, one a fold.
+
+    Raises:
+        ValueError: If a class has fewer than three patients, or a sample is not named as in BreaKHis.
+    """
+    if folds < 2:
+        raise ValueError(f"Expected at least 2 folds, found {folds}")
+    samples = _of_one_class(samples)
+    if not samples:
+        raise ValueError("Expected samples to split, found none whose patient has a single class")
+    return _split(samples, folds, seed, 3, lambda sample: f"{sample.label} {parse_name(sample.name).magnification}")
+
+
+def _split(samples, folds, seed, least, stratum=lambda sample: str(sample.label)):
+    """Splits of all the images of each group; those of a `stratum` are spread evenly over the folds."""
     for label, count in _groups_a_class(samples).items():
         if count < least:
             raise ValueError(f"Expected at least {least} groups of images a class, found {count} of {label}")
     splits = []
-    for rest, test in _folds(samples, folds, seed):
+    for rest, test in _folds(samples, folds, seed, stratum):
         fewest = min(_groups_a_class(rest).values())
-        train, validation = next(_folds(rest, max(2, min(5, fewest)), seed))
-        splits.append(Split(tuple(train), _one_a_group(validation), _one_a_group(test)))
+        train, validation = next(_folds(rest, max(2, min(5, fewest)), seed, stratum))
+        splits.append(Split(tuple(train), tuple(validation), tuple(test)))
     return splits
 
 
@@ -110,11 +142,11 @@ def _groups_a_class(samples):
     return Counter(label for label, _ in sorted({(str(sample.label), sample.group) for sample in samples}))
 
 
-def _folds(samples, folds, seed):
-    labels = [str(sample.label) for sample in samples]
+def _folds(samples, folds, seed, stratum):
+    strata = [stratum(sample) for sample in samples]
     groups = [sample.group for sample in samples]
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    for inside, outside in splitter.split(np.zeros(len(samples)), labels, groups):
+    for inside, outside in splitter.split(np.zeros(len(samples)), strata, groups):
         yield [samples[i] for i in inside], [samples[i] for i in outside]
 
 

@@ -339,7 +339,7 @@ def test_missing_folder_is_refused(tmp_path):
 
 
 def test_folder_of_no_known_shape_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"^Expected the folders .*, found neither: "):
+    with pytest.raises(FileNotFoundError, match=r"^Expected the folders .*, found none: "):
         audit_dataset(tmp_path)
 
 

@@ -58,7 +58,7 @@ def test_half_a_dataset_is_told_what_it_lacks(tmp_path, only, message):
 @pytest.mark.parametrize("names", [(), ("a.png",), ("one/a.png", "two/a.png"), ("one/a.png",)])
 def test_folder_of_neither_shape_is_refused(tmp_path, names):
     add(tmp_path, *names)
-    with pytest.raises(FileNotFoundError, match=r"^Expected the folders .*images and masks, found neither: ") as error:
+    with pytest.raises(FileNotFoundError, match=r"^Expected the folders .*images and masks, .*, found none: ") as error:
         find_samples(tmp_path)
     assert str(tmp_path) in str(error.value)
 
