@@ -21,17 +21,19 @@ def is_image(path):
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
-def read_image(path):
-    """Read an image file as grey values.
+def read_image(path, colour=False):
+    """Read an image file as grey values, or as colours.
 
-    Colour is turned to luma, 16 bit is scaled to 8 by the type's full range, transparent pixels are laid on black
-    (where there is no echo), and the orientation a camera noted in the file is applied.
+    To grey values, colour is turned to luma, and transparent pixels are laid on black, where there is no echo; colours
+    are laid on white, where there is no tissue. 16 bit is scaled to 8 by the type's full range, and the orientation a
+    camera noted in the file is applied.
 
     Args:
         path: Path of a PNG, JPEG, BMP or TIFF file.
+        colour: Whether to read colours.
 
     Returns:
-        Array `(height, width)`, uint8.
+        Array `(height, width)`, uint8; with `colour`, `(height, width, 3)`, RGB.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -46,7 +48,7 @@ def read_image(path):
         with Image.open(path, formats=("PNG", "JPEG", "BMP", "TIFF")) as image:
             refusal = _refusal(image)
             if not refusal:
-                return _to_grey(ImageOps.exif_transpose(image))
+                return (_to_colour if colour else _to_grey)(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError as error:  # from twice Pillow's own limit on
         raise ValueError(f"Expected at most {MAX_PIXELS} pixels, found more ({error}): {path}") from error
     except Image.UnidentifiedImageError as error:
@@ -77,6 +79,15 @@ def _to_grey(image):
         pixels = np.asarray(image.convert("RGBA").convert("LA"), dtype=np.float32)
         return np.round(pixels[..., 0] * pixels[..., 1] / 255.0).astype(np.uint8)
     return np.asarray(image.convert("L"))
+
+
+def _to_colour(image):
+    if image.mode.startswith("I;16"):
+        return np.repeat(_to_grey(image)[..., None], 3, axis=2)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("RGB"))
 
 
 def read_mask(paths, shape):
@@ -129,16 +140,17 @@ def fit_to_square(pixels, size):
     """Fit an image or mask into the model's square: aspect kept, centred, the rest filled with 0.
 
     Args:
-        pixels: Array `(height, width)`, uint8. A mask, 0 or 1, stays so.
+        pixels: Array `(height, width)` or `(height, width, 3)`, uint8. A mask, 0 or 1, stays so.
         size: Side of the square in pixels.
 
     Returns:
-        Array `(size, size)`, uint8.
+        Array `(size, size)` or `(size, size, 3)`, uint8.
     """
-    top, left, height, width = _placement(pixels.shape, size)
+    shape, channels = pixels.shape[:2], pixels.shape[2:]
+    top, left, height, width = _placement(shape, size)
     # Area averaging keeps speckle from aliasing when the image shrinks; for growing, linear.
-    method = cv2.INTER_AREA if size < max(pixels.shape) else cv2.INTER_LINEAR
-    square = np.zeros((size, size), np.uint8)
+    method = cv2.INTER_AREA if size < max(shape) else cv2.INTER_LINEAR
+    square = np.zeros((size, size, *channels), np.uint8)
     square[top : top + height, left : left + width] = cv2.resize(pixels, (width, height), interpolation=method)
     return square
 

@@ -31,6 +31,25 @@ def test_grey_values_come_back_from_every_mode(tmp_path, mode):
     np.testing.assert_array_equal(read, GREY)
 
 
+def test_colours_come_back(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", Image.fromarray(colours)), colour=True), colours)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "LA", "1", "I;16"])
+def test_every_mode_reads_as_three_channels(tmp_path, mode):
+    image = Image.fromarray(GREY.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(GREY).convert(mode)
+    path = save(tmp_path / "a.png", image)
+    np.testing.assert_array_equal(read_image(path, colour=True), np.repeat(read_image(path)[..., None], 3, axis=2))
+
+
+def test_transparent_colours_are_laid_on_white(tmp_path):
+    image = Image.new("RGBA", (2, 1), (200, 0, 100, 0))
+    image.putpixel((1, 0), (200, 0, 100, 255))
+    read = read_image(save(tmp_path / "a.png", image), colour=True)
+    assert read.tolist() == [[[255, 255, 255], [200, 0, 100]]]
+
+
 def test_one_bit_reads_as_0_and_255(tmp_path):
     path = save(tmp_path / "a.png", Image.fromarray(GREY > 127))
     with Image.open(path) as image:
@@ -342,3 +361,12 @@ def test_padding_does_not_leak_into_the_native_map():
     values = np.zeros((64, 64), np.float32)
     values[:24], values[40:] = 1, 1  # outside the 16 rows that an image of 100 x 400 fills
     assert not fit_to_native(values, (100, 400)).any()
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_colours_are_fitted_channel_by_channel(shape):
+    colours = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    square = fit_to_square(colours, 64)
+    assert square.shape == (64, 64, 3)
+    for channel in range(3):
+        np.testing.assert_array_equal(square[..., channel], fit_to_square(colours[..., channel], 64))
