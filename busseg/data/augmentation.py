@@ -116,9 +116,35 @@ def scanner_augmentation():
     )
 
 
+def stain_augmentation():
+    """What differs between laboratories and slides of tissue, for images in colour.
+
+    Geometry: any flip and right-angle turn, for tissue has no way up. Colour: other amounts of haematoxylin and eosin
+    (the image taken apart into its stains, as by Ruifrok and Johnston), hue, saturation, brightness and contrast.
+    Sharpness: blur.
+    """
+    return A.Compose(
+        [
+            A.SquareSymmetry(p=1),
+            A.HEStain(
+                method="preset",
+                preset="ruifrok",
+                intensity_scale_range=(0.7, 1.3),
+                intensity_shift_range=(-0.1, 0.1),
+                augment_background=True,
+                p=0.5,
+            ),
+            A.HueSaturationValue(hue_shift_limit=8, sat_shift_limit=20, val_shift_limit=0, p=0.5),
+            A.RandomBrightnessContrast(brightness_limit=0.15, contrast_limit=0.2, p=0.5),
+            A.GaussianBlur(sigma_limit=(0.5, 1.5), blur_limit=0, p=0.2),
+        ]
+    )
+
+
 AUGMENTATIONS = {
     "none": no_augmentation,
     "card": card_augmentation,
     "strong": strong_augmentation,
     "scanner": scanner_augmentation,
+    "stain": stain_augmentation,
 }

@@ -8,7 +8,7 @@ import numpy as np
 
 from busseg.data.augmentation import AUGMENTATIONS
 from busseg.data.images import fit_to_square, read_image, read_mask
-from busseg.data.sample import CLASSES, LABEL, MASK
+from busseg.data.sample import LABEL, MASK, TASKS
 
 BALANCES = ("none", "weights", "sampling")
 
@@ -16,8 +16,9 @@ BALANCES = ("none", "weights", "sampling")
 class Batches(keras.utils.PyDataset):
     """Batches of `(image, {"mask", "label"})`, or `(image, {...}, sample weights)` where weights differ.
 
-    Image: `(batch, size, size, 1)` float32, 0..255. Mask: the same shape, 0 or 1. Label: `(batch, 3)` float32, one-hot
-    in the order of `CLASSES`; the label of a sample without one has weight 0.
+    Image: `(batch, size, size, 1)` float32, 0..255. Mask: the same shape, 0 or 1. Label: `(batch, classes)` float32,
+    one-hot in the order of the task's classes; the label of a sample without one has weight 0. Images of histology are
+    in colour, `(batch, size, size, 3)`, and have no mask: their batches are `(image, {"label"})`.
 
     Every batch is a function of seed, epoch and index alone, so workers may finish in any order, and an epoch that is
     repeated gives the same batches. Give `fit` its `shuffle=False`: by default Keras shuffles the batches of an epoch
@@ -27,15 +28,16 @@ class Batches(keras.utils.PyDataset):
         samples: Sequence of `Sample`.
         image_size: Side of the model's square in pixels.
         batch_size: Samples a batch. The last batch of an epoch may be smaller.
-        augmentation: One of `AUGMENTATIONS`: "none", "card", "strong" or "scanner".
+        augmentation: One of `AUGMENTATIONS`: "none", "card", "strong" or "scanner"; of tissue, "none" or "stain".
         shuffle: Whether each epoch has its own order.
         balance: How rare classes are brought up: "none"; "weights" weighs each label by the inverse frequency of its
             class; "sampling" draws every class equally often, with repetition.
         seed: Integer.
         epoch: Number of the epoch to begin with. Counts up at the end of each. Keras ends one before its first, so that
             `fit` begins with `epoch + 1`.
-        cache: Whether to keep the decoded, resized images in memory (2 bytes a pixel).
+        cache: Whether to keep the decoded, resized images in memory (2 bytes a pixel, of colours 3).
         workers: Number of threads that prepare batches ahead.
+        task: One of `TASKS`.
     """
 
     def __init__(
@@ -50,11 +52,16 @@ class Batches(keras.utils.PyDataset):
         epoch=0,
         cache=True,
         workers=1,
+        task="ultrasound",
     ):
         super().__init__(workers=workers)
         if not samples:
             raise ValueError("Expected at least one sample, found none")
-        for name, value, allowed in (("augmentation", augmentation, AUGMENTATIONS), ("balance", balance, BALANCES)):
+        for name, value, allowed in (
+            ("augmentation", augmentation, AUGMENTATIONS),
+            ("balance", balance, BALANCES),
+            ("task", task, TASKS),
+        ):
             if value not in allowed:
                 raise ValueError(f"`{name}` must be one of {', '.join(allowed)}. Received: {name}={value!r}")
         self.samples = tuple(samples)
@@ -65,9 +72,11 @@ class Batches(keras.utils.PyDataset):
         self.balance = balance
         self.seed = seed
         self.epoch = epoch
+        self._marked = task == "ultrasound"
         self._cache = {} if cache else None
         self._thread = threading.local()
-        self._classes = np.array([-1 if s.label is None else CLASSES.index(s.label) for s in self.samples])
+        self._count = len(TASKS[task])
+        self._classes = np.array([-1 if s.label is None else TASKS[task].index(s.label) for s in self.samples])
         self._weights = _label_weights(self._classes, balance)
 
     def __len__(self):
@@ -76,14 +85,16 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, index):
         chosen = self._order()[index * self.batch_size : (index + 1) * self.batch_size]
         images, masks = zip(*(self._augmented(i, place) for place, i in enumerate(chosen, index * self.batch_size)))
-        image = np.stack(images)[..., None].astype(np.float32)
         classes = self._classes[chosen]
         # The label of an unlabelled sample is all zeros; its weight of 0 keeps it out of losses and metrics.
-        label = (classes[:, None] == np.arange(len(CLASSES))).astype(np.float32)
-        targets = {MASK: np.stack(masks)[..., None].astype(np.float32), LABEL: label}
-        if np.all(self._weights == 1):
-            return image, targets
-        return image, targets, {MASK: np.ones(len(chosen), np.float32), LABEL: self._weights[chosen]}
+        targets = {LABEL: (classes[:, None] == np.arange(self._count)).astype(np.float32)}
+        weights = {LABEL: self._weights[chosen]}
+        image = np.stack(images).astype(np.float32)
+        if self._marked:
+            image = image[..., None]
+            targets[MASK] = np.stack(masks)[..., None].astype(np.float32)
+            weights[MASK] = np.ones(len(chosen), np.float32)
+        return (image, targets) if np.all(self._weights == 1) else (image, targets, weights)
 
     def on_epoch_end(self):
         self.epoch += 1
@@ -92,7 +103,8 @@ class Batches(keras.utils.PyDataset):
         """Read sample number `index` and fit it to the square.
 
         Returns:
-            `(image, mask)`, both `(size, size)` uint8: 0..255, and 0 or 1.
+            `(image, mask)`, both `(size, size)` uint8: 0..255, and 0 or 1. Of tissue the image is `(size, size, 3)` and
+            the mask None.
 
         Raises:
             OSError, ValueError: If a file is missing, broken or of the wrong size; see `images`.
@@ -100,9 +112,9 @@ class Batches(keras.utils.PyDataset):
         if self._cache is not None and index in self._cache:
             return self._cache[index]
         sample = self.samples[index]
-        image = read_image(sample.image)
-        mask = read_mask(sample.masks, image.shape)
-        pair = fit_to_square(image, self.image_size), fit_to_square(mask, self.image_size)
+        image = read_image(sample.image, colour=not self._marked)
+        mask = fit_to_square(read_mask(sample.masks, image.shape), self.image_size) if self._marked else None
+        pair = fit_to_square(image, self.image_size), mask
         if self._cache is not None:
             self._cache[index] = pair
         return pair
@@ -126,8 +138,8 @@ class Batches(keras.utils.PyDataset):
         # Not by `set_random_seed`: that gives every step of a pipeline the same numbers, so all of them act or none.
         numbers = np.random.default_rng([self.seed, self.epoch, place])
         self._thread.augment.set_random_state(numbers, Random(int(numbers.integers(2**63))))
-        changed = self._thread.augment(image=image, mask=mask)
-        return changed["image"], changed["mask"]
+        changed = self._thread.augment(image=image) if mask is None else self._thread.augment(image=image, mask=mask)
+        return changed["image"], changed.get("mask")
 
 
 def _label_weights(classes, balance):

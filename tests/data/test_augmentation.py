@@ -9,6 +9,7 @@ import pytest
 from busseg.data.augmentation import AUGMENTATIONS
 
 DRAWS = 400
+OF_SCANS = [name for name in AUGMENTATIONS if name != "stain"]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_no_augmentation_changes_nothing(pair):
         np.testing.assert_array_equal(mask, pair[1])
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("name", OF_SCANS)
 @pytest.mark.parametrize("shape", [(64, 64), (33, 48)])
 def test_shapes_and_types_are_kept(name, shape):
     source = np.full(shape, 100, np.uint8), np.eye(*shape, dtype=np.uint8)
@@ -62,7 +63,7 @@ def test_shapes_and_types_are_kept(name, shape):
         assert image.dtype == mask.dtype == np.uint8
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("name", OF_SCANS)
 def test_the_source_is_not_written_to(pair, name):
     image, mask = (part.copy() for part in pair)
     for _ in draws(name, image, mask, count=50):
@@ -175,3 +176,39 @@ def test_importing_asks_albumentations_not_to_use_the_network_unless_told(set_be
     )
     told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert told.stdout.strip() == expected
+
+
+# === Tissue ===
+@pytest.fixture(scope="module")
+def tissue():
+    """Pink, with a purple corner."""
+    image = np.full((48, 48, 3), (230, 160, 200), np.uint8)
+    image[:12, :20] = (90, 60, 140)
+    return image
+
+
+def test_stain_keeps_shape_type_and_source(tissue):
+    before, augment = tissue.copy(), AUGMENTATIONS["stain"]()
+    for seed in range(50):
+        changed = seeded(augment, seed)(image=tissue)["image"]
+        assert (changed.shape, changed.dtype) == (tissue.shape, np.uint8)
+    np.testing.assert_array_equal(tissue, before)
+
+
+def test_stain_is_repeated_by_its_seed(tissue):
+    one, other = AUGMENTATIONS["stain"](), AUGMENTATIONS["stain"]()
+    first = [seeded(one, seed)(image=tissue)["image"] for seed in range(20)]
+    for seed, expected in reversed(list(enumerate(first))):
+        np.testing.assert_array_equal(seeded(other, seed)(image=tissue)["image"], expected)
+
+
+def test_stain_turns_to_all_eight_sides_and_changes_each_channel(tissue):
+    changed = [seeded(AUGMENTATIONS["stain"](), seed)(image=tissue)["image"] for seed in range(100)]
+    corners = {
+        tuple((image[..., 0] < 0.75 * image[..., 0].max()).nonzero()[axis].max() for axis in (0, 1))
+        for image in changed
+    }
+    assert len(corners) >= 8
+    for channel in range(3):
+        means = [image[..., channel].mean() for image in changed]
+        assert np.std(means) > 5

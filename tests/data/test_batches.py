@@ -7,10 +7,13 @@ import keras
 import numpy as np
 import pytest
 
+from busseg.data import find_samples as find_any
 from busseg.data.batches import Batches
+from busseg.data.breakhis import label_by_subtype
 from busseg.data.busi import find_samples
 from busseg.data.images import fit_to_square, read_image, read_mask
 from busseg.data.sample import CLASSES, LABEL, MASK
+from busseg.data.tissue import write_tissue
 
 SIZE = 32
 
@@ -210,7 +213,7 @@ def test_no_sample_is_refused():
     [
         (
             {"augmentation": "weak"},
-            "`augmentation` must be one of none, card, strong, scanner. Received: augmentation='weak'",
+            "`augmentation` must be one of none, card, strong, scanner, stain. Received: augmentation='weak'",
         ),
         ({"balance": "yes"}, "`balance` must be one of none, weights, sampling. Received: balance='yes'"),
     ],
@@ -287,3 +290,27 @@ def test_keras_scores_masks_and_labels_and_skips_missing_labels(phantom_samples)
     scores = model.evaluate(Batches(samples, SIZE, 10, workers=2), verbose=0, return_dict=True)
     assert scores["label_categorical_crossentropy"] == pytest.approx(np.log(3), rel=1e-4)  # over the 20 with a label
     assert scores["loss"] == pytest.approx(0.5 + np.log(3) * 20 / 30, rel=1e-4)  # a loss is averaged over all 30
+
+
+# === Tissue ===
+@pytest.mark.parametrize("augmentation", ["none", "stain"])
+def test_tissue_comes_in_colour_and_without_masks(tmp_path, augmentation):
+    write_tissue(tmp_path, patients=1, images=1)
+    samples = find_any(tmp_path)
+    batches = Batches(samples, SIZE, batch_size=4, augmentation=augmentation, task="histology")
+    image, targets = batches[0]
+    assert image.shape == (4, SIZE, SIZE, 3)
+    assert image.dtype == np.float32
+    assert set(targets) == {LABEL}
+    np.testing.assert_array_equal(targets[LABEL], [[1, 0]] * 4)  # the benign ones come first
+    np.testing.assert_array_equal(batches[1][1][LABEL], [[0, 1]] * 4)
+    if augmentation == "none":
+        native = read_image(samples[0].image, colour=True)
+        np.testing.assert_array_equal(image[0], fit_to_square(native, SIZE))
+
+
+def test_subtypes_are_one_hot_in_their_order(tmp_path):
+    write_tissue(tmp_path, patients=1, images=1)
+    _, targets = Batches(label_by_subtype(find_any(tmp_path)), SIZE, batch_size=8, task="subtypes")[0]
+    assert targets[LABEL].shape == (8, 8)
+    assert targets[LABEL].argmax(axis=1).tolist() == [0] * 4 + [4] * 4  # adenosis, ductal carcinoma
