@@ -14,7 +14,7 @@ from keras import applications, layers
 
 from busseg.models import efficientnet_lite
 from busseg.models.attention import CBAM
-from busseg.models.normalization import normalize
+from busseg.models.normalization import NORMALIZATIONS, normalize
 
 # Of each network of `keras.applications`: how grey levels become what it expects, and the layers that end its levels.
 _APPLICATIONS = {
@@ -55,6 +55,35 @@ def finest_stride(encoder):
 def deepest(encoder):
     """The largest depth an encoder has: levels below its finest. None if it has no end."""
     return None if encoder == "plain" else 3 if encoder == "convnext_tiny" else 4
+
+
+def check_encoder(image_size, encoder, width, depth, frozen, folded, normalization):
+    """Refuse what `encode` cannot build.
+
+    Raises:
+        ValueError: If an argument is out of its range; for a wrong `image_size` it names the nearest right one.
+    """
+    for name, value, allowed in (("encoder", encoder, ENCODERS), ("normalization", normalization, NORMALIZATIONS)):
+        if value not in allowed:
+            raise ValueError(f"`{name}` must be one of {', '.join(allowed)}. Received: {name}={value!r}")
+    for name, value in (("width", width), ("depth", depth)):
+        if value < 1:
+            raise ValueError(f"`{name}` must be >= 1. Received: {name}={value}")
+    most = deepest(encoder)
+    if most and depth > most:
+        raise ValueError(f"`depth` must be <= {most} with the encoder {encoder}. Received: depth={depth}")
+    if not 0 <= frozen <= depth + 1:
+        raise ValueError(f"`frozen` must be in [0, {depth + 1}], the encoder's levels. Received: frozen={frozen}")
+    lites = efficientnet_lite.SCALES
+    if folded and encoder not in lites:
+        raise ValueError(f"`folded` is for {', '.join(lites)}. Received: folded=True, encoder={encoder!r}")
+    stride = finest_stride(encoder) * 2**depth
+    if image_size is not None and (image_size < stride or image_size % stride):
+        nearest = max(stride, round(image_size / stride) * stride)
+        raise ValueError(
+            f"`image_size` must be a multiple of {stride}, the stride of the bottleneck at this depth. The nearest is "
+            f"{nearest}. Received: image_size={image_size}"
+        )
 
 
 def encode(

@@ -4,9 +4,8 @@ import keras
 from keras import layers
 
 from busseg.models.attention import AttentionGate
-from busseg.models.efficientnet_lite import SCALES
-from busseg.models.encoders import ENCODERS, conv_block, deepest, encode, finest_stride
-from busseg.models.normalization import NORMALIZATIONS
+from busseg.models.encoders import check_encoder, conv_block, encode, finest_stride
+from busseg.models.label_head import label_head
 
 DECODERS = ("concat", "add")
 
@@ -67,7 +66,9 @@ def build_unet(
         >>> model = build_unet(image_size=192, encoder="efficientnet_lite0", weights="imagenet")
         >>> model.compile("adam", loss={"mask": DiceLoss(), "label": "mae"})
     """
-    _check(image_size, classes, encoder, width, depth, decoder, frozen, folded, dropout, normalization)
+    if decoder not in DECODERS:
+        raise ValueError(f"`decoder` must be one of {', '.join(DECODERS)}. Received: decoder={decoder!r}")
+    check_encoder(image_size, encoder, width, depth, frozen, folded, normalization)
     image = keras.Input((image_size, image_size, 1), name="image")
     *skips, bottleneck = encode(
         image, encoder, weights, width, depth, normalization, cbam, frozen, frozen_depthwise, folded
@@ -75,7 +76,7 @@ def build_unet(
     decode = _decode_by_concat if decoder == "concat" else _decode_by_add
     finest = decode(bottleneck, skips, width, normalization, attention_gates)
     mask = _mask_head(finest, finest_stride(encoder))
-    label = _label_head(bottleneck, classes, dropout, normalized=encoder != "plain")
+    label = label_head([bottleneck], classes, dropout, normalized=encoder != "plain")
     return keras.Model(image, {"mask": mask, "label": label}, name=name)
 
 
@@ -113,43 +114,3 @@ def _mask_head(x, stride):
     x = layers.Conv2D(1, 1, dtype="float32", name="mask_conv")(x)
     x = layers.UpSampling2D(stride, interpolation="bilinear", dtype="float32", name="mask_up")(x)
     return layers.Activation("sigmoid", dtype="float32", name="mask")(x)
-
-
-def _label_head(x, classes, dropout, normalized):
-    # The average tells the tissue; the maximum finds a lesion that fills one cell of the bottleneck in twenty.
-    average = layers.GlobalAveragePooling2D(name="label_average")(x)
-    maximum = layers.GlobalMaxPooling2D(name="label_maximum")(x)
-    x = layers.Concatenate(name="label_pool")([average, maximum])
-    if normalized:  # a pretrained network's features are of any scale; large ones would be sure from the first step
-        x = layers.LayerNormalization(name="label_norm")(x)
-    x = layers.Dropout(dropout, name="label_dropout")(x)
-    return layers.Dense(classes, activation="softmax", dtype="float32", name="label")(x)
-
-
-def _check(image_size, classes, encoder, width, depth, decoder, frozen, folded, dropout, normalization):
-    for name, value, allowed in (
-        ("encoder", encoder, ENCODERS),
-        ("decoder", decoder, DECODERS),
-        ("normalization", normalization, NORMALIZATIONS),
-    ):
-        if value not in allowed:
-            raise ValueError(f"`{name}` must be one of {', '.join(allowed)}. Received: {name}={value!r}")
-    for name, value, least in (("classes", classes, 2), ("width", width, 1), ("depth", depth, 1)):
-        if value < least:
-            raise ValueError(f"`{name}` must be >= {least}. Received: {name}={value}")
-    most = deepest(encoder)
-    if most and depth > most:
-        raise ValueError(f"`depth` must be <= {most} with the encoder {encoder}. Received: depth={depth}")
-    if not 0 <= frozen <= depth + 1:
-        raise ValueError(f"`frozen` must be in [0, {depth + 1}], the encoder's levels. Received: frozen={frozen}")
-    if folded and encoder not in SCALES:
-        raise ValueError(f"`folded` is for {', '.join(SCALES)}. Received: folded=True, encoder={encoder!r}")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"`dropout` must be in [0, 1). Received: dropout={dropout}")
-    stride = finest_stride(encoder) * 2**depth
-    if image_size is not None and (image_size < stride or image_size % stride):
-        nearest = max(stride, round(image_size / stride) * stride)
-        raise ValueError(
-            f"`image_size` must be a multiple of {stride}, the stride of the bottleneck at this depth. The nearest is "
-            f"{nearest}. Received: image_size={image_size}"
-        )
