@@ -55,7 +55,8 @@ def cross_validate(samples, out, recipe, protocol="grouped", folds=5, seed=0, jo
     """
     splits = make_splits(protocol, samples, folds, seed)
     out = claim_folder(out, SETTINGS)
-    _settle(out, {"protocol": protocol, "folds": len(splits), "seed": seed, "recipe": dataclasses.asdict(recipe)})
+    settings = {"protocol": protocol, "folds": len(splits), "seed": seed, "recipe": dataclasses.asdict(recipe)}
+    _settle(out, recipe, settings)
     write_splits(out / "splits.csv", splits)
     by_name = {sample.name: sample for sample in samples}  # for the groups, which "random" has taken from its samples
     scored = [[by_name[sample.name] for sample in split.test or split.validation] for split in splits]
@@ -85,12 +86,14 @@ def cross_validate(samples, out, recipe, protocol="grouped", folds=5, seed=0, jo
     return summary
 
 
-def _settle(out, settings):
+def _settle(out, recipe, settings):
     """Write down what a cross-validation is made of, or check that it goes on with the same."""
     path = out / SETTINGS
     if not path.exists():
         write_text(path, json.dumps(settings, indent=2) + "\n")
     before = json.loads(path.read_text(encoding="utf-8"))
+    if "recipe" in before:  # a choice that busseg did not know when it was written was made as it is by default
+        before["recipe"] = dataclasses.asdict(type(recipe)()) | before["recipe"]
     for name, value in settings.items():
         if before.get(name) != value:
             raise ValueError(f"Expected the {name} of the cross-validation to go on with, found another: {path}")

@@ -3,21 +3,29 @@
 from pathlib import Path
 
 
-def find_samples(root):
+def find_samples(root, task=None):
     """Find the samples of a dataset folder, whichever of the known shapes it has.
 
     Args:
         root: Path of a folder of BUSI (see `busi.find_samples`), of BreaKHis (see `breakhis.find_samples`) or of pairs
             (see `pairs.find_samples`), or of one that holds just that folder, as archives do.
+        task: One of `TASKS`, which the samples are for: those of "subtypes" are labelled with these. None takes any.
 
     Returns:
         List of `Sample`, sorted by name.
 
     Raises:
         FileNotFoundError: If the folder is missing or has none of these shapes.
+        ValueError: If the samples are for another task.
     """
+    from busseg.data import breakhis
+
     reader, folder = find_reader(root)
-    return reader.find_samples(folder)
+    if task and (reader is breakhis) == (task == "ultrasound"):
+        wanted, found = ("scans", "tissue") if task == "ultrasound" else ("tissue", "scans")
+        raise ValueError(f"Expected {wanted}, for the task {task}, found a dataset of {found}: {folder}")
+    samples = reader.find_samples(folder)
+    return breakhis.label_by_subtype(samples) if task == "subtypes" else samples
 
 
 def find_reader(root):

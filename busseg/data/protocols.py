@@ -1,13 +1,13 @@
-"""The protocols by which BUSI is cross-validated, each by its name: which images, which folds, scored at which size."""
+"""The protocols of cross-validation, each by its name: which images, which folds, scored at which size."""
 
 import csv
 from importlib.resources import files
 from pathlib import Path
 
-from busseg.data.splits import Split, grouped_splits, random_splits
+from busseg.data.splits import Split, grouped_splits, patient_splits, random_splits
 
 PUBLISHED = files("busseg.data") / "published"
-PROTOCOLS = ("grouped", "random", "tang", "curated")
+PROTOCOLS = ("grouped", "random", "tang", "curated", "patient")
 # Side in pixels of the square that masks are scored at; the others score at native size.
 SCORED_SIZE = {"tang": 256}
 
@@ -19,11 +19,12 @@ def make_splits(protocol, samples, folds=5, seed=0):
     - "random": `random_splits`, the field's habit, for comparison.
     - "tang": `tang_splits`, three published splits of BUSI's lesion images.
     - "curated": `curated_splits`, four folds of a published choice of 450 images of BUSI.
+    - "patient": `patient_splits`, for BreaKHis: no patient of a tested image is trained with.
 
     Args:
         protocol: One of `PROTOCOLS`.
         samples: Sequence of `Sample`.
-        folds: Number of folds of "grouped" and "random"; that of the published ones is theirs.
+        folds: Number of folds of "grouped", "random" and "patient"; that of the published ones is theirs.
         seed: Integer. The same seed gives the same folds.
 
     Returns:
@@ -35,6 +36,8 @@ def make_splits(protocol, samples, folds=5, seed=0):
         return grouped_splits(samples, folds, seed)
     if protocol == "random":
         return random_splits(samples, folds, seed)
+    if protocol == "patient":
+        return patient_splits(samples, folds, seed)
     return tang_splits(samples) if protocol == "tang" else curated_splits(samples, seed)
 
 

@@ -17,8 +17,9 @@ from rich.progress import track
 
 from busseg.data.batches import Batches
 from busseg.data.files import claim_folder, read_csv, replacing, write_csv, write_text
-from busseg.data.sample import CLASSES, LABEL, MASK
+from busseg.data.sample import LABEL, MASK, TASKS
 from busseg.data.splits import PARTS, Split, read_split, write_splits
+from busseg.models.classifier import build_classifier
 from busseg.models.serving import average_mirrored, reconcile, tell_uncertainty
 from busseg.models.unet import build_unet
 from busseg.training.losses import LABEL_LOSSES, MASK_LOSSES
@@ -36,7 +37,7 @@ MODEL, HISTORY, RECIPE, SPLITS, ENVIRONMENT = (
 
 
 def fit(recipe, split, out, fold=0, resume=False, workers=2):
-    """Train a U-Net.
+    """Train a network: a U-Net for ultrasound, a classifier for tissue.
 
     The folder `out` then holds `model.keras`, the epoch with the lowest validation loss; `recipe.toml`, `splits.csv`,
     `history.csv` (a row an epoch), `environment.json`, TensorBoard's `logs/`, and `checkpoints/`, the last epoch with
@@ -76,12 +77,12 @@ def fit(recipe, split, out, fold=0, resume=False, workers=2):
     model = build_model(dataclasses.replace(recipe, weights="none") if history else recipe)
     train = Batches(
         split.train, recipe.image_size, recipe.batch_size, augmentation=recipe.augmentation, shuffle=True,
-        balance=recipe.balance, seed=recipe.seed, epoch=len(history), workers=workers,
+        balance=recipe.balance, seed=recipe.seed, epoch=len(history), workers=workers, task=recipe.task,
     )  # fmt: skip
     read = [train]
     validation = None
     if split.validation:
-        validation = Batches(split.validation, recipe.image_size, recipe.batch_size, workers=workers)
+        validation = Batches(split.validation, recipe.image_size, recipe.batch_size, workers=workers, task=recipe.task)
         read.append(validation)
     # Read everything once: a broken file shows before the first epoch, by name, and fills the cache.
     for batches, index in track([(b, i) for b in read for i in range(len(b.samples))], "Reading images"):
@@ -109,14 +110,19 @@ def fit(recipe, split, out, fold=0, resume=False, workers=2):
 
 def build_model(recipe):
     """The network of a recipe, with new weights."""
+    settings = {
+        "classes": len(TASKS[recipe.task]),
+        "weights": None if recipe.weights == "none" else recipe.weights,
+        **{
+            name: getattr(recipe, name)
+            for name in ("image_size", "encoder", "width", "depth", "frozen", "frozen_depthwise", "folded", "dropout",
+                         "normalization", "cbam")
+        },
+    }  # fmt: skip
     with _precision(recipe.precision):
-        return build_unet(
-            image_size=recipe.image_size, classes=len(CLASSES), encoder=recipe.encoder,
-            weights=None if recipe.weights == "none" else recipe.weights, width=recipe.width, depth=recipe.depth,
-            decoder=recipe.decoder, frozen=recipe.frozen, frozen_depthwise=recipe.frozen_depthwise,
-            folded=recipe.folded, dropout=recipe.dropout, normalization=recipe.normalization,
-            attention_gates=recipe.attention_gates, cbam=recipe.cbam,
-        )  # fmt: skip
+        if recipe.task != "ultrasound":
+            return build_classifier(**settings)
+        return build_unet(**settings, decoder=recipe.decoder, attention_gates=recipe.attention_gates)
 
 
 @contextmanager
@@ -138,16 +144,19 @@ def compile_model(model, recipe, steps_per_epoch):
         warmup_steps=warmup,
         decay_steps=max(1, recipe.epochs * steps_per_epoch - warmup),
     )
-    model.compile(
-        SlowEncoderAdamW(recipe.encoder_rate, learning_rate=learning_rate, weight_decay=recipe.weight_decay),
-        loss={MASK: MASK_LOSSES[recipe.mask_loss](), LABEL: LABEL_LOSSES[recipe.label_loss]()},
-        loss_weights={MASK: recipe.mask_weight, LABEL: recipe.label_weight},
-        metrics={MASK: [LesionDice(), LesionIoU(), CleanNormalRate()]},
-        # Weighted, because the label of a sample without one has weight 0.
-        weighted_metrics={
-            LABEL: ["accuracy", keras.metrics.AUC(multi_label=True, num_labels=len(CLASSES), name="auc")]
-        },
-    )
+    optimizer = SlowEncoderAdamW(
+        recipe.encoder_rate, recipe.head_epochs * steps_per_epoch,
+        learning_rate=learning_rate, weight_decay=recipe.weight_decay,
+    )  # fmt: skip
+    losses, weights = {LABEL: LABEL_LOSSES[recipe.label_loss]()}, {LABEL: recipe.label_weight}
+    metrics = {}
+    if MASK in model.output:
+        losses[MASK], weights[MASK] = MASK_LOSSES[recipe.mask_loss](), recipe.mask_weight
+        metrics[MASK] = [LesionDice(), LesionIoU(), CleanNormalRate()]
+    auc = keras.metrics.AUC(multi_label=True, num_labels=len(TASKS[recipe.task]), name="auc")
+    # Weighted, because the label of a sample without one has weight 0.
+    weighted = {LABEL: ["accuracy", auc]}
+    model.compile(optimizer, losses, weights, metrics, weighted)
 
 
 class RunKeeper(keras.callbacks.Callback):

@@ -12,6 +12,7 @@ import tomli_w
 from busseg.data.augmentation import AUGMENTATIONS
 from busseg.data.batches import BALANCES
 from busseg.data.files import write_text
+from busseg.data.sample import TASKS
 from busseg.models.encoders import ENCODERS
 from busseg.models.normalization import NORMALIZATIONS
 from busseg.models.unet import DECODERS
@@ -20,6 +21,7 @@ from busseg.training.losses import LABEL_LOSSES, MASK_LOSSES
 _PACKAGED = files("busseg.training") / "recipes"
 
 _CHOICES = {
+    "task": TASKS,
     "encoder": ENCODERS,
     "decoder": DECODERS,
     "normalization": NORMALIZATIONS,
@@ -35,9 +37,12 @@ _CHOICES = {
 class Recipe:
     """What to train and how. The defaults are the model card's recipe: a plain U-Net, Dice + MAE, its augmentation.
 
-    What the choices mean is told where they are made: the network's in `models.unet.build_unet` and
-    `models.serving`, the data's in `data.batches.Batches`, the losses' in `training.losses`.
+    What the choices mean is told where they are made: the network's in `models.unet.build_unet` (of tissue in
+    `models.classifier.build_classifier`, which has no decoder and marks no lesion) and `models.serving`, the data's in
+    `data.batches.Batches`, the losses' in `training.losses`.
     """
+
+    task: str = "ultrasound"  # or of tissue: "histology", benign or malignant, or "subtypes", one of eight
 
     # === Network ===
     image_size: int = 128  # each doubling costs four times the compute
@@ -71,6 +76,7 @@ class Recipe:
     epochs: int = 80
     batch_size: int = 16  # enough for steady batch statistics
     learning_rate: float = 1e-3  # the peak, reached after the warm-up; a cosine brings it to zero
+    head_epochs: int = 0  # the first ones, in which all learns but the encoder
     encoder_rate: float = 1.0  # the encoder's learning rate, as a share of it; a pretrained one wants a smaller one
     warmup_epochs: int = 3
     weight_decay: float = 0.01  # decoupled, as in AdamW
@@ -88,12 +94,17 @@ class Recipe:
         for name in ("image_size", "epochs", "batch_size", "learning_rate", "patience"):
             if not getattr(self, name) > 0:  # nan is not
                 raise ValueError(f"`{name}` must be > 0. Received: {getattr(self, name)}")
-        for name in ("frozen", "mask_weight", "label_weight", "encoder_rate", "warmup_epochs", "weight_decay", "seed"):
+        for name in ("frozen", "mask_weight", "label_weight", "head_epochs", "encoder_rate", "warmup_epochs",
+                     "weight_decay", "seed"):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise ValueError(f"`{name}` must be >= 0. Received: {getattr(self, name)}")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be one of {', '.join(allowed)}. Received: {getattr(self, name)!r}")
+        if (self.augmentation == "stain") > (self.task != "ultrasound"):
+            raise ValueError('`augmentation = "stain"` is for the tasks of tissue. Received: task="ultrasound"')
+        if self.task != "ultrasound" and (self.mirrored or self.reconciled):
+            raise ValueError(f"`mirrored` and `reconciled` are for ultrasound. Received: task={self.task!r}")
 
     def save(self, path):
         """Write the recipe as TOML."""

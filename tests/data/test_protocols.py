@@ -16,7 +16,7 @@ def samples_like_busi():
 
 
 def test_unknown_protocol_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="a protocol of grouped, random, tang, curated, found 'holdout'"):
+    with pytest.raises(ValueError, match="a protocol of grouped, random, tang, curated, patient, found 'holdout'"):
         make_splits("holdout", samples_like_busi())
 
 
@@ -76,7 +76,7 @@ def test_published_protocols_refuse_another_dataset(phantom_samples):
 def test_leaks_of_the_protocols_on_busi(busi_folder):
     samples = find_samples(busi_folder)
     share = {}
-    for protocol in PROTOCOLS:
+    for protocol in PROTOCOLS[:-1]:  # the last one is for BreaKHis
         splits = make_splits(protocol, samples)
         scored = sum(len(split.test or split.validation) for split in splits)
         share[protocol] = sum(len(leaked(split, samples)) for split in splits) / scored

@@ -13,8 +13,8 @@ UNUSUAL = Recipe(
     image_size=64, encoder="efficientnet_lite0", weights="my encoder.weights.h5", width=8, depth=3, decoder="add",
     frozen=1, frozen_depthwise=True, folded=True, dropout=0.25, normalization="group", attention_gates=True, cbam=True,
     mirrored=True, reconciled=True, augmentation="scanner", balance="sampling", validation=False, mask_loss="bce_dice",
-    mask_weight=2.5, label_loss="focal", label_weight=0.5, epochs=7, batch_size=4, learning_rate=3e-4, encoder_rate=0.1,
-    warmup_epochs=0, weight_decay=0.0, patience=2, precision="mixed_bfloat16", seed=11,
+    mask_weight=2.5, label_loss="focal", label_weight=0.5, epochs=7, batch_size=4, learning_rate=3e-4, head_epochs=1,
+    encoder_rate=0.1, warmup_epochs=0, weight_decay=0.0, patience=2, precision="mixed_bfloat16", seed=11,
 )  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def test_demo_is_small():
     assert costs[0] * 50 < costs[1]
 
 
-@pytest.mark.parametrize("recipe", [Recipe(), UNUSUAL])
+@pytest.mark.parametrize("recipe", [Recipe(), UNUSUAL, Recipe(task="subtypes", augmentation="stain")])
 def test_saved_recipe_is_loaded_as_it_was(recipe, tmp_path):
     recipe.save(tmp_path / "recipe.toml")
     assert load_recipe(tmp_path / "recipe.toml") == recipe
@@ -61,7 +61,8 @@ def test_saved_recipe_is_loaded_as_it_was(recipe, tmp_path):
 
 
 def test_unusual_differs_from_the_defaults_everywhere():
-    assert not dataclasses.asdict(UNUSUAL).items() & dataclasses.asdict(Recipe()).items()
+    shared = dataclasses.asdict(UNUSUAL).items() & dataclasses.asdict(Recipe()).items()
+    assert shared == {("task", "ultrasound")}  # other tasks know no mirror image and no mask
 
 
 def test_what_a_file_does_not_set_keeps_the_default(toml):
@@ -88,7 +89,7 @@ def test_missing_recipe_names_the_packaged_ones(tmp_path):
     [
         ("learning_rat", "did you mean 'learning_rate'?"),
         ("Epochs", "did you mean 'epochs'?"),
-        ("optimizer_of_choice", "known are image_size, encoder, "),
+        ("optimizer_of_choice", "known are task, image_size, "),
     ],
 )
 def test_unknown_key_names_the_nearest_known_one(toml, key, hint):
@@ -140,7 +141,8 @@ def test_wrong_type_is_refused(wrong, message):
         ("encoder", list(ENCODERS)),
         ("decoder", ["concat", "add"]),
         ("normalization", ["batch", "group", "none"]),
-        ("augmentation", ["none", "card", "strong", "scanner"]),
+        ("augmentation", ["none", "card", "strong", "scanner", "stain"]),
+        ("task", ["ultrasound", "histology", "subtypes"]),
         ("balance", ["none", "weights", "sampling"]),
         ("mask_loss", list(MASK_LOSSES)),
         ("label_loss", list(LABEL_LOSSES)),
@@ -149,9 +151,22 @@ def test_wrong_type_is_refused(wrong, message):
 )
 def test_unknown_choice_is_refused_with_the_known_ones(name, known):
     for value in known:
-        Recipe(**{name: value})
+        Recipe(**({"task": "histology"} if value == "stain" else {}) | {name: value})
     with pytest.raises(ValueError, match=f"^`{name}` must be one of {', '.join(known)}. Received: 'other'$"):
         Recipe(**{name: "other"})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"augmentation": "stain"}, "is for the tasks of tissue"),
+        ({"task": "histology", "mirrored": True}, "are for ultrasound. Received: task='histology'"),
+        ({"task": "subtypes", "reconciled": True}, "are for ultrasound. Received: task='subtypes'"),
+    ],
+)
+def test_choices_of_another_task_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**wrong)
 
 
 @pytest.mark.parametrize("name", ["image_size", "epochs", "batch_size", "learning_rate", "patience"])
