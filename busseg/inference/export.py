@@ -9,7 +9,8 @@ import numpy as np
 
 from busseg.data.files import replacing
 from busseg.data.phantom import draw_phantom
-from busseg.data.sample import CLASSES
+from busseg.data.sample import TASKS
+from busseg.data.tissue import draw_tissue
 from busseg.inference.predictor import Predictor, load_keras
 
 # Of a probability. Group normalisation on another runtime shifts some by 1e-5.
@@ -21,8 +22,9 @@ def export_saved_model(model, out):
     """Export a model to TensorFlow's SavedModel.
 
     Its signature `serving_default` takes `image`, `(batch, size, size, 1)` float32 with values 0..255, and gives a
-    dict of `mask`, `(batch, size, size, 1)`, and `label`, `(batch, 3)`: normal, benign, malignant. A model trained in
-    half precision is exported, and checked, in float32.
+    dict of `mask`, `(batch, size, size, 1)`, and `label`, `(batch, 3)`: normal, benign, malignant. One of tissue takes
+    `(batch, size, size, 3)` and gives `label` alone, in the order of its task; see `TASKS`. A model trained in half
+    precision is exported, and checked, in float32.
 
     Args:
         model: Path of a run's folder or a `.keras` file.
@@ -184,7 +186,10 @@ def _check(export, source, out, tolerance=TOLERANCE):
 
 def _difference(source, export):
     """The largest difference between two predictors' answers on a phantom a class."""
-    images = [draw_phantom(label, seed=0)[0] for label in CLASSES]
+    if source.task == "ultrasound":
+        images = [draw_phantom(label, seed=0)[0] for label in source.classes]
+    else:
+        images = [draw_tissue(label, 100, patient=0, number=0) for label in TASKS["histology"]]
     pairs = zip(source.predict_batch(images), export.predict_batch(images))
     return float(np.max([np.abs(a - b).max() for pair in pairs for a, b in zip(*map(_answers, pair), strict=True)]))
 

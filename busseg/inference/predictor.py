@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from busseg.data.images import fit_to_native, fit_to_square, read_image
-from busseg.data.sample import CLASSES, LABEL, MASK
+from busseg.data.sample import LABEL, MASK, TASKS
 
 THRESHOLD = 0.5
 # The models that come with the package; `weights/README.md` tells of them.
@@ -22,9 +22,10 @@ class Prediction:
     """What a model says of one image, at the image's native size.
 
     Args:
-        label: The most probable of `CLASSES`.
-        probabilities: Array `(3,)` float32, in the order of `CLASSES`.
-        mask: Array `(height, width)` uint8, 1 where a lesion is seen, else 0.
+        label: The most probable of the classes of the model's task; see `TASKS`.
+        probabilities: Array `(classes,)` float32, in their order.
+        mask: Array `(height, width)` uint8, 1 where a lesion is seen, else 0; None of tissue, as all that is told of a
+            lesion.
         probability_map: Array `(height, width)` float32, lesion probabilities in `[0, 1]`.
         uncertainty: How likely the class or the mask is wrong, in `[0, 1]`; None of a model that does not tell. See
             `models.serving.tell_uncertainty`.
@@ -34,8 +35,8 @@ class Prediction:
 
     label: str
     probabilities: np.ndarray
-    mask: np.ndarray
-    probability_map: np.ndarray
+    mask: np.ndarray | None = None
+    probability_map: np.ndarray | None = None
     uncertainty: float | None = None
     novelty: float | None = None
 
@@ -47,32 +48,36 @@ class Prediction:
     @property
     def lesion_px(self):
         """Area of the lesion in pixels."""
-        return int(self.mask.sum())
+        return None if self.mask is None else int(self.mask.sum())
 
     @property
     def lesion_fraction(self):
         """Area of the lesion as a fraction of the image."""
-        return self.lesion_px / self.mask.size
+        return None if self.mask is None else self.lesion_px / self.mask.size
 
     @property
     def confidence(self):
-        """Probability of the label, in `[1/3, 1]`."""
+        """Probability of the label, in `[1 / classes, 1]`."""
         return float(self.probabilities.max())
 
     @property
     def contours(self):
         """Outlines of the lesion: a list of arrays `(points, 2)` of x, y in pixels, one for each connected part."""
+        if self.mask is None:
+            return None
         outlines, _ = cv2.findContours(self.mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         return [outline[:, 0] for outline in outlines]
 
     @property
     def box(self):
         """The upright rectangle around the lesion, `(left, top, width, height)` in pixels; None without a lesion."""
-        return tuple(cv2.boundingRect(self.mask)) if self.mask.any() else None
+        return tuple(cv2.boundingRect(self.mask)) if self.mask is not None and self.mask.any() else None
 
 
 class Predictor:
     """A trained model that predicts images of any size.
+
+    It tells its `image_size`, the side of its square in pixels, its `task`, one of `TASKS`, and the task's `classes`.
 
     Args:
         model: Name of a model that comes with the package, "best" or "small", or the path of a run's folder, a `.keras`
@@ -80,7 +85,8 @@ class Predictor:
 
     Raises:
         FileNotFoundError: If there is no model at the path.
-        ValueError: If what is there is no model of busseg: one square grey image in, `mask` and `label` out.
+        ValueError: If what is there is no model of busseg: one square image in, grey and `mask` and `label` out, or in
+            colour and `label` out.
     """
 
     def __init__(self, model="best"):
@@ -90,13 +96,15 @@ class Predictor:
         else:
             source = getattr(model, "name", type(model).__name__)
             self._run, inputs, outputs = _from_keras(model)
-        self.image_size = _image_size(inputs, outputs, source)
+        self.image_size, self.task = _size_and_task(inputs, outputs, source)
+        self.classes = TASKS[self.task]
 
     def predict(self, image):
         """Predict one image.
 
         Args:
-            image: Path of an image file, or array `(height, width)` uint8 of grey values.
+            image: Path of an image file, or array uint8: `(height, width)` of grey values, or for a model of tissue
+                `(height, width, 3)`, RGB.
 
         Returns:
             A `Prediction`.
@@ -112,30 +120,35 @@ class Predictor:
         Returns:
             List of `Prediction`, one an image.
         """
-        images = [read_image(image) if isinstance(image, (str, Path)) else _checked(image) for image in images]
-        squares = np.stack([fit_to_square(image, self.image_size) for image in images])
-        outputs = self._run(squares[..., None].astype(np.float32))
+        images = [self.read(image) if isinstance(image, (str, Path)) else self._checked(image) for image in images]
+        squares = np.stack([fit_to_square(image, self.image_size) for image in images]).astype(np.float32)
+        outputs = self._run(squares if self._colour else squares[..., None])
         return [
-            _prediction(image.shape, {name: values[i] for name, values in outputs.items()})
+            self._prediction(image.shape[:2], {name: values[i] for name, values in outputs.items()})
             for i, image in enumerate(images)
         ]
 
+    def read(self, path):
+        """Read an image file as the model takes it, in grey or in colour; see `images.read_image`."""
+        return read_image(path, colour=self._colour)
 
-def _checked(image):
-    if image.ndim != 2 or image.dtype != np.uint8:
-        raise ValueError(f"Expected grey values, (height, width) uint8, found {image.shape} {image.dtype}")
-    return image
+    @property
+    def _colour(self):
+        return self.task != "ultrasound"
 
+    def _checked(self, image):
+        if image.dtype != np.uint8 or image.ndim != 2 + self._colour or image.shape[2:] not in ((), (3,)):
+            expected = "colours, (height, width, 3)" if self._colour else "grey values, (height, width)"
+            raise ValueError(f"Expected {expected} uint8, found {image.shape} {image.dtype}")
+        return image
 
-def _prediction(shape, outputs):
-    probability_map = fit_to_native(outputs[MASK][..., 0], shape)
-    return Prediction(
-        label=CLASSES[int(np.argmax(outputs[LABEL]))],
-        probabilities=outputs[LABEL],
-        mask=(probability_map >= THRESHOLD).astype(np.uint8),
-        probability_map=probability_map,
-        **{name: float(outputs[name][0]) for name in _TOLD if name in outputs},
-    )
+    def _prediction(self, shape, outputs):
+        told = {name: float(outputs[name][0]) for name in _TOLD if name in outputs}
+        if MASK in outputs:
+            told["probability_map"] = fit_to_native(outputs[MASK][..., 0], shape)
+            told["mask"] = (told["probability_map"] >= THRESHOLD).astype(np.uint8)
+        label = self.classes[int(np.argmax(outputs[LABEL]))]
+        return Prediction(label, outputs[LABEL], **told)
 
 
 def _load(path):
@@ -232,13 +245,16 @@ def _shapes(tensors):
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def _image_size(inputs, outputs, source):
-    """Side of the square of a model of busseg, told by the shapes of its input and outputs."""
-    size = inputs[1] if isinstance(inputs, tuple) and len(inputs) == 4 else None
-    if not isinstance(size, int) or inputs[1:] != (size, size, 1):
-        raise ValueError(f"Expected a model of one square grey image, found the input {inputs}: {source}")
-    expected = {MASK: (None, size, size, 1), LABEL: (None, len(CLASSES))}
+def _size_and_task(inputs, outputs, source):
+    """Side of the square of a model of busseg and its task, told by the shapes of its input and outputs."""
+    size, channels = inputs[1::2] if isinstance(inputs, tuple) and len(inputs) == 4 else (None, None)
+    if not isinstance(size, int) or channels not in (1, 3) or inputs[1:] != (size, size, channels):
+        raise ValueError(f"Expected a model of one square image, grey or in colour, found the input {inputs}: {source}")
     found = {name: (None, *shape[1:]) for name, shape in outputs.items()} if isinstance(outputs, dict) else {}
-    if found != expected | {name: (None, 1) for name in _TOLD if name in found}:
-        raise ValueError(f"Expected a model with the outputs {expected}, found {outputs}: {source}")
-    return size
+    for task, classes in TASKS.items():
+        scans = task == "ultrasound"
+        expected = {LABEL: (None, len(classes))} | ({MASK: (None, size, size, 1)} if scans else {})
+        if scans == (channels == 1) and found == expected | {name: (None, 1) for name in _TOLD if name in found}:
+            return size, task
+    tasks = ", ".join(TASKS)
+    raise ValueError(f"Expected a model with the outputs of one of the tasks {tasks}, found {outputs}: {source}")
