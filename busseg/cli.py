@@ -326,7 +326,8 @@ def predict(
         elif row["warning"]:
             foreign.append(row)
         elif number < 20:
-            print(f"{row['file']}: {row['label']}, lesion {float(row['lesion_fraction']):.1%} of the image")
+            told = f", lesion {float(row['lesion_fraction']):.1%} of the image" if "lesion_fraction" in row else ""
+            print(f"{row['file']}: {row['label']}{told}")
     if len(files) > 20:
         print(f"... and {len(files) - 20} more")
     print(f"Wrote {out}")

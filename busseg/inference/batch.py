@@ -13,20 +13,27 @@ import numpy as np
 
 from busseg.data.busi import MASK_STEM
 from busseg.data.files import claim_folder, read_csv, write_csv, write_text
-from busseg.data.images import is_image, read_image, write_image
-from busseg.data.sample import CLASSES
+from busseg.data.images import is_image, write_image
+from busseg.data.sample import TASKS
 from busseg.inference.overlay import draw_overlay
 from busseg.inference.predictor import UNREADABLE
 
 TABLE, LINES = "predictions.csv", "predictions.jsonl"
-FIELDS = (
-    "file", "label", *(f"p_{label}" for label in CLASSES), "lesion_px", "lesion_fraction", "uncertainty", "novelty",
-    "warning", "error",
-)  # fmt: skip
-_PICTURES = ("_mask.png", "_overlay.png", "_probability.png")  # the last one on request
+_OF_LESIONS = ("lesion_px", "lesion_fraction", "uncertainty", "novelty")
+_PICTURES = {  # of scans, by the ends of their names; the last one on request
+    "_mask.png": lambda image, prediction: prediction.mask * 255,
+    "_overlay.png": draw_overlay,
+    "_probability.png": lambda image, prediction: np.rint(255 * prediction.probability_map).astype(np.uint8),
+}
 _BATCH = 16
 _THREADS = 4  # that read and write; decoding and encoding leave Python's lock, and disks are waited for
 _AHEAD = 2 * _BATCH
+
+
+def fields(task):
+    """The columns of `predictions.csv` by a model of one of `TASKS`."""
+    of_lesions = _OF_LESIONS if task == "ultrasound" else ()
+    return ("file", "label", *(f"p_{label}" for label in TASKS[task]), *of_lesions, "warning", "error")
 
 
 def find_inputs(paths):
@@ -91,6 +98,8 @@ def _is_mask(file, stems):
 def predict_files(predictor, inputs, out, resume=False, probability_maps=False, json_lines=False):
     """Predict image files and write, for each, `NAME_mask.png` (0/255) and `NAME_overlay.png`, and one table of all.
 
+    Of tissue, which has no mask, the table is all there is.
+
     A file that cannot be read gets a row with its error, and the others go on. Threads read files and write results
     while the network computes; a few images are in memory at a time, however many there are.
 
@@ -100,29 +109,32 @@ def predict_files(predictor, inputs, out, resume=False, probability_maps=False, 
         out: Path of the output folder. A former `predictions.csv` there is replaced.
         resume: Whether to go on with the prediction in `out` instead: a file whose row, without an error, and results
             are all there is not predicted again, whatever model that was.
-        probability_maps: Whether to write `NAME_probability.png`, too: 0..255 for lesion probabilities of 0..1.
+        probability_maps: Whether to write `NAME_probability.png`, too: 0..255 for lesion probabilities of 0..1. Not of
+            tissue.
         json_lines: Whether to write `predictions.jsonl`, too: a JSON object a file and line, with the box and the
             contours of the lesion; see `Prediction`.
 
     Yields:
-        Dicts with `FIELDS`, one a file in the order of `inputs`, as in `predictions.csv`. The file's results are
+        Dicts with `fields`, one a file in the order of `inputs`, as in `predictions.csv`. The file's results are
         written by then.
 
     Raises:
         FileExistsError: If `out` holds other files than a former prediction.
         OSError: If the folder cannot be written.
     """
+    columns = fields(predictor.task)
+    pictures = list(_PICTURES)[: 2 + probability_maps] if predictor.task == "ultrasound" else ()
     out = claim_folder(out, TABLE)
-    done = _done(inputs, out, probability_maps, json_lines) if resume else {}
-    write_csv(out / TABLE, FIELDS, [row for row, _ in done.values()])
+    done = _done(inputs, out, columns, pictures, json_lines) if resume else {}
+    write_csv(out / TABLE, columns, [row for row, _ in done.values()])
     if json_lines:
         write_text(out / LINES, "".join(line for _, line in done.values()))
     else:
         (out / LINES).unlink(missing_ok=True)  # those of a former prediction tell of other results
     pool = ThreadPoolExecutor(_THREADS)
     try:
-        read = _in_turn(pool, _try_to_read, (path for path in inputs if str(path) not in done))
-        write = partial(_write, out, inputs, probability_maps, json_lines)
+        read = _in_turn(pool, partial(_try_to_read, predictor), (path for path in inputs if str(path) not in done))
+        write = partial(_write, out, inputs, predictor.task, pictures, json_lines)
         predicted = _in_turn(pool, write, _predicted(predictor, read))
         for path in inputs:
             if str(path) in done:
@@ -134,15 +146,15 @@ def predict_files(predictor, inputs, out, resume=False, probability_maps=False, 
                 with (out / LINES).open("a", encoding="utf-8") as lines:
                     lines.write(line)
             with (out / TABLE).open("a", newline="", encoding="utf-8") as table:
-                csv.DictWriter(table, FIELDS, lineterminator="\n").writerow(row)
+                csv.DictWriter(table, columns, lineterminator="\n").writerow(row)
             yield row
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _done(inputs, out, probability_maps, json_lines):
+def _done(inputs, out, columns, pictures, json_lines):
     """`(row, line)` of each file that a former prediction is done with, in the order of `inputs`."""
-    rows = read_csv(out / TABLE, FIELDS) if (out / TABLE).exists() else []
+    rows = read_csv(out / TABLE, columns) if (out / TABLE).exists() else []
     if rows and not (out / TABLE).read_bytes().endswith(b"\n"):
         rows.pop()  # a kill cut it short
     rows = {row["file"]: row for row in rows if not row["error"]}
@@ -151,7 +163,6 @@ def _done(inputs, out, probability_maps, json_lines):
         text = (out / LINES).read_text(encoding="utf-8") if (out / LINES).exists() else ""
         whole = [line for line in text.splitlines(keepends=True) if line.endswith("}\n")]
         lines = {json.loads(line)["file"]: line for line in whole}
-    pictures = _PICTURES if probability_maps else _PICTURES[:2]
     return {
         str(path): (rows[str(path)], lines[str(path)])
         for path, target in inputs.items()
@@ -170,10 +181,10 @@ def _in_turn(pool, function, things):
         yield waiting.popleft().result()
 
 
-def _try_to_read(path):
+def _try_to_read(predictor, path):
     """`(path, image, error)`; one of the last two is None."""
     try:
-        return path, read_image(path), None
+        return path, predictor.read(path), None
     except (OSError, ValueError) as error:
         return path, None, str(error)
 
@@ -188,46 +199,44 @@ def _predicted(predictor, read):
             yield path, image, error, next(predictions) if error is None else None
 
 
-def _write(out, inputs, probability_maps, json_lines, predicted):
+def _write(out, inputs, task, pictures, json_lines, predicted):
     """Write a file's results; return its row and, if wanted, its line."""
     path, image, error, prediction = predicted
     if error is not None:
-        row = dict.fromkeys(FIELDS, "") | {"file": str(path), "error": error}
+        row = dict.fromkeys(fields(task), "") | {"file": str(path), "error": error}
         return row, json.dumps({"file": str(path), "error": error}) + "\n"
-    mask, overlay, probability = (out / f"{inputs[path]}{end}" for end in _PICTURES)
-    write_image(mask, prediction.mask * 255)
-    write_image(overlay, draw_overlay(image, prediction))
-    if probability_maps:
-        write_image(probability, np.rint(255 * prediction.probability_map).astype(np.uint8))
-    return _row(path, prediction), _line(path, prediction) if json_lines else None
+    for end in pictures:
+        write_image(out / f"{inputs[path]}{end}", _PICTURES[end](image, prediction))
+    return _row(path, prediction, task), _line(path, prediction, task) if json_lines else None
 
 
-def _row(path, prediction):
-    probabilities = {f"p_{label}": f"{p:.6f}" for label, p in zip(CLASSES, prediction.probabilities)}
-    return {
-        "file": str(path),
-        "label": prediction.label,
-        **probabilities,
-        "lesion_px": prediction.lesion_px,
-        "lesion_fraction": f"{prediction.lesion_fraction:.6f}",
-        "uncertainty": "" if prediction.uncertainty is None else f"{prediction.uncertainty:.6f}",
-        "novelty": "" if prediction.novelty is None else f"{prediction.novelty:.6f}",
-        "warning": "" if prediction.readable else UNREADABLE,
-        "error": "",
-    }
+def _row(path, prediction, task):
+    row = {"file": str(path), "label": prediction.label}
+    row |= {f"p_{label}": f"{p:.6f}" for label, p in zip(TASKS[task], prediction.probabilities)}
+    if prediction.mask is not None:
+        row |= {
+            "lesion_px": prediction.lesion_px,
+            "lesion_fraction": f"{prediction.lesion_fraction:.6f}",
+            "uncertainty": "" if prediction.uncertainty is None else f"{prediction.uncertainty:.6f}",
+            "novelty": "" if prediction.novelty is None else f"{prediction.novelty:.6f}",
+        }
+    return row | {"warning": "" if prediction.readable else UNREADABLE, "error": ""}
 
 
-def _line(path, prediction):
+def _line(path, prediction, task):
     told = {
         "file": str(path),
         "label": prediction.label,
-        "probabilities": {label: round(float(p), 6) for label, p in zip(CLASSES, prediction.probabilities)},
-        "lesion_px": prediction.lesion_px,
-        "lesion_fraction": round(prediction.lesion_fraction, 6),
-        "uncertainty": None if prediction.uncertainty is None else round(prediction.uncertainty, 6),
-        "novelty": None if prediction.novelty is None else round(prediction.novelty, 6),
-        "warning": None if prediction.readable else UNREADABLE,
-        "box": prediction.box,
-        "contours": [outline.tolist() for outline in prediction.contours],
+        "probabilities": {label: round(float(p), 6) for label, p in zip(TASKS[task], prediction.probabilities)},
     }
+    if prediction.mask is not None:
+        told |= {
+            "lesion_px": prediction.lesion_px,
+            "lesion_fraction": round(prediction.lesion_fraction, 6),
+            "uncertainty": None if prediction.uncertainty is None else round(prediction.uncertainty, 6),
+            "novelty": None if prediction.novelty is None else round(prediction.novelty, 6),
+            "box": prediction.box,
+            "contours": [outline.tolist() for outline in prediction.contours],
+        }
+    told["warning"] = None if prediction.readable else UNREADABLE
     return json.dumps(told) + "\n"

@@ -8,9 +8,11 @@ from PIL import Image
 
 from busseg.data.files import read_csv
 from busseg.data.images import read_image, write_image
+from busseg.data.tissue import write_tissue
 from busseg.inference.batch import find_inputs, predict_files
 from busseg.inference.overlay import draw_overlay
 from busseg.inference.predictor import UNREADABLE, Predictor
+from busseg.models.classifier import build_classifier
 
 HEADER = "file,label,p_normal,p_benign,p_malignant,lesion_px,lesion_fraction,uncertainty,novelty,warning,error"
 
@@ -345,3 +347,29 @@ def test_results_that_cannot_be_written_end_it(tmp_path, predictor):
     inputs = {tmp_path / "a.png": Path("a"), tmp_path / "deep/b.png": Path("a_mask.png/b")}  # a folder where a file is
     with pytest.raises(OSError, match=r"a_mask\.png"):
         list(predict_files(predictor, inputs, tmp_path / "out"))
+
+
+# === Tissue ===
+def test_tissue_has_a_table_and_no_pictures(tmp_path):
+    write_tissue(tmp_path / "slides", patients=1, images=1)
+    (tmp_path / "slides/broken.png").write_text("no image")
+    predictor = Predictor(build_classifier(32, 2, "plain", width=4, depth=2))
+    inputs = find_inputs([tmp_path / "slides"])
+    rows = list(predict_files(predictor, inputs, tmp_path / "out", probability_maps=True, json_lines=True))
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == ["predictions.csv", "predictions.jsonl"]
+    assert list(rows[0]) == ["file", "label", "p_benign", "p_malignant", "warning", "error"]
+    assert read_csv(tmp_path / "out/predictions.csv") == rows
+    assert [bool(row["error"]) for row in rows] == [path.name == "broken.png" for path in inputs]
+    for path, row in zip(inputs, rows, strict=True):
+        if not row["error"]:
+            prediction = predictor.predict(path)
+            assert row["label"] == prediction.label
+            assert float(row["p_malignant"]) == pytest.approx(prediction.probabilities[1], abs=1e-4)
+    lines = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
+    assert {frozenset(line) for line in lines} == {
+        frozenset(("file", "error")),
+        frozenset(("file", "label", "probabilities", "warning")),
+    }
+
+    again = predict_files(predictor, inputs, tmp_path / "out", resume=True)
+    assert list(again) == rows
