@@ -21,7 +21,7 @@ app = typer.Typer(
 )
 errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
-Data = Annotated[Path, typer.Argument(help="Dataset folder: BUSI's, or one with images/ and masks/.")]
+Data = Annotated[Path, typer.Argument(help="Dataset folder: BUSI's, BreaKHis', or one with images/ and masks/.")]
 Splits = Annotated[Path | None, typer.Option(help="CSV file of folds, as `busseg split` writes it.")]
 Fold = Annotated[
     int | None, typer.Option(min=0, help="Number of the fold; must be told if the splits file holds several.")
@@ -31,9 +31,7 @@ Groups = Annotated[
     typer.Option(help="CSV file that tells which images belong together: file, group. `busseg audit` writes one."),
 ]
 Recipe = Annotated[str, typer.Option(help="Name of a recipe, or path of a TOML file.")]
-Robustness = Annotated[
-    bool, typer.Option("--robustness", help="Score under contrast, brightness, blur, speckle and more, too.")
-]
+Robustness = Annotated[bool, typer.Option("--robustness", help="Score under contrast, blur, speckle and more, too.")]
 Model = Annotated[
     Path, typer.Argument(help="Trained model: a run's folder, a .keras or .onnx file, or a SavedModel folder.")
 ]
@@ -135,24 +133,26 @@ def split(
         bool, typer.Option("--keep-conflicts", help="Keep the groups whose images carry different classes.")
     ] = False,
 ):
-    """Split a dataset into stratified folds that keep copies of an image together.
+    """Split a dataset into stratified folds that keep copies of an image together, and the images of a patient.
 
     Example: busseg split data/busi --folds 5 --out splits.csv
     """
-    from busseg.data.splits import PARTS, grouped_splits, write_splits
+    from busseg.data import breakhis, find_reader
+    from busseg.data.splits import PARTS, grouped_splits, patient_splits, write_splits
 
-    splits = grouped_splits(_find_samples(data, groups), folds, seed, keep_conflicts)
+    samples, tissue = _find_samples(data, groups), find_reader(data)[0] is breakhis
+    splits = patient_splits(samples, folds, seed) if tissue else grouped_splits(samples, folds, seed, keep_conflicts)
     write_splits(out, splits)
     for number, fold in enumerate(splits):
         print(f"fold {number}: " + ", ".join(f"{part} {len(getattr(fold, part))}" for part in PARTS))
     print(f"Wrote {out}")
 
 
-def _find_samples(data, groups):
+def _find_samples(data, groups, task=None):
     from busseg.data import find_samples
     from busseg.data.splits import read_groups
 
-    samples = find_samples(data)
+    samples = find_samples(data, task)
     return read_groups(groups, samples) if groups else samples
 
 
@@ -175,33 +175,44 @@ def train(
     ] = False,
     resume: Annotated[bool, typer.Option(help="Go on with the run in the folder, if there is one.")] = False,
 ):
-    """Train a U-Net on a dataset.
+    """Train a network on a dataset: a U-Net for ultrasound, or by the recipe histology a classifier of tissue.
 
     Example: busseg train data/busi --out runs/card
     """
     from busseg.data import find_samples
-    from busseg.data.splits import grouped_splits, read_split, train_on_all
+    from busseg.data.protocols import default_protocol, make_splits
+    from busseg.data.splits import read_split, train_on_all
 
     if everything and (splits or fold is not None):
         raise ValueError("Expected --all or a fold of a split, found both")
     if resume and (out / "recipe.toml").exists():
         recipe = recipe or out / "recipe.toml"
         splits = splits or out / "splits.csv"
-    samples = find_samples(data)
+    recipe = _load_recipe(recipe or "card", data)
+    samples = find_samples(data, recipe.task)
     if everything:
         chosen = train_on_all(samples)
     elif splits:
         chosen = read_split(splits, samples, fold)
     else:
-        folds = grouped_splits(samples)
+        folds = make_splits(default_protocol(recipe.task), samples)
         if fold is not None and fold >= len(folds):
             raise ValueError(f"Expected a fold of 0 to {len(folds) - 1}, found {fold}")
         chosen = folds[fold or 0]
     with starting_keras():
         from busseg.training import fit as fitting
-        from busseg.training.recipe import load_recipe
-    fitting.fit(load_recipe(recipe or "card"), chosen, out, fold=fold or 0, resume=resume)
+    fitting.fit(recipe, chosen, out, fold=fold or 0, resume=resume)
     print(f"The model is in {out / fitting.MODEL}")
+
+
+def _load_recipe(name, data):
+    """A recipe, for a dataset: a folder that is none is refused before Keras is started, which takes seconds."""
+    from busseg.data import find_reader
+
+    find_reader(data)
+    with starting_keras():
+        from busseg.training.recipe import load_recipe
+    return load_recipe(name)
 
 
 @app.command()
@@ -220,13 +231,15 @@ def evaluate(
 
     Example: busseg evaluate runs/card data/busi --out runs/card/evaluation
     """
-    from busseg.data import find_samples
+    from busseg.data import find_reader, find_samples
     from busseg.data.splits import PARTS, read_split
     from busseg.evaluation.protocol import evaluate, format_summary
     from busseg.evaluation.report import HEADLINE, write_report
     from busseg.evaluation.robustness import ROBUSTNESS, measure_robustness, write_robustness
 
-    samples = find_samples(data)
+    find_reader(data)  # a wrong folder is refused before a model is loaded
+    predictor = _load_predictor(model)
+    samples = find_samples(data, predictor.task)
     if splits is None and (model / "splits.csv").is_file():
         splits = model / "splits.csv"
     parts = {"all": samples}
@@ -235,7 +248,6 @@ def evaluate(
     if splits:
         chosen = read_split(splits, samples, fold)
         parts = {part: getattr(chosen, part) for part in PARTS if getattr(chosen, part)}
-    predictor = _load_predictor(model)
     summary, rows = evaluate(predictor, parts, out, _bar("Evaluating"), model=str(model), data=data.resolve().name)
     if robustness:
         part = next((name for name in HEADLINE if name in parts), next(iter(parts)))
@@ -250,7 +262,7 @@ def evaluate(
 def crossval(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for the runs, the scores and the report.")],
-    protocol: Annotated[str, typer.Option(help="grouped, random, tang or curated; see the README.")] = "grouped",
+    protocol: Annotated[str | None, typer.Option(help="grouped (tissue: patient), random, tang or curated.")] = None,
     recipe: Recipe = "card",
     folds: Annotated[int, typer.Option(min=2, help="Number of folds; the published protocols have theirs.")] = 5,
     seed: Annotated[int, typer.Option(help="The same seed gives the same folds.")] = 0,
@@ -264,13 +276,14 @@ def crossval(
 
     Example: busseg crossval data/busi --protocol grouped --recipe light --out runs/light-grouped
     """
-    samples = _find_samples(data, groups)
+    from busseg.data.protocols import default_protocol
+
+    recipe = _load_recipe(recipe, data)
     with starting_keras():
         from busseg.crossval import cross_validate, format_crossval
-        from busseg.training.recipe import load_recipe
-    summary = cross_validate(
-        samples, out, load_recipe(recipe), protocol, folds, seed, jobs, robustness, data=data.resolve().name
-    )
+    samples = _find_samples(data, groups, recipe.task)
+    protocol = protocol or default_protocol(recipe.task)
+    summary = cross_validate(samples, out, recipe, protocol, folds, seed, jobs, robustness, data=data.resolve().name)
     print(format_crossval(summary))
     print(f"\nWrote {out / 'report.html'}")
 

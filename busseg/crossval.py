@@ -183,7 +183,7 @@ def _pool(out, runs, copies, about):
         mine = read_rows(evaluation / TABLE)
         for row in mine:
             row["leaked"] = row["file"] in names
-            if row["mask"]:
+            if row.get("mask"):
                 row["mask"] = (evaluation / row["mask"]).relative_to(out).as_posix()
         rows += mine
         folds.append({"fold": fold, "images": len(mine), "scores": point_scores(mine)})

@@ -1,5 +1,6 @@
 """Grouped, stratified folds, written and read as CSV."""
 
+import warnings
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 
@@ -83,6 +84,9 @@ def _split(samples, folds, seed, least, stratum=lambda sample: str(sample.label)
     for label, count in _groups_a_class(samples).items():
         if count < least:
             raise ValueError(f"Expected at least {least} groups of images a class, found {count} of {label}")
+    name, most = Counter(map(stratum, samples)).most_common(1)[0]
+    if most < folds:
+        raise ValueError(f"Expected at least {folds} images to spread over {folds} folds, found {most} of {name}")
     splits = []
     for rest, test in _folds(samples, folds, seed, stratum):
         fewest = min(_groups_a_class(rest).values())
@@ -146,7 +150,10 @@ def _folds(samples, folds, seed, stratum):
     strata = [stratum(sample) for sample in samples]
     groups = [sample.group for sample in samples]
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    for inside, outside in splitter.split(np.zeros(len(samples)), strata, groups):
+    with warnings.catch_warnings():  # a magnification of one image, say, cannot be spread, and need not be
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        parts = list(splitter.split(np.zeros(len(samples)), strata, groups))
+    for inside, outside in parts:
         yield [samples[i] for i in inside], [samples[i] for i in outside]
 
 

@@ -34,6 +34,8 @@ ADVICE = {
     "missing_mask": "busseg cannot read the dataset before each image has one; a normal image has an empty one.",
     "orphan_mask": "A wrong name, or a lost image. busseg cannot read the dataset before it is mended.",
     "bad_label": "busseg cannot read the dataset before they are mended.",
+    "wrong_name": "busseg cannot read the dataset before they are mended: a name tells the class and the patient.",
+    "two_subtypes": "BreaKHis itself has one, 13412. Told apart by subtype, their patients are left out of splits.",
     "misaligned_mask": "No pixel of the mask can be trusted to lie on its tissue: mend them or take them out.",
     "empty_mask": "A model would learn that there is no lesion: draw it, or take the image out.",
     "lesion_on_normal": "Either the class or the mask is wrong.",

@@ -57,6 +57,7 @@ def draw_cases(folder, rows, samples):
     Returns:
         List of `(title, pictures)`, where a picture is a dict of its `row` and `src`, a `data:` address.
     """
+    rows = [row for row in rows if "mask" in row]  # of tissue there are none
     by_name = {sample.name: sample for sample in samples}
     drawn = []
     for title, count, candidates in choose_cases(rows):

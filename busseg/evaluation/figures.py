@@ -43,14 +43,15 @@ def draw_review_sheet(predictor, samples, path):
     _save(figure, path)
 
 
-def draw_confusion(confusion, path):
+def draw_confusion(confusion, classes, path):
     """Draw a confusion matrix.
 
     Args:
-        confusion: Counts, rows true and columns predicted, in the order of `CLASSES`.
+        confusion: Counts, rows true and columns predicted, in the order of `classes`.
+        classes: Sequence of their names.
         path: Path of the PNG file.
     """
-    _save(plot_confusion(confusion), path)
+    _save(plot_confusion(confusion, classes), path)
 
 
 def _save(figure, path):

@@ -7,15 +7,16 @@ side by side here, as weights of the images; the tests hold this against scoring
 import numpy as np
 from scipy.stats import binomtest, wilcoxon
 
-from busseg.data.sample import CLASSES
 from busseg.evaluation.scores import (
     BINS,
     DISTANCES,
     OVERLAPS,
+    classes_of,
     confidence_bins,
     image_values,
     labels_and_probabilities,
     malignancy,
+    numbers_of,
     scored,
 )
 
@@ -112,7 +113,9 @@ def _match(rows_a, rows_b):
     names = ("file", "label", "true_px", "width_px", "height_px")
     if any(len({row["file"] for row in rows}) < len(rows) for rows in (rows_a, rows_b)):
         names = (*names, "fold")
-    by_image_a, by_image_b = ({tuple(row[name] for name in names): row for row in rows} for rows in (rows_a, rows_b))
+    by_image_a, by_image_b = (
+        {tuple(row.get(name) for name in names): row for row in rows} for rows in (rows_a, rows_b)
+    )
     common = [image for image in by_image_a if image in by_image_b]
     return (
         [by_image_a[image] for image in common],
@@ -161,16 +164,17 @@ def _scores_of_draws(rows, values, draw):
     scores |= {f"{name}_median": _medians(values[name], draw) for name in (*OVERLAPS, *DISTANCES)}
     labels, probabilities = labels_and_probabilities(rows)
     labelled = np.array([bool(row["label"]) for row in rows], dtype=bool)
-    true = np.array([CLASSES.index(label) for label in labels], dtype=int)
+    classes = classes_of(rows)
+    true = numbers_of(labels, classes)
     draw = draw[:, labelled]
     dice, clean = values["dice"][labelled], values["clean_normal_rate"][labelled]
     overlap_or_clean = np.where(np.isnan(dice), clean, dice)
-    by_class = [_means(np.where(true == i, overlap_or_clean, np.nan), draw) for i in range(len(CLASSES))]
+    by_class = [_means(np.where(true == i, overlap_or_clean, np.nan), draw) for i in range(len(classes))]
     return {
         **scores,
         "class_dice": _mean_of_defined(by_class),
-        **_confusion_scores(true, probabilities.argmax(axis=1), draw),
-        **_auc_scores(true, probabilities, draw),
+        **_confusion_scores(true, probabilities.argmax(axis=1), classes, draw),
+        **_auc_scores(true, probabilities, classes, draw),
         "ece": _calibration_errors(true, probabilities, draw),
     }
 
@@ -201,8 +205,8 @@ def _medians(values, draw):
     return np.where(total[:, 0] > 0, (low + high) / 2, np.nan)
 
 
-def _confusion_scores(true, predicted, draw):
-    size = len(CLASSES)
+def _confusion_scores(true, predicted, classes, draw):
+    size = len(classes)
     cells = np.eye(size * size)[true * size + predicted]
     confusion = (draw @ cells).reshape(-1, size, size)
     hits, images, told = confusion.diagonal(axis1=1, axis2=2), confusion.sum(axis=2), confusion.sum(axis=1)
@@ -212,13 +216,10 @@ def _confusion_scores(true, predicted, draw):
     return {"balanced_accuracy": _mean_of_defined(sensitivity.T), "macro_f1": _mean_of_defined(f1.T)}
 
 
-def _auc_scores(true, probabilities, draw):
-    tumour = true > 0
-    by_class = [_aucs(true == i, probabilities[:, i], draw) for i in range(len(CLASSES))]
-    return {
-        "macro_auc": np.mean(by_class, axis=0),
-        "malignant_auc": _aucs(true[tumour] == 2, malignancy(probabilities)[tumour], draw[:, tumour]),
-    }
+def _auc_scores(true, probabilities, classes, draw):
+    by_class = [_aucs(true == i, probabilities[:, i], draw) for i in range(len(classes))]
+    chosen, truth, score = malignancy(true, probabilities, classes)
+    return {"macro_auc": np.mean(by_class, axis=0), "malignant_auc": _aucs(truth, score, draw[:, chosen])}
 
 
 def _aucs(positive, scores, draw):

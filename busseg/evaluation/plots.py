@@ -6,10 +6,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from busseg.data.sample import CLASSES
+from busseg.data.sample import CLASSES, TASKS
 
 # Apart in hue and in brightness, so that they differ for the colour-blind and on grey paper; None is "no class told".
 COLORS = {"normal": "#4c78a8", "benign": "#d98c00", "malignant": "#9c1f52", None: "#555555"}
+COLORS |= {label: matplotlib.color_sequences["tab10"][number] for number, label in enumerate(TASKS["subtypes"])}
 TRAIN, VALIDATION = "#8fa3b5", "#c8102e"
 SIZE = (4.4, 3.6)  # inches
 MANY = 1500  # dots beyond which they are drawn as pixels, for each takes a hundred bytes of SVG
@@ -31,31 +32,35 @@ def _style(axis, **settings):
 
 
 # === Classes ===
-def plot_confusion(confusion):
+def plot_confusion(confusion, classes=CLASSES):
     """Counts and shares of each true class, the darker the larger the share.
 
     Args:
-        confusion: Counts, rows true and columns predicted, in the order of `CLASSES`.
+        confusion: Counts, rows true and columns predicted, in the order of `classes`.
+        classes: Sequence of their names.
     """
     confusion = np.asarray(confusion)
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    figure = Figure(figsize=(4.4, 3.8), layout="constrained")
+    names, places = [label.replace("_", "\n") for label in classes], range(len(classes))
+    figure = Figure(figsize=(2.3 + 0.7 * len(classes), 1.7 + 0.7 * len(classes)), layout="constrained")
     axis = figure.subplots()
     axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for (i, j), count in np.ndenumerate(confusion):
         color = "white" if share[i, j] > 0.5 else "black"
         axis.text(j, i, f"{count}\n{share[i, j]:.0%}", ha="center", va="center", color=color)
-    axis.set(xticks=range(3), yticks=range(3), xticklabels=CLASSES, yticklabels=CLASSES)
+    axis.set(xticks=places, yticks=places, yticklabels=names)
+    axis.set_xticklabels(names, rotation=90 if len(classes) > 4 else 0)
     axis.set(xlabel="predicted", ylabel="true")
     return figure
 
 
-def roc_curves(labels, probabilities):
+def roc_curves(labels, probabilities, classes=CLASSES):
     """The ROC curve of each class against the rest.
 
     Args:
-        labels: Sequence of true classes, each of `CLASSES`.
-        probabilities: Array `(images, 3)`, in the order of `CLASSES`.
+        labels: Sequence of true classes, each of `classes`.
+        probabilities: Array `(images, classes)`, in their order.
+        classes: Sequence of their names.
 
     Returns:
         Dict from class to `(false_positive_rate, sensitivity, auc)`, two arrays and a float. A class of none or of all
@@ -63,28 +68,28 @@ def roc_curves(labels, probabilities):
     """
     return {
         label: (*roc_curve(truth, score)[:2], float(roc_auc_score(truth, score)))
-        for label, truth, score in _one_against_rest(labels, probabilities)
+        for label, truth, score in _one_against_rest(labels, probabilities, classes)
     }
 
 
-def precision_recall_curves(labels, probabilities):
+def precision_recall_curves(labels, probabilities, classes=CLASSES):
     """The precision-recall curve of each class against the rest.
 
     Args:
-        labels, probabilities: As for `roc_curves`.
+        labels, probabilities, classes: As for `roc_curves`.
 
     Returns:
         Dict from class to `(recall, precision, average_precision)`, two arrays and a float; as for `roc_curves`.
     """
     return {
         label: (*precision_recall_curve(truth, score)[1::-1], float(average_precision_score(truth, score)))
-        for label, truth, score in _one_against_rest(labels, probabilities)
+        for label, truth, score in _one_against_rest(labels, probabilities, classes)
     }
 
 
-def _one_against_rest(labels, probabilities):
+def _one_against_rest(labels, probabilities, classes):
     labels, probabilities = np.asarray(labels), np.asarray(probabilities)
-    for number, label in enumerate(CLASSES):
+    for number, label in enumerate(classes):
         truth = labels == label
         if truth.any() and not truth.all():
             yield label, truth, probabilities[:, number]

@@ -7,20 +7,20 @@ import cv2
 import numpy as np
 
 from busseg.data.files import claim_folder, read_csv, replacing, write_csv, write_text
-from busseg.data.images import read_image, read_mask, write_image
-from busseg.data.sample import CLASSES
+from busseg.data.images import read_mask, write_image
+from busseg.data.sample import CLASSES, TASKS
 from busseg.evaluation.figures import draw_confusion, draw_review_sheet
 from busseg.evaluation.intervals import bootstrap_intervals
+from busseg.evaluation.recognition import format_recognition, recognition_rates
 from busseg.evaluation.robustness import ROBUSTNESS
 from busseg.evaluation.scores import (
     NSD_TOLERANCE_PX,
-    calibration,
-    class_scores,
+    classes_of,
     image_values,
-    labels_and_probabilities,
     mask_scores,
     point_scores,
     scored,
+    told_of_classes,
 )
 from busseg.inference.predictor import THRESHOLD
 
@@ -29,17 +29,24 @@ SUMMARY = "summary.json"
 MASKS = "masks"
 REPORT = "report.html"
 _COUNTS = ("true_px", "predicted_px", "width_px", "height_px")
-_NUMBERS = (*(f"p_{label}" for label in CLASSES),
-            "dice", "iou", "sensitivity", "precision", "hd95_px", "assd_px", "nsd")  # fmt: skip
-FIELDS = ("file", "fold", "part", "group", "label", "predicted", *_NUMBERS, "clean", *_COUNTS, "mask",
-          "leaked", "error")  # fmt: skip
+_OVERLAPS = ("dice", "iou", "sensitivity", "precision", "hd95_px", "assd_px", "nsd")
+_BEFORE, _AFTER = ("file", "fold", "part", "group", "label", "predicted"), ("leaked", "error")
 _READ = {
     "fold": int,
     **dict.fromkeys(("clean", "leaked"), {"True": True, "False": False}.__getitem__),
     **dict.fromkeys(_COUNTS, int),
-    **dict.fromkeys(_NUMBERS, float),
+    **dict.fromkeys(_OVERLAPS, float),
 }
 _BATCH = 16
+
+
+def fields(classes):
+    """The columns of `per_image.csv` of a model of some classes; only those of ultrasound tell of lesions."""
+    of_lesions = (*_OVERLAPS, "clean", *_COUNTS, "mask") if classes == CLASSES else ()
+    return (*_BEFORE, *(f"p_{label}" for label in classes), *of_lesions, *_AFTER)
+
+
+FIELDS = fields(CLASSES)
 
 
 # === Score ===
@@ -48,7 +55,8 @@ def evaluate(predictor, parts, out, progress=iter, size=None, fold=None, model=N
 
     The folder `out` then holds what `write_scores` writes; `masks/`, the predicted mask of each image at native size,
     0/255, under the image's name with the suffix `.png`; and for each part `figures/PART_review.png` and
-    `figures/PART_confusion.png`. A file that cannot be read is left out of the scores and gets a row with its error.
+    `figures/PART_confusion.png`. Of tissue there are no masks and no review. A file that cannot be read is left out of
+    the scores and gets a row with its error.
 
     Args:
         predictor: A `Predictor`.
@@ -77,6 +85,8 @@ def evaluate(predictor, parts, out, progress=iter, size=None, fold=None, model=N
             rows += _score_batch(predictor, samples[start : start + _BATCH], fold, size, masks)
         # Before the masks are in their place, so that a folder with masks is always known for an evaluation.
         summary = write_scores(out, rows, size=size, model=model, data=data)["parts"]
+    if predictor.task != "ultrasound":
+        (out / MASKS).rmdir()
     # A former evaluation's: figures of parts that this one may not have, and what was told of another model.
     for former in (*(out / "figures").glob("*.png"), out / ROBUSTNESS, out / REPORT):
         former.unlink(missing_ok=True)
@@ -84,10 +94,10 @@ def evaluate(predictor, parts, out, progress=iter, size=None, fold=None, model=N
         readable = [
             (sample, row) for (_, sample), row in zip(samples, rows) if row["part"] == part and not row["error"]
         ]
-        if readable:
+        if readable and predictor.task == "ultrasound":
             draw_review_sheet(predictor, _spread(readable), out / "figures" / f"{part}_review.png")
         if summary[part]["confusion"]:
-            draw_confusion(summary[part]["confusion"], out / "figures" / f"{part}_confusion.png")
+            draw_confusion(summary[part]["confusion"], predictor.classes, out / "figures" / f"{part}_confusion.png")
     return summary, rows
 
 
@@ -95,25 +105,32 @@ def _score_batch(predictor, batch, fold, size, masks):
     """The rows of some `(part, sample)`; their predicted masks go to the folder `masks`."""
     rows, readable = [], []
     for part, sample in batch:
-        row = dict.fromkeys(FIELDS)
+        row = dict.fromkeys(fields(predictor.classes))
         row |= {"file": sample.name, "fold": fold, "part": part, "group": sample.group, "label": sample.label}
         rows.append(row)
         try:
-            image = read_image(sample.image)
-            readable.append((row, image, read_mask(sample.masks, image.shape)))
+            image = predictor.read(sample.image)
+            readable.append((row, image, read_mask(sample.masks, image.shape[:2])))
         except (OSError, ValueError) as error:
             row["error"] = str(error)
     predictions = predictor.predict_batch([image for _, image, _ in readable]) if readable else []
     for (row, _, mask), prediction in zip(readable, predictions):
+        row |= {f"p_{label}": float(p) for label, p in zip(predictor.classes, prediction.probabilities)}
+        row["predicted"] = prediction.label
+        if prediction.mask is None:
+            continue
         name = PurePosixPath(row["file"]).with_suffix(".png")
         write_image(masks / name, prediction.mask * 255)
         predicted = prediction.mask
         if size:
             mask = cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST)
             predicted = cv2.resize(prediction.probability_map, (size, size)) >= THRESHOLD  # linear
-        row |= {f"p_{label}": float(p) for label, p in zip(CLASSES, prediction.probabilities)}
-        row |= {"predicted": prediction.label, "mask": f"{MASKS}/{name}"}
-        row |= {"width_px": mask.shape[1], "height_px": mask.shape[0], **mask_scores(mask, predicted)}
+        row |= {
+            "mask": f"{MASKS}/{name}",
+            "width_px": mask.shape[1],
+            "height_px": mask.shape[0],
+            **mask_scores(mask, predicted),
+        }
     return rows
 
 
@@ -140,22 +157,22 @@ def summarise(rows):
         Dict of the numbers of `images`, of their `groups`, of `lesions`, of `normals` (images without a lesion) and of
         `missed` lesions, of which no pixel was found; `scores`, see `point_scores`; `intervals`, see
         `bootstrap_intervals`; `confusion` and `classes`, see `class_scores`, and `reliability`, see `calibration`,
-        all three None where no image has a label.
+        all three None where no image has a label; and of tissue `recognition`, see `recognition_rates`.
     """
     rows = scored(rows)
-    values = image_values(rows)
-    labels, probabilities = labels_and_probabilities(rows)
-    of_classes = class_scores(labels, probabilities) | calibration(labels, probabilities) if labels else {}
-    lesions = sum(row["true_px"] > 0 for row in rows)
+    values, of_classes = image_values(rows), told_of_classes(rows)
+    areas = [row["true_px"] for row in rows if "true_px" in row]
+    lesions = sum(area > 0 for area in areas)
     return {
         "images": len(rows),
         "groups": len({row["group"] for row in rows}),
         "lesions": lesions,
-        "normals": len(rows) - lesions,
+        "normals": len(areas) - lesions,
         "missed": int(np.nansum(values["missed_rate"])),
         "scores": point_scores(rows),
         "intervals": bootstrap_intervals(rows),
         **{name: of_classes.get(name) for name in ("confusion", "classes", "reliability")},
+        **({} if classes_of(rows) == CLASSES else {"recognition": recognition_rates(rows)}),
     }
 
 
@@ -175,7 +192,7 @@ def write_scores(out, rows, **about):
     parts = dict.fromkeys(row["part"] for row in rows)
     scores = {part: summarise([row for row in rows if row["part"] == part]) for part in parts}
     summary = {"threshold": THRESHOLD, "nsd_tolerance_px": NSD_TOLERANCE_PX, **about, "parts": scores}
-    write_csv(out / TABLE, FIELDS, rows)
+    write_csv(out / TABLE, fields(classes_of(rows)), rows)
     write_text(out / SUMMARY, json.dumps(summary, indent=2) + "\n")
     return summary
 
@@ -187,20 +204,26 @@ def read_rows(path):
         path: Path of a `per_image.csv`.
 
     Returns:
-        List of dicts with `FIELDS`, one an image: numbers as int and float, `clean` as bool, empty cells as None.
+        List of dicts with `fields`, one an image: numbers as int and float, `clean` as bool, empty cells as None.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no table of an evaluation.
     """
-    return [_typed(row, path) for row in read_csv(path, required=FIELDS)]
+    classes = classes_of(read_csv(path))
+    names = fields(classes if classes in TASKS.values() else CLASSES)
+    return [_typed(row, names, path) for row in read_csv(path, required=names)]
 
 
-def _typed(row, path):
+def _typed(row, names, path):
     try:
-        return {name: _READ.get(name, str)(row[name]) if row[name] else None for name in FIELDS}
+        return {name: _typed_cell(name, row[name]) if row[name] else None for name in names}
     except (KeyError, ValueError) as error:
         raise ValueError(f"Expected a table of scores, found a cell that is none ({error}): {path}") from error
+
+
+def _typed_cell(name, text):
+    return (float if name.startswith("p_") else _READ.get(name, str))(text)
 
 
 # === Tell ===
@@ -215,7 +238,9 @@ def format_summary(summary):
         lines += ["", f"=== {part} ===", f"{one['images']} images of {one['groups']} groups, scores [95 % interval]"]
         if one["classes"]:
             lines += _format_classes(one)
-        if one["lesions"] or not one["normals"]:
+        if "recognition" in one:
+            lines += ["", format_recognition(one["recognition"])]
+        if one["lesions"] or not one["images"]:
             lines += _format_lesions(one)
         if one["normals"]:
             area = one["scores"]["false_alarm_fraction"]

@@ -5,20 +5,30 @@ from collections import Counter
 from pathlib import Path, PurePath
 
 from busseg.data.files import read_csv
-from busseg.data.sample import CLASSES
 from busseg.data.splits import PARTS
 from busseg.evaluation import plots
 from busseg.evaluation.cases import draw_cases
 from busseg.evaluation.page import embed_figure, write_page
 from busseg.evaluation.protocol import REPORT, SUMMARY, TABLE, read_rows
 from busseg.evaluation.robustness import ROBUSTNESS, read_robustness, summarise_robustness
-from busseg.evaluation.scores import labels_and_probabilities, scored
+from busseg.evaluation.scores import classes_of, labels_and_probabilities, scored
 
 HEADLINE = ("test", "all")  # the part that a report is about, the first that is there
+MAIN_SCORES = {  # in the tables of parts and folds
+    "dice": "Dice",
+    "iou": "IoU",
+    "missed_rate": "missed",
+    "clean_normal_rate": "clean normals",
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "macro_auc": "macro AUC",
+    "ece": "ECE",
+}
 CURVES = {
     "loss": "Loss",
     "mask_lesion_dice": "Lesion Dice",
     "label_accuracy": "Accuracy",
+    "accuracy": "Accuracy",  # of a network that does nothing else
     "mask_clean_normal_rate": "Normal images left clean",
 }
 
@@ -66,7 +76,8 @@ def write_report(folder, samples, runs=()):
         commands=list(dict.fromkeys(environment["command"] for environment in _environments(runs))),
         environments=[json.dumps(environment, indent=2) for environment in _environments(runs)[:1]],
         recipes=list(dict.fromkeys(path.read_text(encoding="utf-8") for path in _files(runs, "recipe.toml"))),
-        classes=CLASSES,
+        classes=classes_of(rows),
+        main_scores={name: title for name, title in MAIN_SCORES.items() if parts[part]["scores"][name] is not None},
         curves=CURVES,
         show=show,
         show_interval=show_interval,
@@ -161,13 +172,14 @@ def _mistakes(rows):
 def _draw_plots(rows, headline, histories, robustness):
     """Dict from the name of a plot to its `data:` address. A plot with nothing to show is not there."""
     figures = {}
-    lesions = [row for row in rows if row["dice"] is not None]
+    lesions = [row for row in rows if row.get("dice") is not None]
     if lesions:
         figures |= {"dice": plots.plot_dice(lesions), "dice_by_size": plots.plot_dice_by_size(lesions)}
     if headline["confusion"]:
-        figures["confusion"] = plots.plot_confusion(headline["confusion"])
+        classes = classes_of(rows)
+        figures["confusion"] = plots.plot_confusion(headline["confusion"], classes)
         figures["reliability"] = plots.plot_reliability(headline["reliability"], headline["scores"]["ece"])
-        answers = labels_and_probabilities(rows)
+        answers = (*labels_and_probabilities(rows), classes)
         roc = plots.roc_curves(*answers)
         if roc:
             figures["roc"] = plots.plot_roc(roc)

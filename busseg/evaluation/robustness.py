@@ -126,7 +126,7 @@ def measure_robustness(predictor, samples, progress=iter):
     That is 19 predictions an image. A flipped image's mask is flipped back before it is scored.
 
     Args:
-        predictor: A `Predictor`.
+        predictor: A `Predictor` of ultrasound.
         samples: Sequence of `Sample`.
         progress: Function that wraps the iteration over the samples, for a progress bar.
 
@@ -134,7 +134,12 @@ def measure_robustness(predictor, samples, progress=iter):
         List of dicts with `FIELDS`: for each sample a row as it is (perturbation "none", strength 0), then a row for
         each perturbation and strength; None for what is not defined. A sample that cannot be read gets one row, with
         its error.
+
+    Raises:
+        ValueError: If the predictor is one of tissue.
     """
+    if predictor.task != "ultrasound":
+        raise ValueError(f"Expected a model of ultrasound, for that is disturbed, found one of {predictor.task}")
     rows = []
     cases = _cases(samples, progress)
     # Across samples, so that no batch is left half empty by the number of perturbations.

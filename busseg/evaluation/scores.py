@@ -87,24 +87,25 @@ def overlap_scores(y_true, y_pred):
 
 
 # === Classes ===
-def class_scores(labels, probabilities):
+def class_scores(labels, probabilities, classes=CLASSES):
     """Compare the classes that were predicted, the most probable ones, with the true ones.
 
     Args:
-        labels: Sequence of true classes, each of `CLASSES`, at least one.
-        probabilities: Array `(images, 3)`, in the order of `CLASSES`, rows summing to 1.
+        labels: Sequence of true classes, each of `classes`, at least one.
+        probabilities: Array `(images, classes)`, in the order of `classes`, rows summing to 1.
+        classes: Those of the task; see `TASKS`.
 
     Returns:
         Dict of `accuracy`; `balanced_accuracy`, the mean sensitivity of the classes present; `macro_f1`, of the
         classes present; `macro_auc`, each class against the rest, or None where a class is absent; `malignant_auc`,
         of the benign and malignant images alone, ranked by `p_malignant / (p_benign + p_malignant)` (1/2 where both
-        are 0), or None where either is absent; `confusion`, rows true and columns predicted; and `classes`, for each
-        a dict of `precision`, `sensitivity` (recall), `specificity`, `f1`, `auc` and `images`. A score with nothing
-        to divide by is 0, as in scikit-learn's report; an AUC is None.
+        are 0), or None where either is absent or no class of the task; `confusion`, rows true and columns predicted;
+        and `classes`, for each a dict of `precision`, `sensitivity` (recall), `specificity`, `f1`, `auc` and `images`.
+        A score with nothing to divide by is 0, as in scikit-learn's report; an AUC is None.
     """
-    true, probabilities = _numbers(labels), np.asarray(probabilities, dtype=float)
+    true, probabilities = numbers_of(labels, classes), np.asarray(probabilities, dtype=float)
     predicted = probabilities.argmax(axis=1)
-    numbers = range(len(CLASSES))
+    numbers = range(len(classes))
     confusion = confusion_matrix(true, predicted, labels=numbers)
     precision, sensitivity, f1, images = precision_recall_fscore_support(
         true, predicted, labels=numbers, zero_division=0
@@ -115,13 +116,12 @@ def class_scores(labels, probabilities):
     # Class by class, for scikit-learn's own average demands rows that sum to 1 more exactly than float32 does.
     aucs = [_auc(true == i, probabilities[:, i]) for i in numbers]
     present = images > 0
-    tumour = true > 0
     return {
         "accuracy": float(np.mean(true == predicted)),
         "balanced_accuracy": float(sensitivity[present].mean()),
         "macro_f1": float(f1[present].mean()),
         "macro_auc": float(np.mean(aucs)) if present.all() else None,
-        "malignant_auc": _auc(true[tumour] == 2, malignancy(probabilities)[tumour]),
+        "malignant_auc": _auc(*malignancy(true, probabilities, classes)[1:]),
         "confusion": confusion.tolist(),
         "classes": {
             label: {
@@ -132,42 +132,51 @@ def class_scores(labels, probabilities):
                 "auc": aucs[i],
                 "images": int(images[i]),
             }
-            for i, label in enumerate(CLASSES)
+            for i, label in enumerate(classes)
         },
     }
 
 
-def _numbers(labels):
-    return np.array([CLASSES.index(label) for label in labels], dtype=int)
+def numbers_of(labels, classes):
+    """The places of labels among the classes, array `(images,)`."""
+    return np.array([classes.index(label) for label in labels], dtype=int)
 
 
 def _auc(positive, scores):
     return float(roc_auc_score(positive, scores)) if 0 < positive.sum() < len(positive) else None
 
 
-def malignancy(probabilities):
+def malignancy(true, probabilities, classes):
     """Malignant rather than benign: `p_malignant / (p_benign + p_malignant)`, 1/2 where both are 0.
 
     Args:
-        probabilities: Array `(images, 3)`, in the order of `CLASSES`.
+        true: Array `(images,)`, the places of the true classes among `classes`.
+        probabilities: Array `(images, classes)`, in their order.
+        classes: Those of the task.
 
     Returns:
-        Array `(images,)` in `[0, 1]`.
+        `(chosen, truth, score)` of the benign and the malignant images, of which there are none where the task does not
+        know both: which they are, bool `(images,)`; whether each of them is malignant; and the score in `[0, 1]`.
     """
-    _, benign, malignant = probabilities.T
-    either = benign + malignant
-    return np.divide(malignant, either, out=np.full(len(either), 0.5), where=either > 0)
+    if not {"benign", "malignant"} <= set(classes):
+        return np.zeros(len(true), bool), np.zeros(0, bool), np.zeros(0)
+    benign, malignant = classes.index("benign"), classes.index("malignant")
+    chosen = np.isin(true, (benign, malignant))
+    either = probabilities[chosen, benign] + probabilities[chosen, malignant]
+    score = np.divide(probabilities[chosen, malignant], either, out=np.full(len(either), 0.5), where=either > 0)
+    return chosen, true[chosen] == malignant, score
 
 
-def calibration(labels, probabilities):
+def calibration(labels, probabilities, classes=CLASSES):
     """Compare how sure the predicted classes are with how often they are right.
 
     The confidence of an image is the probability of its predicted class. `BINS` bins of equal width divide `(0, 1]`;
     each takes in its upper edge.
 
     Args:
-        labels: Sequence of true classes, each of `CLASSES`, at least one.
-        probabilities: Array `(images, 3)`, in the order of `CLASSES`, rows summing to 1.
+        labels: Sequence of true classes, each of `classes`, at least one.
+        probabilities: Array `(images, classes)`, in the order of `classes`, rows summing to 1.
+        classes: Those of the task; see `TASKS`.
 
     Returns:
         Dict of `ece`, the expected calibration error `sum(images in bin / images * |accuracy - confidence|)` over the
@@ -178,7 +187,7 @@ def calibration(labels, probabilities):
     Reference:
         Guo et al., "On calibration of modern neural networks", ICML 2017, https://arxiv.org/abs/1706.04599
     """
-    true, probabilities = _numbers(labels), np.asarray(probabilities, dtype=float)
+    true, probabilities = numbers_of(labels, classes), np.asarray(probabilities, dtype=float)
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == true
     bins = confidence_bins(probabilities)
     reliability = [
@@ -192,7 +201,7 @@ def calibration(labels, probabilities):
         for i in np.unique(bins)
     ]
     gaps = [row["images"] * abs(row["accuracy"] - row["confidence"]) for row in reliability]
-    squares = (probabilities - np.eye(len(CLASSES))[true]) ** 2
+    squares = (probabilities - np.eye(len(classes))[true]) ** 2
     return {
         "ece": float(np.sum(gaps) / len(true)),
         "brier": float(squares.sum(axis=1).mean()),
@@ -212,11 +221,17 @@ def scored(rows):
     return [row for row in rows if not row.get("error")]
 
 
+def classes_of(rows):
+    """The classes that rows tell the probabilities of; those of ultrasound if there are no rows."""
+    return tuple(name[2:] for name in (rows[0] if rows else ()) if name.startswith("p_")) or CLASSES
+
+
 def labels_and_probabilities(rows):
-    """The true classes of the rows that have one, and their probabilities `(images, 3)`."""
+    """The true classes of the rows that have one, and their probabilities `(images, classes)`."""
+    classes = classes_of(rows)
     labelled = [row for row in rows if row["label"]]
-    probabilities = [[row[f"p_{label}"] for label in CLASSES] for row in labelled]
-    return [row["label"] for row in labelled], np.reshape(probabilities, (-1, len(CLASSES))).astype(float)
+    probabilities = [[row[f"p_{label}"] for label in classes] for row in labelled]
+    return [row["label"] for row in labelled], np.reshape(probabilities, (-1, len(classes))).astype(float)
 
 
 def image_values(rows):
@@ -240,7 +255,8 @@ def image_values(rows):
     false_alarm = np.where(lesion, np.nan, _column(rows, "predicted_px"))
     labelled = np.array([bool(row["label"]) for row in rows], dtype=bool)
     labels, probabilities = labels_and_probabilities(rows)
-    squares = (probabilities - np.eye(len(CLASSES))[_numbers(labels)]) ** 2
+    true = numbers_of(labels, classes_of(rows))
+    squares = (probabilities - np.eye(len(classes_of(rows)))[true]) ** 2
     values |= {
         "missed_rate": np.where(lesion, ~found, np.nan),
         "clean_normal_rate": _column(rows, "clean"),
@@ -249,7 +265,7 @@ def image_values(rows):
         "accuracy": np.full(len(rows), np.nan),
         "brier": np.full(len(rows), np.nan),
     }
-    values["accuracy"][labelled] = probabilities.argmax(axis=1) == _numbers(labels)
+    values["accuracy"][labelled] = probabilities.argmax(axis=1) == true
     values["brier"][labelled] = squares.sum(axis=1)
     return values
 
@@ -282,10 +298,18 @@ def point_scores(rows):
         scores[f"{name}_median"] = _over_defined(np.median, values[name])
     for name in ("missed_rate", "clean_normal_rate", "false_alarm_px", "false_alarm_fraction"):
         scores[name] = _over_defined(np.mean, values[name])
-    labels, probabilities = labels_and_probabilities(rows)
-    of_classes = class_scores(labels, probabilities) | calibration(labels, probabilities) if labels else {}
+    of_classes = told_of_classes(rows)
     names = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "malignant_auc", "ece", "brier")
     return {**scores, "class_dice": _class_dice(rows), **{name: of_classes.get(name) for name in names}}
+
+
+def told_of_classes(rows):
+    """`class_scores` and `calibration` of the rows that have a label, in one dict; an empty one if none has."""
+    labels, probabilities = labels_and_probabilities(rows)
+    if not labels:
+        return {}
+    classes = classes_of(rows)
+    return class_scores(labels, probabilities, classes) | calibration(labels, probabilities, classes)
 
 
 def _over_defined(average, values):
@@ -294,9 +318,9 @@ def _over_defined(average, values):
 
 
 def _class_dice(rows):
-    by_class = {label: [] for label in CLASSES}
+    by_class = {label: [] for label in classes_of(rows)}
     for row in rows:
-        if row["label"]:
+        if row["label"] and (row.get("dice"), row.get("clean")) != (None, None):  # tissue has neither
             by_class[row["label"]].append(float(row["clean"]) if row["dice"] is None else row["dice"])
     means = [np.mean(values) for values in by_class.values() if values]
     return float(np.mean(means)) if means else None

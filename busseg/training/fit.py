@@ -16,6 +16,7 @@ import keras
 from rich.progress import track
 
 from busseg.data.batches import Batches
+from busseg.data.breakhis import parse_name
 from busseg.data.files import claim_folder, read_csv, replacing, write_csv, write_text
 from busseg.data.sample import LABEL, MASK, TASKS
 from busseg.data.splits import PARTS, Split, read_split, write_splits
@@ -44,7 +45,8 @@ def fit(recipe, split, out, fold=0, resume=False, workers=2):
     the optimizer's state.
 
     With `validation = false` in the recipe the validation part is trained with, too, and the model is the last epoch.
-    Not so in a split without a test part, which is scored on its validation part.
+    Not so in a split without a test part, which is scored on its validation part. With a `magnification` only images of
+    that one are trained and validated with.
 
     Args:
         recipe: A `Recipe`.
@@ -63,6 +65,10 @@ def fit(recipe, split, out, fold=0, resume=False, workers=2):
             the recipe.
         OSError: If an image cannot be read, or the folder not written.
     """
+    if recipe.magnification:
+        learnt = ([s for s in part if parse_name(s.name).magnification == recipe.magnification]
+                  for part in (split.train, split.validation))  # fmt: skip
+        split = Split(*map(tuple, learnt), split.test)
     if not recipe.validation and split.test:
         split = Split(split.train + split.validation, (), split.test)
     if recipe.validation and not split.validation:

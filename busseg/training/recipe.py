@@ -11,6 +11,7 @@ import tomli_w
 
 from busseg.data.augmentation import AUGMENTATIONS
 from busseg.data.batches import BALANCES
+from busseg.data.breakhis import MAGNIFICATIONS
 from busseg.data.files import write_text
 from busseg.data.sample import TASKS
 from busseg.models.encoders import ENCODERS
@@ -63,6 +64,7 @@ class Recipe:
 
     # === Data ===
     augmentation: str = "card"
+    magnification: int = 0  # of tissue, the only one to learn from; 0 learns from all
     balance: str = "none"
     validation: bool = True  # whether a part chooses the epoch; if not, it is trained with, and the last epoch is kept
 
@@ -103,6 +105,11 @@ class Recipe:
                 raise ValueError(f"`{name}` must be one of {', '.join(allowed)}. Received: {getattr(self, name)!r}")
         if (self.augmentation == "stain") > (self.task != "ultrasound"):
             raise ValueError('`augmentation = "stain"` is for the tasks of tissue. Received: task="ultrasound"')
+        if self.magnification not in (0, *(MAGNIFICATIONS if self.task != "ultrasound" else ())):
+            allowed = ", ".join(map(str, MAGNIFICATIONS))
+            raise ValueError(
+                f"`magnification` must be 0, or of tissue one of {allowed}. Received: {self.magnification}"
+            )
         if self.task != "ultrasound" and (self.mirrored or self.reconciled):
             raise ValueError(f"`mirrored` and `reconciled` are for ultrasound. Received: task={self.task!r}")
 

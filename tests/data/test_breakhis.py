@@ -147,3 +147,11 @@ def test_class_of_two_patients_cannot_be_split(tmp_path):
     add(tmp_path, *(f"SOB_M_DC-14-1{n}-40-001.png" for n in range(5)))
     with pytest.raises(ValueError, match=r"^Expected at least 3 groups of images a class, found 2 of benign$"):
         patient_splits(find_samples(tmp_path))
+
+
+def test_too_few_images_for_the_folds_are_told(tmp_path):
+    add(tmp_path, *(f"SOB_B_A-14-{n}-40-001.png" for n in range(4)))
+    add(tmp_path, *(f"SOB_M_DC-14-1{n}-40-001.png" for n in range(4)))
+    with pytest.raises(ValueError, match=r"^Expected at least 5 images to spread over 5 folds, found 4 of "):
+        patient_splits(find_samples(tmp_path))
+    assert len(patient_splits(find_samples(tmp_path), folds=2)) == 2

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from busseg.data.files import read_csv
+from busseg.data.images import read_image
 from busseg.data.sample import CLASSES
 from busseg.evaluation.compare import DRAWN, compare, draw_comparison, format_comparison
 from busseg.evaluation.protocol import FIELDS, evaluate, write_scores
@@ -361,6 +362,9 @@ def test_dataset_without_classes_or_normals_is_compared_by_its_masks(tmp_path):
 # === Real folders ===
 class Bright:
     """Predicts like the echo model, without Keras: what is brighter than half is lesion, and all is benign."""
+
+    task, classes = "ultrasound", CLASSES
+    read = staticmethod(read_image)
 
     def predict(self, image):
         bright = (image > 127).astype(np.uint8)

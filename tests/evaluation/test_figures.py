@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from busseg.data.images import write_image
-from busseg.data.sample import Sample
+from busseg.data.sample import CLASSES, Sample
 from busseg.evaluation.figures import draw_confusion, draw_review_sheet
 from busseg.inference.overlay import LESION_RGB, TRUTH_RGB
 from busseg.inference.predictor import Predictor
@@ -87,15 +87,15 @@ def test_wrong_class_is_told_in_red(tmp_path, predictor):
 # === Confusion matrix ===
 @pytest.mark.parametrize("confusion", [[[5, 1, 0], [2, 9, 3], [0, 0, 4]], [[0, 0, 0]] * 3, np.eye(3, dtype=int) * 1000])
 def test_confusion_is_a_picture(tmp_path, confusion):
-    draw_confusion(confusion, tmp_path / "new" / "confusion.png")
+    draw_confusion(confusion, CLASSES, tmp_path / "new" / "confusion.png")
     height, width, _ = pixels_of(tmp_path / "new" / "confusion.png").shape
     assert (width, height) == (484, 418)  # 4.4 x 3.8 inches at 110 dots
 
 
 def test_confusion_is_darkest_where_all_of_a_class_lie(tmp_path):
     dark, white = (8, 48, 107), (247, 251, 255)  # the ends of the colour map
-    draw_confusion([[9, 0, 0], [0, 4, 0], [0, 0, 1]], tmp_path / "all.png")
-    draw_confusion([[0, 0, 0]] * 3, tmp_path / "none.png")
+    draw_confusion([[9, 0, 0], [0, 4, 0], [0, 0, 1]], CLASSES, tmp_path / "all.png")
+    draw_confusion([[0, 0, 0]] * 3, CLASSES, tmp_path / "none.png")
     diagonal, nothing = pixels_of(tmp_path / "all.png"), pixels_of(tmp_path / "none.png")
     assert count(diagonal, dark) > 3 * 5000
     assert count(nothing, dark) < 2000  # writing alone

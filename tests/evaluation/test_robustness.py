@@ -209,6 +209,8 @@ def test_batches_are_full_whatever_the_number_of_perturbations(predictor, sample
     sizes = []
 
     class Counting:
+        task = "ultrasound"
+
         def predict_batch(self, images):
             sizes.append(len(images))
             return predictor.predict_batch(images)

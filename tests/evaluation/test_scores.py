@@ -18,7 +18,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from busseg.data.sample import CLASSES
+from busseg.data.sample import CLASSES, TASKS
 from busseg.evaluation.scores import (
     NSD_TOLERANCE_PX,
     calibration,
@@ -363,7 +363,13 @@ def test_malignant_auc_ranks_malignant_against_benign_images_alone(seed):
 
 @pytest.mark.filterwarnings("error")
 def test_surely_normal_image_is_as_malignant_as_benign():
-    assert malignancy(np.array([[1, 0, 0], [0.5, 0.1, 0.4], [0, 1, 0]])).tolist() == [0.5, pytest.approx(0.8), 0]
+    probabilities = np.array([[1, 0, 0], [0.5, 0.1, 0.4], [0, 1, 0], [0.2, 0.2, 0.6]])
+    chosen, truth, score = malignancy(np.array([1, 2, 1, 0]), probabilities, CLASSES)
+    assert chosen.tolist() == [True, True, True, False]  # the last one is normal
+    assert truth.tolist() == [False, True, False]
+    assert score.tolist() == [0.5, pytest.approx(0.8), 0]
+    assert malignancy(np.array([0, 1]), np.eye(2), TASKS["histology"])[2].tolist() == [0, 1]
+    assert not malignancy(np.array([0, 1]), np.eye(8)[:2], TASKS["subtypes"])[0].any()
 
 
 # === Calibration ===

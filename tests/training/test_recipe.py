@@ -62,7 +62,7 @@ def test_saved_recipe_is_loaded_as_it_was(recipe, tmp_path):
 
 def test_unusual_differs_from_the_defaults_everywhere():
     shared = dataclasses.asdict(UNUSUAL).items() & dataclasses.asdict(Recipe()).items()
-    assert shared == {("task", "ultrasound")}  # other tasks know no mirror image and no mask
+    assert shared == {("task", "ultrasound"), ("magnification", 0)}  # other tasks know no mirror image and no mask
 
 
 def test_what_a_file_does_not_set_keeps_the_default(toml):
@@ -160,6 +160,8 @@ def test_unknown_choice_is_refused_with_the_known_ones(name, known):
     ("wrong", "message"),
     [
         ({"augmentation": "stain"}, "is for the tasks of tissue"),
+        ({"magnification": 40}, "`magnification` must be 0, or of tissue one of 40, 100, 200, 400. Received: 40"),
+        ({"task": "histology", "magnification": 50}, "`magnification` must be 0, .* Received: 50"),
         ({"task": "histology", "mirrored": True}, "are for ultrasound. Received: task='histology'"),
         ({"task": "subtypes", "reconciled": True}, "are for ultrasound. Received: task='subtypes'"),
     ],
