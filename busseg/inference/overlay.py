@@ -26,6 +26,23 @@ def draw_contour(image, mask, color=LESION_RGB):
     return cv2.drawContours(picture, contours, -1, color, thickness, cv2.LINE_AA)
 
 
+def draw_heat(image, values):
+    """Draw values over an image, from blue, the least of them, to yellow, the greatest.
+
+    Args:
+        image: Array `(height, width)` uint8 grey, or `(height, width, 3)` uint8 RGB.
+        values: Array `(height, width)`.
+
+    Returns:
+        Array `(height, width, 3)` uint8, RGB.
+    """
+    low, high = float(values.min()), float(values.max())
+    level = np.uint8(np.rint(255 * (values - low) / ((high - low) or 1)))
+    heat = cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_CIVIDIS), cv2.COLOR_BGR2RGB)
+    picture = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else image
+    return cv2.addWeighted(picture, 0.5, heat, 0.5, 0)
+
+
 def draw_overlay(image, prediction):
     """Draw a prediction: the lesion's outline on the image, and a strip above it with the class and its probability,
     or that the image is none the model could read.

@@ -46,11 +46,19 @@ class CBAM(layers.Layer):
         self.spatial.build((*input_shape[:-1], 2))
 
     def call(self, x):
+        x = self.weigh_channels(x)
+        return x * self.look(x)
+
+    def weigh_channels(self, x):
+        """`F' = M_c(F) * F`, of the same shape."""
         places = (1, 2)
         average = self.excite(self.squeeze(ops.mean(x, places)))
         maximum = self.excite(self.squeeze(ops.max(x, places)))
-        x = x * ops.sigmoid(average + maximum)[:, None, None, :]
-        return x * self.spatial(ops.concatenate([ops.mean(x, -1, keepdims=True), ops.max(x, -1, keepdims=True)], -1))
+        return x * ops.sigmoid(average + maximum)[:, None, None, :]
+
+    def look(self, x):
+        """`M_s(F')`: how much each place of `weigh_channels`' map counts, `(batch, height, width, 1)` in `[0, 1]`."""
+        return self.spatial(ops.concatenate([ops.mean(x, -1, keepdims=True), ops.max(x, -1, keepdims=True)], -1))
 
     def get_config(self):
         return {**super().get_config(), "reduction": self.reduction, "kernel_size": self.kernel_size}

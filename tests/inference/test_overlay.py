@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from busseg.inference.overlay import LESION_RGB, TRUTH_RGB, draw_contour, draw_overlay
+from busseg.inference.overlay import LESION_RGB, TRUTH_RGB, draw_contour, draw_heat, draw_overlay
 from busseg.inference.predictor import Prediction
 
 
@@ -86,3 +86,14 @@ def test_writing_tells_the_class_and_the_area():
     strips = [draw_overlay(image, prediction)[:-40] for prediction in (small, large, other)]
     assert not np.array_equal(strips[0], strips[1])
     assert not np.array_equal(strips[0][:, :100], strips[2][: len(strips[0]), :100])
+
+
+def test_heat_goes_from_blue_to_yellow_over_any_image():
+    values = np.tile(np.linspace(0.2, 0.4, 50, dtype=np.float32), (30, 1))
+    for image in (np.full((30, 50), 128, np.uint8), np.full((30, 50, 3), 128, np.uint8)):
+        picture = draw_heat(image, values)
+        assert (picture.shape, picture.dtype) == ((30, 50, 3), np.uint8)
+        red, blue = picture[15, :, 0].astype(int), picture[15, :, 2].astype(int)
+        assert blue[0] > red[0] + 20
+        assert red[-1] > blue[-1] + 20
+    assert (draw_heat(image, np.zeros((30, 50))) == draw_heat(image, np.ones((30, 50)))).all()  # nothing to tell apart

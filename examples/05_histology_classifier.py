@@ -1,0 +1,70 @@
+"""Tell benign from malignant tissue, on patients that were not learnt from, and see where the network looks.
+
+python examples/05_histology_classifier.py                    made-up tissue, a minute
+python examples/05_histology_classifier.py data/breakhis      real slides, by the recipe histology, for hours
+python examples/05_histology_classifier.py --matrix           a network a magnification, each tested at all of them
+"""
+
+import argparse
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from busseg.data import find_samples
+from busseg.data.breakhis import MAGNIFICATIONS
+from busseg.data.images import read_image, write_image
+from busseg.data.splits import patient_splits
+from busseg.data.tissue import write_tissue
+from busseg.evaluation.protocol import evaluate
+from busseg.evaluation.recognition import format_recognition, magnification_matrix, recognition_rates
+from busseg.inference.explain import spatial_attention
+from busseg.inference.overlay import draw_heat
+from busseg.inference.predictor import Predictor, load_keras
+from busseg.training.fit import fit
+from busseg.training.recipe import Recipe, load_recipe
+
+# For made-up tissue; for real slides there is the packaged recipe.
+QUICK = Recipe(
+    task="histology", image_size=64, width=8, depth=3, cbam=True, augmentation="stain", label_loss="crossentropy",
+    epochs=12, learning_rate=3e-3, warmup_epochs=1,
+)  # fmt: skip
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("data", nargs="?", help="folder of BreaKHis; tissue is made up if it is not told")
+parser.add_argument("--out", default="runs/example-histology", help="folder for the runs, the scores and the pictures")
+parser.add_argument("--matrix", action="store_true", help="also train at each magnification, and test at all")
+arguments = parser.parse_args()
+out = Path(arguments.out)
+recipe = load_recipe("histology") if arguments.data else QUICK
+
+
+def train_and_score(samples, recipe, name):
+    """Train on some patients; return the trained network's folder and the rows of its scores on others."""
+    split = patient_splits(samples, folds=3)[0]
+    fit(recipe, split, out / name)
+    _, rows = evaluate(Predictor(out / name), {"test": split.test}, out / name / "evaluation")
+    return out / name, split, rows
+
+
+with tempfile.TemporaryDirectory() as folder:
+    if arguments.data is None:
+        write_tissue(folder, patients=9, images=3)
+    samples = find_samples(arguments.data or folder, task="histology")
+    run, split, rows = train_and_score(samples, recipe, "all")
+    print(format_recognition(recognition_rates(rows)))
+
+    network = load_keras(run)
+    for sample in split.test[:: max(1, len(split.test) // 6)]:
+        image = read_image(sample.image, colour=True)
+        for name, attention in spatial_attention(network, image).items():
+            write_image(out / "attention" / f"{sample.image.stem}-{name}.png", draw_heat(image, attention))
+    print(f"Where the network looks is in {out / 'attention'}")
+
+    if arguments.matrix:
+        rows_of = {}
+        for magnification in MAGNIFICATIONS:
+            only = replace(recipe, magnification=magnification)
+            _, _, rows_of[magnification] = train_and_score(samples, only, f"{magnification}X")
+        print("patient-level rate, trained at (row), tested at " + ", ".join(f"{m}X" for m in MAGNIFICATIONS))
+        for magnification, rates in zip(MAGNIFICATIONS, magnification_matrix(rows_of)):
+            print(f"{magnification:4}X " + " ".join(f"{rate:6.3f}" for rate in rates))
