@@ -181,7 +181,7 @@ def draw(rows, path):
     for axis, name, unit in zip(figure.subplots(1, 2), ("s", "peak memory, MB"), ("seconds", "peak memory, MB")):
         axis.plot(files, [row[name] for row in rows], "o-")
         axis.set(xscale="log", xlabel="files", ylabel=unit, yscale="log" if name == "s" else "linear")
-    axis.set_ylim(0, None)
+    axis.set_ylim(0, 1.2 * max(row["peak memory, MB"] for row in rows))
     figure.savefig(path, dpi=120)
 
 

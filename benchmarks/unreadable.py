@@ -1,4 +1,4 @@
-"""What the shipped model calls unreadable: foreign pictures, which it should, and scans, which it should not.
+"""What a shipped model calls unreadable: foreign pictures, which it should, and scans, which it should not.
 
 Foreign are the sample photographs of scikit-image, scikit-learn and Matplotlib, and cut-outs of them; drawn pages of
 text; noise; and blank or shaded frames. All are read as grey values, so colour gives nothing away. DATA are folders of
@@ -23,13 +23,13 @@ PHOTOGRAPHS = (
 QUICK = {"count": 4}
 
 
-def measure(data=(), count=16, model=None):
+def measure(data=(), count=16, model="best"):
     """Count what is flagged.
 
     Args:
         data: Sequence of folders of scans.
         count: Number of cut-outs, pages, noises and blank frames, each.
-        model: Path of a model; None takes the one that ships.
+        model: Name of a model that ships, or path of another.
 
     Returns:
         List of rows.
@@ -38,7 +38,7 @@ def measure(data=(), count=16, model=None):
     from busseg.inference.batch import find_inputs
     from busseg.inference.predictor import Predictor
 
-    predictor = Predictor(*([model] if model else []))
+    predictor = Predictor(model)
     random = np.random.default_rng(0)
     photographs = list(read_photographs())
     kinds = {
@@ -128,7 +128,7 @@ def main():
         QUICK,
         ("data", {"type": Path, "nargs": "*", "default": (), "help": "folders of scans"}),
         ("--count", {"type": int, "help": "cut-outs, pages, noises and blank frames, each (16)"}),
-        ("--model", {"type": Path, "help": "model (the one that ships)"}),
+        ("--model", {"help": "name of one that ships, or path (best)"}),
     )
     measure_and_report("unreadable", measure, settings, path)
 

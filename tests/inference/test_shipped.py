@@ -13,13 +13,21 @@ from busseg.data.phantom import draw_phantom
 from busseg.inference.predictor import SHIPPED, Predictor
 
 
-@pytest.fixture(scope="module")
-def predictor():
-    return Predictor()
+@pytest.fixture(scope="module", params=SHIPPED)
+def predictor(request):
+    return Predictor(request.param)
 
 
-def test_model_is_small_enough_to_ship():
-    assert SHIPPED.stat().st_size <= 16 * 2**20
+@pytest.mark.parametrize(("name", "most"), [("best", 16 * 2**20), ("small", 2_000_000)])
+def test_model_is_small_enough_to_ship(name, most):
+    assert SHIPPED[name].stat().st_size <= most
+
+
+def test_best_answers_where_no_other_is_named():
+    image, _ = draw_phantom("benign", seed=0)
+    expected = Predictor("best").predict(image)
+    np.testing.assert_array_equal(Predictor().predict(image).probability_map, expected.probability_map)
+    np.testing.assert_array_equal(Predictor(SHIPPED["best"]).predict(image).probability_map, expected.probability_map)
 
 
 def test_answers_are_whole(predictor):
