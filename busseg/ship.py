@@ -49,7 +49,7 @@ def ship(samples, crossval, run, out, float16=False):
         crossval: Path of a folder of `cross_validate`.
         run: Path of a run's folder of `fit`, by the same recipe.
         out: Path of the folder to write. One that was shipped before is replaced.
-        float16: Whether `model.onnx` stores its weights in half precision.
+        float16: Whether weights are rounded to half precision, in which `model.onnx` then stores them.
 
     Returns:
         What `shipped.json` holds: `temperature` and `novelty_limit`, by all folds; and by each fold as the others would
@@ -92,6 +92,8 @@ def ship(samples, crossval, run, out, float16=False):
     set_temperature(network, temperature)
     mean, whitening = fit_novelty(network, read_split(run / "splits.csv", samples).train, recipe.augmentation)
     model = tell_novelty(network, mean, whitening / limit)
+    if float16:  # also what Keras keeps, so that both answer alike but for what the export folds into kernels
+        model.set_weights([w.astype(np.float16).astype(np.float32) if w.ndim > 1 else w for w in model.get_weights()])
     if recipe.mirrored:
         model = average_mirrored(model)
     model = tell_uncertainty(model)

@@ -47,6 +47,20 @@ def test_shipped_model_is_the_run_calibrated_that_knows_foreign_images(trained, 
     ship(phantom_samples, crossval, run, tmp_path)  # again, in its place
 
 
+@pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")  # tf2onnx, under NumPy 2
+def test_half_precision_shrinks_the_file_and_both_formats_answer_alike(trained, phantom_samples, tmp_path):
+    for name, float16 in (("whole", False), ("half", True)):
+        ship(phantom_samples, *trained, tmp_path / name, float16)
+    sizes = [(tmp_path / name / "model.onnx").stat().st_size for name in ("whole", "half")]
+    assert sizes[1] < 0.9 * sizes[0]  # most of so small a network is the graph
+    images = [sample.image for sample in phantom_samples[::5]]
+    answers = (Predictor(tmp_path / "half" / name).predict_batch(images) for name in ("model.keras", "model.onnx"))
+    for keras, onnx in zip(*answers, strict=True):
+        # Batch normalization, which tf2onnx folds into the kernels, rounds them once more.
+        np.testing.assert_allclose(onnx.probability_map, keras.probability_map, atol=2e-3)
+        np.testing.assert_allclose(onnx.probabilities, keras.probabilities, atol=2e-3)
+
+
 def test_run_by_another_recipe_is_refused(trained, phantom_samples, tmp_path):
     crossval, run = trained
     text = (run / "recipe.toml").read_text()
