@@ -6,11 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
-from busseg.crossval import SETTINGS, cross_validate, format_crossval
+from busseg.crossval import SETTINGS, _settle, cross_validate, format_crossval
 from busseg.data import find_samples
 from busseg.data.files import read_csv
 from busseg.data.splits import grouped_splits
@@ -168,3 +168,12 @@ def test_killed_cross_validation_ends_as_one_that_was_not(tmp_path, phantom_fold
         tables.append((out / "per_image.csv").read_text())
     assert tables[0] == tables[1]
     assert len(find_samples(phantom_folder)) == len(tables[0].splitlines()) - 1
+
+
+def test_choice_that_busseg_did_not_know_of_does_not_stop_it_from_going_on(tmp_path):
+    settings = {"recipe": asdict(Recipe())}
+    older = {"recipe": {name: value for name, value in settings["recipe"].items() if name != "task"}}
+    (tmp_path / "crossval.json").write_text(json.dumps(older))
+    _settle(tmp_path, Recipe(), settings)
+    with pytest.raises(ValueError, match=r"^Expected the recipe of .* to go on with, found another: "):
+        _settle(tmp_path, Recipe(), {"recipe": asdict(Recipe(task="histology"))})
