@@ -46,9 +46,6 @@ def fields(classes):
     return (*_BEFORE, *(f"p_{label}" for label in classes), *of_lesions, *_AFTER)
 
 
-FIELDS = fields(CLASSES)
-
-
 # === Score ===
 def evaluate(predictor, parts, out, progress=iter, size=None, fold=None, model=None, data=None):
     """Score a model on the parts of a dataset, at native size.
@@ -151,7 +148,7 @@ def summarise(rows):
     """Sum up the scores of a set of images.
 
     Args:
-        rows: Sequence of dicts with `FIELDS`, one an image. Those with an error are left out.
+        rows: Sequence of dicts with `fields`, one an image. Those with an error are left out.
 
     Returns:
         Dict of the numbers of `images`, of their `groups`, of `lesions`, of `normals` (images without a lesion) and of
@@ -181,7 +178,7 @@ def write_scores(out, rows, **about):
 
     Args:
         out: Path of the folder.
-        rows: Sequence of dicts with `FIELDS`, one an image. `mask` is the path of the predicted mask, relative to the
+        rows: Sequence of dicts with `fields`, one an image. `mask` is the path of the predicted mask, relative to the
             folder; `leaked`, in a cross-validation, whether the image has a copy in training. Empty cells are None.
         about: What else the summary shall say, such as the model; anything that JSON holds.
 

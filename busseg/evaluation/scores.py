@@ -241,7 +241,7 @@ def image_values(rows):
     distances are of the found ones only, for a missed one has none worth its name: read them beside `missed_rate`.
 
     Args:
-        rows: Sequence of dicts, one a readable image; see `busseg.evaluation.protocol.FIELDS`. A score whose columns
+        rows: Sequence of dicts, one a readable image; see `busseg.evaluation.protocol.fields`. A score whose columns
             they lack is not defined.
 
     Returns:
@@ -278,7 +278,7 @@ def point_scores(rows):
     """The scores of a set of images.
 
     Args:
-        rows: Sequence of dicts, one an image; see `busseg.evaluation.protocol.FIELDS`. Those with an error are left
+        rows: Sequence of dicts, one an image; see `busseg.evaluation.protocol.fields`. Those with an error are left
             out.
 
     Returns:

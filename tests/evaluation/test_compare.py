@@ -8,7 +8,7 @@ from busseg.data.files import read_csv
 from busseg.data.images import read_image
 from busseg.data.sample import CLASSES
 from busseg.evaluation.compare import DRAWN, compare, draw_comparison, format_comparison
-from busseg.evaluation.protocol import FIELDS, evaluate, write_scores
+from busseg.evaluation.protocol import evaluate, fields, write_scores
 from busseg.inference.predictor import Prediction
 
 IMAGES = 30
@@ -17,7 +17,12 @@ IMAGES = 30
 def row(number, dice=0.8, label=None, predicted=None, part="test", **more):
     """The row of one of ten benign, ten malignant and ten normal images, each a group; right and clean if not told."""
     label = label or ("benign", "malignant", "normal")[number % 3]
-    values = dict.fromkeys(FIELDS) | {"file": f"{number}.png", "part": part, "group": f"g{number}", "label": label}
+    values = dict.fromkeys(fields(CLASSES)) | {
+        "file": f"{number}.png",
+        "part": part,
+        "group": f"g{number}",
+        "label": label,
+    }
     predicted = predicted or label
     values |= {f"p_{name}": 0.8 if name == predicted else 0.1 for name in CLASSES}
     values |= {"predicted": predicted, "width_px": 100, "height_px": 80}
@@ -116,7 +121,13 @@ def test_several_parts_without_a_test_are_refused(tmp_path):
 
 
 def test_images_that_could_not_be_read_are_left_out(tmp_path):
-    failed = dict.fromkeys(FIELDS) | {"file": "3.png", "part": "test", "group": "g3", "label": "benign", "error": "Why"}
+    failed = dict.fromkeys(fields(CLASSES)) | {
+        "file": "3.png",
+        "part": "test",
+        "group": "g3",
+        "label": "benign",
+        "error": "Why",
+    }
     rows = [row(number) if number != 3 else failed for number in range(IMAGES)]
     comparison = compare([plain(tmp_path / "a"), folder(tmp_path / "b", rows)])
     assert comparison["differences"][0]["images"] == IMAGES - 1

@@ -4,13 +4,17 @@ from scipy.stats import binomtest, wilcoxon
 
 from busseg.data.sample import CLASSES
 from busseg.evaluation.intervals import bootstrap_intervals, paired_differences
-from busseg.evaluation.protocol import FIELDS
+from busseg.evaluation.protocol import fields
 from busseg.evaluation.scores import point_scores
 
 
 def make_row(file, group=None, label="benign", probabilities=(0.2, 0.5, 0.3), dice=0.5, marked=0, **others):
     """A row of a table: a lesion of 100 pixels of which `dice` tells how well it was found, or none if that is None."""
-    row = dict.fromkeys(FIELDS) | {"file": str(file), "group": str(file if group is None else group), "label": label}
+    row = dict.fromkeys(fields(CLASSES)) | {
+        "file": str(file),
+        "group": str(file if group is None else group),
+        "label": label,
+    }
     row |= {f"p_{name}": float(p) for name, p in zip(CLASSES, probabilities, strict=True)}
     row |= {"width_px": 50, "height_px": 40, "predicted_px": marked}
     if dice is None:

@@ -11,7 +11,7 @@ import pytest
 from busseg.data.files import write_csv
 from busseg.data.images import read_image, read_mask, write_image
 from busseg.data.sample import CLASSES
-from busseg.evaluation.protocol import FIELDS, SUMMARY, TABLE, read_rows, summarise, write_scores
+from busseg.evaluation.protocol import SUMMARY, TABLE, fields, read_rows, summarise, write_scores
 from busseg.evaluation.report import show, show_interval, write_report
 from busseg.evaluation.robustness import FIELDS as ROBUSTNESS_FIELDS
 from busseg.evaluation.robustness import PERTURBATIONS, ROBUSTNESS, STRENGTHS, describe, write_robustness
@@ -34,7 +34,7 @@ def score(folder, samples):
         probabilities = random.dirichlet(np.where(np.array(CLASSES) == sample.label, 3, 1)).tolist()
         name = f"masks/{sample.name}"
         write_image(folder / name, predicted * 255)
-        row = dict.fromkeys(FIELDS) | {"file": sample.name, "part": "test", "group": sample.group}
+        row = dict.fromkeys(fields(CLASSES)) | {"file": sample.name, "part": "test", "group": sample.group}
         row |= {"label": sample.label, "predicted": CLASSES[int(np.argmax(probabilities))], "mask": name}
         row |= {f"p_{label}": p for label, p in zip(CLASSES, probabilities)}
         row |= {"height_px": truth.shape[0], "width_px": truth.shape[1], **mask_scores(truth, predicted)}
@@ -43,7 +43,13 @@ def score(folder, samples):
 
 
 def unreadable(name="benign/broken.png", error="Expected an image, found an empty file (0 bytes)"):
-    return dict.fromkeys(FIELDS) | {"file": name, "part": "test", "group": name, "label": "benign", "error": error}
+    return dict.fromkeys(fields(CLASSES)) | {
+        "file": name,
+        "part": "test",
+        "group": name,
+        "label": "benign",
+        "error": error,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -483,7 +489,7 @@ def test_large_evaluation_stays_a_small_page(folder, scored):
         answer = {"p_normal": 0, "p_benign": benign, "p_malignant": 1 - benign, "predicted": row["label"]}
         dice = row["dice"] and random.random()
         rows.append(row | answer | {"file": f"{number}.png", "dice": dice, "true_px": row["true_px"] and number + 1})
-    write_csv(folder / TABLE, FIELDS, rows)
+    write_csv(folder / TABLE, fields(CLASSES), rows)
     parts = {"test": summarise(scored[1])}
     (folder / SUMMARY).write_text(json.dumps({"threshold": 0.5, "nsd_tolerance_px": 5, "parts": parts}))
     assert len(report(folder).source) < 2 * MIB
