@@ -76,7 +76,7 @@ def patient_splits(samples, folds=5, seed=0):
     samples = _of_one_class(samples)
     if not samples:
         raise ValueError("Expected samples to split, found none whose patient has a single class")
-    return _split(samples, folds, seed, 3, lambda sample: f"{sample.label} {parse_name(sample.name).magnification}")
+    return _split(samples, folds, seed, 3, lambda sample: f"{sample.label} at {parse_name(sample.name).magnification}X")
 
 
 def _split(samples, folds, seed, least, stratum=lambda sample: str(sample.label)):
@@ -84,12 +84,9 @@ def _split(samples, folds, seed, least, stratum=lambda sample: str(sample.label)
     for label, count in _groups_a_class(samples).items():
         if count < least:
             raise ValueError(f"Expected at least {least} groups of images a class, found {count} of {label}")
-    name, most = Counter(map(stratum, samples)).most_common(1)[0]
-    if most < folds:
-        raise ValueError(f"Expected at least {folds} images to spread over {folds} folds, found {most} of {name}")
     splits = []
     for rest, test in _folds(samples, folds, seed, stratum):
-        fewest = min(_groups_a_class(rest).values())
+        fewest = min(*_groups_a_class(rest).values(), _commonest(rest, stratum)[1])
         train, validation = next(_folds(rest, max(2, min(5, fewest)), seed, stratum))
         splits.append(Split(tuple(train), tuple(validation), tuple(test)))
     return splits
@@ -146,7 +143,15 @@ def _groups_a_class(samples):
     return Counter(label for label, _ in sorted({(str(sample.label), sample.group) for sample in samples}))
 
 
+def _commonest(samples, stratum):
+    """The stratum of the most samples, and how many they are."""
+    return Counter(map(stratum, samples)).most_common(1)[0]
+
+
 def _folds(samples, folds, seed, stratum):
+    name, most = _commonest(samples, stratum)
+    if most < folds:
+        raise ValueError(f"Expected at least {folds} images to spread over {folds} folds, found {most} of {name}")
     strata = [stratum(sample) for sample in samples]
     groups = [sample.group for sample in samples]
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)

@@ -250,10 +250,11 @@ def format_summary(summary):
 
 def _format_classes(one):
     names = ("precision", "sensitivity", "specificity", "f1", "auc")
-    lines = [f"{'':12}" + "".join(f"{name:>13}" for name in names) + f"{'images':>10}"]
+    width = max(12, *map(len, one["classes"]))
+    lines = [" " * width + "".join(f"{name:>13}" for name in names) + f"{'images':>10}"]
     for label, row in one["classes"].items():
         cells = "".join(f"{'n/a':>13}" if row[name] is None else f"{row[name]:13.3f}" for name in names)
-        lines.append(f"{label:12}{cells}{row['images']:10}")
+        lines.append(f"{label:{width}}{cells}{row['images']:10}")
     return [
         *lines,
         _told(one, ("accuracy", "accuracy"), ("balanced accuracy", "balanced_accuracy")),

@@ -155,3 +155,11 @@ def test_too_few_images_for_the_folds_are_told(tmp_path):
     with pytest.raises(ValueError, match=r"^Expected at least 5 images to spread over 5 folds, found 4 of "):
         patient_splits(find_samples(tmp_path))
     assert len(patient_splits(find_samples(tmp_path), folds=2)) == 2
+
+
+def test_a_few_images_a_magnification_are_enough_for_as_many_folds(tmp_path):
+    for magnification in (40, 100):
+        add(tmp_path, *(f"SOB_B_A-14-{magnification}{n}-{magnification}-001.png" for n in range(3)))
+        add(tmp_path, *(f"SOB_M_DC-15-{magnification}{n}-{magnification}-001.png" for n in range(3)))
+    for split in patient_splits(find_samples(tmp_path), folds=3):
+        assert all((split.train, split.validation, split.test))
