@@ -1,7 +1,7 @@
 """`busseg predict`, files in and files out, against the scripts that people write; and what it takes at any length.
 
-Busseg runs the models that it ships. The peers run a network of the same multiply-adds as `best` with new weights, and
-its mirror image with each image, as `best` does: the usual loop with Keras' `predict`, and the usual one with PyTorch.
+Busseg runs the models that it ships. The peers see each image and its mirror image, as `best` does: the usual loop with
+Keras' `predict` runs the same networks with new weights, the usual one with PyTorch a network of their multiply-adds.
 All read image files, and write for each a mask and an overlay of the native size. Then the command itself, as a process
 of its own: wall time and peak memory for folders of several lengths, filled with copies. Without DATA, phantoms are
 drawn.
@@ -25,6 +25,7 @@ from benchmarks.reporting import measure_and_report, parse_arguments
 from benchmarks.torch_peer import FINEST, missing_peer
 from busseg.inference.predictor import SHIPPED
 
+NETWORKS = {"best": ("best", "small"), "small": ("small",)}  # the recipes of each model that ships
 QUICK = {"images": 12, "phantoms": 4, "lengths": [10, 50], "repeats": 2}
 
 
@@ -135,18 +136,19 @@ def shipped(name):
     """A shipped model's side, and its multiply-adds, in thousand millions, of one image and its mirror image."""
     from benchmarks.models import count_multiply_adds
 
-    network = network_like(name)
-    return {"size": network.input_shape[1], "forward, G": 2 * sum(count_multiply_adds(network).values()) / 1e9}
+    networks = networks_like(name)
+    forward = sum(sum(count_multiply_adds(network).values()) for network in networks)
+    return {"size": networks[0].input_shape[1], "forward, G": 2 * forward / 1e9}
 
 
-def network_like(name):
-    """The network of a shipped model, with new weights, which take as long as trained ones."""
+def networks_like(name):
+    """The networks of a shipped model, with new weights, which take as long as trained ones."""
     from dataclasses import replace
 
     from busseg.training.fit import build_model
     from busseg.training.recipe import load_recipe
 
-    return build_model(replace(load_recipe(name), weights="none"))
+    return [build_model(replace(load_recipe(recipe), weights="none")) for recipe in NETWORKS[name]]
 
 
 def model_alone(name):
@@ -165,7 +167,7 @@ def keras_files(inputs, out, size):
     """A worker's maker: the loop of many scripts, one image at a time, with Keras' `predict`."""
     from busseg.models.serving import average_mirrored
 
-    model = average_mirrored(network_like("best"))
+    model = average_mirrored(*networks_like("best"))
     return {}, loop_over_files(
         inputs, out, size, lambda x: model.predict(x[None, ..., None], verbose=0)["mask"][0, ..., 0]
     )

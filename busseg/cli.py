@@ -280,7 +280,8 @@ def crossval(
 
     recipe = _load_recipe(recipe, data)
     with starting_keras():
-        from busseg.crossval import cross_validate, format_crossval
+        from busseg.crossval import cross_validate
+        from busseg.evaluation.pooling import format_crossval
     samples = _find_samples(data, groups, recipe.task)
     protocol = protocol or default_protocol(recipe.task)
     summary = cross_validate(samples, out, recipe, protocol, folds, seed, jobs, robustness, data=data.resolve().name)

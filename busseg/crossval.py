@@ -10,17 +10,16 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-import numpy as np
 from rich.progress import track
 
 from busseg.data.files import claim_folder, write_text
 from busseg.data.images import read_image, read_mask
 from busseg.data.protocols import SCORED_SIZE, make_splits
 from busseg.data.splits import leaked, write_splits
-from busseg.evaluation.protocol import SUMMARY, TABLE, evaluate, format_summary, read_rows, write_scores
+from busseg.evaluation.pooling import pool_folds
+from busseg.evaluation.protocol import SUMMARY, evaluate
 from busseg.evaluation.report import write_report
 from busseg.evaluation.robustness import ROBUSTNESS, measure_robustness, read_robustness, write_robustness
-from busseg.evaluation.scores import point_scores
 
 SETTINGS = "crossval.json"
 
@@ -78,7 +77,7 @@ def cross_validate(samples, out, recipe, protocol="grouped", folds=5, seed=0, jo
     runs = [_run(out, fold) for fold in range(len(splits))]
     about = {"data": data, "protocol": protocol, "seed": seed, "size": SCORED_SIZE.get(protocol)}
     copies = [{sample.name for sample in leaked(split, samples)} for split in splits]
-    summary = _pool(out, runs, copies, about)
+    summary = pool_folds(out, runs, copies, about)
     if robustness:
         disturbed = [row for run in runs for row in read_robustness(run / "evaluation" / ROBUSTNESS)]
         write_robustness(out / ROBUSTNESS, disturbed)
@@ -173,48 +172,3 @@ def _redirect_output(path):
     with Path(path).open("a", encoding="utf-8") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
-
-
-def _pool(out, runs, copies, about):
-    """Put the folds' predictions together; score each fold, and all of them as one."""
-    rows, folds = [], []
-    for fold, (run, names) in enumerate(zip(runs, copies)):
-        evaluation = run / "evaluation"
-        mine = read_rows(evaluation / TABLE)
-        for row in mine:
-            row["leaked"] = row["file"] in names
-            if row.get("mask"):
-                row["mask"] = (evaluation / row["mask"]).relative_to(out).as_posix()
-        rows += mine
-        folds.append({"fold": fold, "images": len(mine), "scores": point_scores(mine)})
-    images = sum(row["leaked"] for row in rows)
-    about["leak"] = {"images": images, "share": images / len(rows)}
-    return write_scores(out, rows, **about, folds=folds, mean_sd=_mean_sd([fold["scores"] for fold in folds]))
-
-
-def _mean_sd(scores):
-    found = {}
-    for name in scores[0]:
-        values = [one[name] for one in scores if one[name] is not None]
-        if values:
-            found[name] = [float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0]
-    return found
-
-
-def format_crossval(summary):
-    """The scores of a cross-validation as lines of text: all folds as one, and each by itself."""
-    lines = [format_summary(summary["parts"]), "", f"{'mean ± sd over the folds':24}{'':18}each fold"]
-    for name in ("dice", "iou", "clean_normal_rate", "accuracy", "macro_f1", "macro_auc", "ece"):
-        if name in summary["mean_sd"]:
-            mean, sd = summary["mean_sd"][name]
-            each = [fold["scores"][name] for fold in summary["folds"]]
-            told = "  ".join("  n/a" if score is None else f"{score:.3f}" for score in each)
-            lines.append(f"  {name:22}{mean:.3f} ± {sd:.3f}     {told}")
-    leak = summary["leak"]
-    if leak["images"]:
-        lines += [
-            "",
-            f"{leak['share']:.1%} of the scored images have a copy in training, so that remembering counts as knowing.",
-            "How much that flatters: busseg compare, with a cross-validation by the protocol grouped.",
-        ]
-    return "\n".join(lines)

@@ -1,15 +1,18 @@
-"""From a cross-validation, and a model trained with all images by the same recipe, to the model that ships.
+"""From cross-validations, and models trained with all images by the same recipes, to the one model that ships.
 
-What can only be told by images that a model has not seen, how sure it may be and what is foreign to it, is read off the
-folds of the cross-validation and given to the model that has seen all of them.
+It answers with the mean of their networks. How right that is, how sure it may be and what is foreign to it can only be
+told by images that the networks have not seen: it is read off the folds of the cross-validations, and given to the
+networks that have seen all.
 
-Example: python -m busseg.ship data/busi --crossval runs/best --run runs/best-all --out runs/best-shipped
+Example: python -m busseg.ship data/busi --crossval runs/best --crossval runs/small --run runs/best-all
+--run runs/small-all --out runs/shipped
 """
 
 import json
 from pathlib import Path
 from typing import Annotated
 
+import keras
 import numpy as np
 import typer
 from rich.progress import track
@@ -17,11 +20,13 @@ from rich.progress import track
 from busseg.data import find_samples
 from busseg.data.files import claim_folder, replacing, write_text
 from busseg.data.sample import CLASSES
-from busseg.data.splits import read_split
-from busseg.evaluation.protocol import TABLE, read_rows
+from busseg.data.splits import leaked, read_split
+from busseg.evaluation.pooling import format_crossval, pool_folds
+from busseg.evaluation.protocol import SUMMARY, TABLE, evaluate, read_rows
+from busseg.evaluation.report import write_report
 from busseg.evaluation.scores import calibration, labels_and_probabilities
 from busseg.inference.export import export_onnx
-from busseg.inference.predictor import load_keras
+from busseg.inference.predictor import Predictor, load_keras
 from busseg.models.serving import (
     average_mirrored,
     network_inside,
@@ -39,17 +44,59 @@ SHIPPED = "shipped.json"
 KNOWN, MARGIN = 0.99, 1.15
 
 
-def ship(samples, crossval, run, out, float16=False):
-    """Give a model its temperature and its sense for foreign images, and export it.
+def score_together(samples, crossvals, out):
+    """Score the mean of the networks of cross-validations, fold by fold, on what none of them has seen.
 
-    The folder `out` then holds `model.keras`, `model.onnx` and `shipped.json`, with what was found.
+    The folder `out` then holds what that of `cross_validate` does, but for the runs.
 
     Args:
-        samples: Sequence of `Sample`, the dataset of both.
-        crossval: Path of a folder of `cross_validate`.
-        run: Path of a run's folder of `fit`, by the same recipe.
+        samples: Sequence of `Sample`, the dataset of all.
+        crossvals: Paths of folders of `cross_validate`, by the same folds.
+        out: Path of the output folder. A former one is replaced.
+
+    Returns:
+        What `summary.json` holds; see `cross_validate`.
+
+    Raises:
+        FileExistsError: If `out` holds something else.
+        FileNotFoundError: If one of the folders is none.
+        ValueError: If the folds differ, or networks of several are not `mirrored`.
+    """
+    crossvals = [Path(crossval) for crossval in crossvals]
+    recipes = [load_recipe(_fold(crossval, 0) / "recipe.toml") for crossval in crossvals]
+    splits = _read_splits(samples, crossvals[0])
+    for crossval, recipe in zip(crossvals, recipes):
+        if len(crossvals) > 1 and not recipe.mirrored:
+            raise ValueError(f"Expected recipes with mirrored = true to average networks of, found another: {crossval}")
+        if [split.test for split in _read_splits(samples, crossval)] != [split.test for split in splits]:
+            raise ValueError(f"Expected cross-validations by the same folds, found others: {crossval}")
+    out = claim_folder(out, SHIPPED)
+    write_text(out / SHIPPED, "{}\n")  # marks the folder
+    before = _read_summary(crossvals[0])
+    about = {name: before[name] for name in ("data", "protocol", "seed", "size")}
+    for fold, split in enumerate(track(splits, "Scoring folds")):
+        networks = [network_inside(load_keras(_fold(crossval, fold))) for crossval in crossvals]
+        parts, place = {"test": split.test or split.validation}, _fold(out, fold) / "evaluation"
+        evaluate(Predictor(_serve(networks, recipes[0])), parts, place, size=about["size"], fold=fold)
+        keras.backend.clear_session()
+    copies = [{sample.name for sample in leaked(split, samples)} for split in splits]
+    summary = pool_folds(out, [_fold(out, fold) for fold in range(len(splits))], copies, about)
+    write_report(out, samples)
+    return summary
+
+
+def ship(samples, crossvals, runs, out, float16=False):
+    """Score networks together; give their mean its temperature and its sense for foreign images, and export it.
+
+    The folder `out` then holds what `score_together` writes, `model.keras`, `model.onnx` and `shipped.json`, with what
+    was found.
+
+    Args:
+        samples: Sequence of `Sample`, the dataset of all.
+        crossvals: Paths of folders of `cross_validate`, by the same folds. Novelty is told by the first one's networks.
+        runs: Paths of runs' folders of `fit`, one each, by the same recipe.
         out: Path of the folder to write. One that was shipped before is replaced.
-        float16: Whether weights are rounded to half precision, in which `model.onnx` then stores them.
+        float16: Whether weights are rounded to half precision, in which `model.onnx` then stores most of them.
 
     Returns:
         What `shipped.json` holds: `temperature` and `novelty_limit`, by all folds; and by each fold as the others would
@@ -59,16 +106,19 @@ def ship(samples, crossval, run, out, float16=False):
     Raises:
         FileExistsError: If `out` holds something else.
         FileNotFoundError: If one of the folders is none.
-        ValueError: If the recipes differ, or the export answers otherwise than the model.
+        ValueError: If the recipes or the folds differ, or the export answers otherwise than the model.
     """
-    crossval, run = Path(crossval), Path(run)
-    recipe = load_recipe(run / "recipe.toml")
-    rows = read_rows(crossval / TABLE)
-    folds = np.array([int(row["fold"]) for row in rows])
-    if load_recipe(crossval / f"fold-{folds[0]}" / "recipe.toml") != recipe:
-        raise ValueError(f"Expected the recipe of the cross-validation, found another: {run / 'recipe.toml'}")
-    out = claim_folder(out, SHIPPED)
+    crossvals, runs = [Path(crossval) for crossval in crossvals], [Path(run) for run in runs]
+    if len(crossvals) != len(runs):
+        raise ValueError(f"Expected a run for each cross-validation, found {len(crossvals)} and {len(runs)}")
+    for crossval, run in zip(crossvals, runs):
+        if load_recipe(_fold(crossval, 0) / "recipe.toml") != load_recipe(run / "recipe.toml"):
+            raise ValueError(f"Expected the recipe of the cross-validation, found another: {run / 'recipe.toml'}")
+    score_together(samples, crossvals, out)
+    out = Path(out)
 
+    rows = read_rows(out / TABLE)
+    folds = np.array([int(row["fold"]) for row in rows])
     labels, probabilities = labels_and_probabilities(rows)
     true = np.array([CLASSES.index(label) for label in labels])
     temperature = fit_temperature(probabilities, true)
@@ -77,7 +127,7 @@ def ship(samples, crossval, run, out, float16=False):
         others = fit_temperature(probabilities[folds != fold], true[folds != fold])
         calibrated[folds == fold] = apply_temperature(probabilities[folds == fold], others)
 
-    novelty = {fold: _novelty_out_of_fold(samples, crossval / f"fold-{fold}", fold) for fold in track(np.unique(folds))}
+    novelty = {fold: _novelty_out_of_fold(samples, _fold(crossvals[0], fold), fold) for fold in track(np.unique(folds))}
     limit = _limit(novelty.values())
     flagged = [novelty[fold] > _limit(d for other, d in novelty.items() if other != fold) for fold in novelty]
 
@@ -88,21 +138,40 @@ def ship(samples, crossval, run, out, float16=False):
         "flagged": float(np.mean(np.concatenate(flagged))),
     }
     write_text(out / SHIPPED, json.dumps(found, indent=2) + "\n")
-    network = network_inside(load_keras(run))
-    set_temperature(network, temperature)
-    mean, whitening = fit_novelty(network, read_split(run / "splits.csv", samples).train, recipe.augmentation)
-    model = tell_novelty(network, mean, whitening / limit)
-    if float16:  # also what Keras keeps, so that both answer alike but for what the export folds into kernels
-        model.set_weights([w.astype(np.float16).astype(np.float32) if w.ndim > 1 else w for w in model.get_weights()])
-    if recipe.mirrored:
-        model = average_mirrored(model)
-    model = tell_uncertainty(model)
-    if recipe.reconciled:
-        model = reconcile(model)
+    networks, recipe = [network_inside(load_keras(run)) for run in runs], load_recipe(runs[0] / "recipe.toml")
+    for network in networks:
+        set_temperature(network, temperature)
+    mean, whitening = fit_novelty(networks[0], read_split(runs[0] / "splits.csv", samples).train, recipe.augmentation)
+    networks[0] = tell_novelty(networks[0], mean, whitening / limit)
+    if float16:
+        for network in networks:
+            network.set_weights([_rounded(weight) for weight in network.get_weights()])
     with replacing(out / "model.keras") as temporary:
-        model.save(temporary)
-    export_onnx(out / "model.keras", out / "model.onnx", float16)
+        _serve(networks, recipe).save(temporary)
+    export_onnx(out / "model.keras", out / "model.onnx")
     return found
+
+
+def _serve(networks, recipe):
+    model = tell_uncertainty(average_mirrored(*networks) if recipe.mirrored else networks[0])
+    return reconcile(model) if recipe.reconciled else model
+
+
+def _rounded(weight):
+    return weight.astype(np.float16).astype(np.float32) if weight.ndim > 1 else weight
+
+
+def _fold(crossval, fold):
+    return crossval / f"fold-{fold}"
+
+
+def _read_splits(samples, crossval):
+    folds = len(_read_summary(crossval)["folds"])
+    return [read_split(_fold(crossval, fold) / "splits.csv", samples, fold) for fold in range(folds)]
+
+
+def _read_summary(crossval):
+    return json.loads((crossval / SUMMARY).read_text(encoding="utf-8"))
 
 
 def _novelty_out_of_fold(samples, run, fold):
@@ -118,13 +187,22 @@ def _limit(novelty):
 
 def main(
     data: Annotated[Path, typer.Argument(help="Dataset folder.")],
-    crossval: Annotated[Path, typer.Option(help="Folder of `busseg crossval`.")],
-    run: Annotated[Path, typer.Option(help="Folder of `busseg train --all`.")],
+    crossval: Annotated[list[Path], typer.Option(help="Folder of `busseg crossval`; repeat it to average networks.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    float16: Annotated[bool, typer.Option(help="Store the ONNX file's weights in half precision.")] = False,
+    run: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of `busseg train --all`, one for each; without, networks are only scored together."),
+    ] = None,
+    float16: Annotated[
+        bool, typer.Option(help="Round weights to half precision; the ONNX file is smaller by half.")
+    ] = False,
 ):
-    """Give a model its temperature and its sense for foreign images, and export it."""
-    print(json.dumps(ship(find_samples(data), crossval, run, out, float16), indent=2))
+    """Score networks together; give their mean its temperature and its sense for foreign images, and export it."""
+    samples = find_samples(data)
+    if run:
+        print(json.dumps(ship(samples, crossval, run, out, float16), indent=2))
+    else:
+        print(format_crossval(score_together(samples, crossval, out)))
 
 
 if __name__ == "__main__":

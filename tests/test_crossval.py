@@ -10,10 +10,11 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from busseg.crossval import SETTINGS, _settle, cross_validate, format_crossval
+from busseg.crossval import SETTINGS, _settle, cross_validate
 from busseg.data import find_samples
 from busseg.data.files import read_csv
 from busseg.data.splits import grouped_splits
+from busseg.evaluation.pooling import format_crossval
 from busseg.evaluation.protocol import read_rows
 from busseg.evaluation.scores import point_scores
 from busseg.training.recipe import Recipe

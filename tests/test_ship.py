@@ -1,4 +1,6 @@
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,8 +8,9 @@ import pytest
 from busseg.crossval import cross_validate
 from busseg.data.images import read_image
 from busseg.data.splits import train_on_all
-from busseg.inference.predictor import Predictor
-from busseg.ship import ship
+from busseg.evaluation.protocol import TABLE, read_rows
+from busseg.inference.predictor import Predictor, load_keras
+from busseg.ship import score_together, ship
 from busseg.training.fit import fit
 from busseg.training.recipe import Recipe
 
@@ -15,6 +18,8 @@ RECIPE = Recipe(
     image_size=32, width=4, depth=2, mirrored=True, reconciled=True, augmentation="card", validation=False,
     mask_loss="bce_dice", label_loss="crossentropy", epochs=1, warmup_epochs=0, learning_rate=1e-2,
 )  # fmt: skip
+
+NEAR = 5e-3  # the smaller network sees an image that was resized twice
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +34,8 @@ def trained(tmp_path_factory, phantom_samples):
 @pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")  # tf2onnx, under NumPy 2
 def test_shipped_model_is_the_run_calibrated_that_knows_foreign_images(trained, phantom_samples, tmp_path):
     crossval, run = trained
-    found = ship(phantom_samples, crossval, run, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"model.keras", "model.onnx", "shipped.json"}
+    found = ship(phantom_samples, [crossval], [run], tmp_path)
+    assert {"model.keras", "model.onnx", "shipped.json", "report.html"} <= {path.name for path in tmp_path.iterdir()}
     assert json.loads((tmp_path / "shipped.json").read_text()) == found
     assert 0 <= found["flagged"] <= 0.2
 
@@ -44,21 +49,77 @@ def test_shipped_model_is_the_run_calibrated_that_knows_foreign_images(trained, 
     assert np.median([new.novelty for new in shipped]) == pytest.approx(1 / found["novelty_limit"], rel=0.02)
     assert np.mean([new.readable for new in shipped]) > 0.9
 
-    ship(phantom_samples, crossval, run, tmp_path)  # again, in its place
+    ship(phantom_samples, [crossval], [run], tmp_path)  # again, in its place
 
 
 @pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")  # tf2onnx, under NumPy 2
-def test_half_precision_shrinks_the_file_and_both_formats_answer_alike(trained, phantom_samples, tmp_path):
-    for name, float16 in (("whole", False), ("half", True)):
-        ship(phantom_samples, *trained, tmp_path / name, float16)
-    sizes = [(tmp_path / name / "model.onnx").stat().st_size for name in ("whole", "half")]
-    assert sizes[1] < 0.9 * sizes[0]  # most of so small a network is the graph
+def test_model_rounded_to_half_precision_answers_alike_in_both_formats(trained, phantom_samples, tmp_path):
+    ship(phantom_samples, *([folder] for folder in trained), tmp_path / "half", float16=True)
+    kernels = [w for w in load_keras(tmp_path / "half/model.keras").get_weights() if w.ndim > 1]
+    assert all(np.array_equal(kernel, kernel.astype(np.float16)) for kernel in kernels)
     images = [sample.image for sample in phantom_samples[::5]]
     answers = (Predictor(tmp_path / "half" / name).predict_batch(images) for name in ("model.keras", "model.onnx"))
     for keras, onnx in zip(*answers, strict=True):
-        # Batch normalization, which tf2onnx folds into the kernels, rounds them once more.
-        np.testing.assert_allclose(onnx.probability_map, keras.probability_map, atol=2e-3)
-        np.testing.assert_allclose(onnx.probabilities, keras.probabilities, atol=2e-3)
+        np.testing.assert_allclose(onnx.probability_map, keras.probability_map, atol=1e-5)
+        np.testing.assert_allclose(onnx.probabilities, keras.probabilities, atol=1e-5)
+
+
+def scores(folder):
+    return {row["file"]: row for row in read_rows(folder / TABLE)}
+
+
+def test_one_cross_validation_scored_alone_has_its_own_scores(trained, phantom_samples, tmp_path):
+    score_together(phantom_samples, trained[:1], tmp_path)
+    before, after = scores(trained[0]), scores(tmp_path)
+    assert before.keys() == after.keys()
+    for name, row in before.items():
+        assert after[name]["dice"] == pytest.approx(row["dice"], abs=1e-6)
+        assert after[name]["fold"] == row["fold"]
+
+
+@pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")  # tf2onnx, under NumPy 2
+def test_networks_of_two_sizes_answer_with_their_mean_and_ship_as_one(trained, phantom_samples, tmp_path):
+    smaller = replace(RECIPE, image_size=24, seed=1)
+    cross_validate(phantom_samples, tmp_path / "crossval", smaller, folds=2)
+    fit(smaller, train_on_all(phantom_samples), tmp_path / "run")
+    crossvals, runs = [trained[0], tmp_path / "crossval"], [trained[1], tmp_path / "run"]
+    found = ship(phantom_samples, crossvals, runs, tmp_path / "out")
+
+    one, other, both = (scores(folder) for folder in (*crossvals, tmp_path / "out"))
+    for name, row in both.items():
+        labels = [label for label in row if label.startswith("p_")]
+        product = np.sqrt([one[name][label] * other[name][label] for label in labels])
+        np.testing.assert_allclose([row[label] for label in labels], product / product.sum(), atol=NEAR)
+    assert max(abs(one[name]["p_normal"] - other[name]["p_normal"]) for name in both) > 4 * NEAR
+
+    images = [sample.image for sample in phantom_samples[::5]]
+    answers = [Predictor(model).predict_batch(images) for model in (*runs, tmp_path / "out" / "model.onnx")]
+    for first, second, shipped in zip(*answers, strict=True):
+        product = (first.probabilities * second.probabilities) ** (0.5 / found["temperature"])
+        np.testing.assert_allclose(shipped.probabilities, product / product.sum(), atol=NEAR)
+
+
+def test_folds_that_differ_are_refused(trained, phantom_samples, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "crossval")
+    for fold, other in ((0, 1), (1, 0)):
+        text = (trained[0] / f"fold-{other}" / "splits.csv").read_text()
+        (tmp_path / f"crossval/fold-{fold}/splits.csv").write_text(text.replace(f"\n{other},", f"\n{fold},"))
+    with pytest.raises(ValueError, match=r"^Expected cross-validations by the same folds, found others: "):
+        score_together(phantom_samples, [trained[0], tmp_path / "crossval"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_networks_without_a_mirror_are_not_averaged(trained, phantom_samples, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "crossval")
+    path = tmp_path / "crossval" / "fold-0" / "recipe.toml"
+    path.write_text(path.read_text().replace("mirrored = true", "mirrored = false"))
+    with pytest.raises(ValueError, match=r"^Expected recipes with mirrored = true to average networks of, found "):
+        score_together(phantom_samples, [trained[0], tmp_path / "crossval"], tmp_path / "out")
+
+
+def test_a_run_is_needed_for_each_cross_validation(trained, phantom_samples, tmp_path):
+    with pytest.raises(ValueError, match=r"^Expected a run for each cross-validation, found 2 and 1$"):
+        ship(phantom_samples, [trained[0]] * 2, [trained[1]], tmp_path)
 
 
 def test_run_by_another_recipe_is_refused(trained, phantom_samples, tmp_path):
@@ -67,5 +128,5 @@ def test_run_by_another_recipe_is_refused(trained, phantom_samples, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/recipe.toml").write_text(text.replace("epochs = 1", "epochs = 2"))
     with pytest.raises(ValueError, match=r"^Expected the recipe of the cross-validation, found another: "):
-        ship(phantom_samples, crossval, tmp_path / "run", tmp_path / "out")
+        ship(phantom_samples, [crossval], [tmp_path / "run"], tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -25,7 +25,7 @@ _PICTURES = {  # of scans, by the ends of their names; the last one on request
     "_overlay.png": draw_overlay,
     "_probability.png": lambda image, prediction: np.rint(255 * prediction.probability_map).astype(np.uint8),
 }
-_BATCH = 16
+_BATCH = 8  # and their mirror images; more are no faster
 _THREADS = 4  # that read and write; decoding and encoding leave Python's lock, and disks are waited for
 _AHEAD = 2 * _BATCH
 

@@ -4,25 +4,67 @@ All of it is inside the model, so that Keras and every exported format answer al
 """
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 
-def average_mirrored(network):
-    """Let a network answer for an image and its mirror image at once, as the mean of both.
+def average_mirrored(*networks):
+    """Let networks answer for an image and its mirror image at once, as the mean of all their answers.
 
-    Class probabilities are averaged as logits, so that a temperature given to the network is that of the mean, too.
+    Class probabilities are averaged as logits, so that a temperature given to the networks is that of the mean, too.
 
     Args:
-        network: `keras.Model` of `build_unet`.
+        networks: Each a `keras.Model` of `build_unet`. The first one's square is that of the model; for the others the
+            image is resized, and their maps back.
 
     Returns:
-        A `keras.Model` of the same input and outputs, of which `mask` and `label` are the means.
+        A `keras.Model` of the first one's input and outputs, of which `mask` and `label` are the means.
     """
-    image = keras.Input(network.input_shape[1:], name="image")
-    here, mirrored = network(image), network(ops.flip(image, axis=2))
-    mask = (here["mask"] + ops.flip(mirrored["mask"], axis=2)) / 2
-    logits = sum(ops.log(ops.maximum(answer["label"], 1e-7)) for answer in (here, mirrored)) / 2
-    return keras.Model(image, {**here, "mask": mask, "label": ops.softmax(logits)}, name=f"{network.name}_mirrored")
+    size = networks[0].input_shape[1]
+    image = keras.Input(networks[0].input_shape[1:], name="image")
+    told, masks, logits = {}, [], []
+    for number, network in enumerate(networks):
+        network = keras.Model(network.input, network.output, name=f"{network.name}{number}")
+        scaled = _resize(image, network.input_shape[1])
+        # As one batch, for which the network stands once in an exported file.
+        answers = network(ops.concatenate([scaled, ops.flip(scaled, axis=2)], axis=0))
+        here, mirrored = ({name: _halves(x)[half] for name, x in answers.items()} for half in (0, 1))
+        told = told or here
+        masks.append(_resize((here["mask"] + ops.flip(mirrored["mask"], axis=2)) / 2, size))
+        logits += [ops.log(ops.maximum(answer["label"], 1e-7)) for answer in (here, mirrored)]
+    mask, label = sum(masks) / len(masks), ops.softmax(sum(logits) / len(logits))
+    return keras.Model(image, {**told, "mask": mask, "label": label}, name=f"{networks[0].name}_mirrored")
+
+
+def _halves(batch):
+    return ops.reshape(batch, (2, -1, *batch.shape[1:]))
+
+
+def _resize(x, size):
+    """Resize maps of one channel, area by area or, where they grow, linearly.
+
+    By matrices, for tf2onnx takes the resizing of Keras for another size.
+    """
+    old = x.shape[1]
+    if old == size:
+        return x
+    along = layers.Dense(size, use_bias=False, trainable=False, dtype="float32")
+    x = x[..., 0]
+    for _ in ("rows", "columns"):
+        x = ops.transpose(along(x), (0, 2, 1))
+    along.set_weights([_shares(old, size)])
+    return x[..., None]
+
+
+def _shares(old, new):
+    """How much each of `old` pixels in a row counts for each of `new` ones: array `(old, new)`."""
+    pixel = np.arange(old)[:, None]
+    if new > old:
+        centre = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+        return np.maximum(1 - np.abs(centre - pixel), 0)
+    start, end = (np.arange(new) + side for side in (0, 1))
+    overlap = np.minimum(end * old / new, pixel + 1) - np.maximum(start * old / new, pixel)
+    return np.maximum(overlap, 0) * new / old
 
 
 def tell_uncertainty(model):

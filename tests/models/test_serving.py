@@ -60,6 +60,18 @@ def test_mirrored_image_has_the_mirrored_answer(network, images):
     np.testing.assert_allclose(here["label"], there["label"], atol=1e-6)
 
 
+def test_networks_of_several_sizes_answer_at_the_first_ones(network, images):
+    image = keras.Input((SIZE // 2, SIZE // 2, 1))
+    label = keras.ops.softmax(keras.ops.mean(image, axis=(1, 2)) * np.float32([0.01, 0.02, 0]))
+    smaller = keras.Model(image, {"mask": image / 255, "label": label}, name="smaller")
+    flat = np.broadcast_to(images.mean((1, 2, 3), keepdims=True), images.shape)  # the same at any size
+    alone, other = answers(average_mirrored(network), flat), answers(smaller, flat[:, ::2, ::2])
+    both = answers(average_mirrored(network, smaller), flat)
+    np.testing.assert_allclose(both["mask"], (alone["mask"] + other["mask"].repeat(2, 1).repeat(2, 2)) / 2, atol=1e-5)
+    product = np.sqrt(alone["label"] * other["label"])
+    np.testing.assert_allclose(both["label"], product / product.sum(1, keepdims=True), atol=1e-5)
+
+
 # === Uncertainty ===
 @pytest.mark.parametrize(
     ("pixels", "label", "expected"),
