@@ -33,7 +33,7 @@ Groups = Annotated[
 Recipe = Annotated[str, typer.Option(help="Name of a recipe, or path of a TOML file.")]
 Robustness = Annotated[bool, typer.Option("--robustness", help="Score under contrast, blur, speckle and more, too.")]
 Model = Annotated[
-    Path, typer.Argument(help="Trained model: a run's folder, a .keras or .onnx file, or a SavedModel folder.")
+    Path, typer.Argument(help="Trained model: best, small, a run's folder, or a file or folder of `busseg export`.")
 ]
 
 
@@ -311,8 +311,8 @@ def predict(
     model: Annotated[
         Path,
         typer.Option(
-            help="One that comes with busseg, best or small; or yours: a run's folder, a .keras or .onnx file, "
-            "or a SavedModel folder."
+            help="One that comes with busseg, best or small; or yours: a run's folder, or a file or folder of "
+            "`busseg export`."
         ),
     ] = Path("best"),
     out: Annotated[Path, typer.Option(help="Folder for masks, overlays and predictions.csv.")] = Path("predictions"),
@@ -355,7 +355,7 @@ def export(
     model: Annotated[Path, typer.Argument(help="Trained model: a run's folder or a .keras file.")],
     out: Annotated[Path, typer.Option(help="Folder to write, or .onnx file.")],
     format: Annotated[
-        str, typer.Option(help="saved_model: TensorFlow's, a folder. onnx: one file, for ONNX Runtime and others.")
+        str, typer.Option(help="saved_model: TensorFlow's, a folder. onnx, litert: one file. openvino: a folder.")
     ] = "saved_model",
 ):
     """Export a model to a format that runs without busseg, and check it against its source.

@@ -26,7 +26,8 @@ from busseg.evaluation.protocol import SUMMARY, TABLE, evaluate, read_rows
 from busseg.evaluation.report import write_report
 from busseg.evaluation.scores import calibration, labels_and_probabilities
 from busseg.inference.export import export_onnx
-from busseg.inference.predictor import Predictor, load_keras
+from busseg.inference.predictor import Predictor
+from busseg.inference.runtimes import load_keras
 from busseg.models.serving import (
     average_mirrored,
     network_inside,

@@ -19,7 +19,8 @@ from busseg.evaluation.protocol import evaluate
 from busseg.evaluation.recognition import format_recognition, magnification_matrix, recognition_rates
 from busseg.inference.explain import spatial_attention
 from busseg.inference.overlay import draw_heat
-from busseg.inference.predictor import Predictor, load_keras
+from busseg.inference.predictor import Predictor
+from busseg.inference.runtimes import load_keras
 from busseg.training.fit import fit
 from busseg.training.recipe import Recipe, load_recipe
 

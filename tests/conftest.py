@@ -96,20 +96,17 @@ def tiny_run(tmp_path_factory, phantom_samples):
 
 
 @pytest.fixture(scope="session")
-def tiny_saved_model(tmp_path_factory, tiny_run):
-    """The folder of `tiny_run`'s model as a SavedModel, to be read only."""
-    from busseg.inference.export import export_saved_model
+def tiny_exports(tmp_path_factory, tiny_run):
+    """Dict from each format to the path of `tiny_run`'s model in it, to be read only."""
+    from busseg.inference.export import FORMATS
 
-    folder = tmp_path_factory.mktemp("models") / "tiny-saved-model"
-    export_saved_model(tiny_run, folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tiny_onnx(tmp_path_factory, tiny_run):
-    """The path of `tiny_run`'s model as an ONNX file, to be read only."""
-    from busseg.inference.export import export_onnx
-
-    path = tmp_path_factory.mktemp("models") / "tiny.onnx"
-    export_onnx(tiny_run, path)
-    return path
+    folder = tmp_path_factory.mktemp("models")
+    names = {
+        "saved_model": "tiny-saved-model",
+        "onnx": "tiny.onnx",
+        "litert": "tiny.tflite",
+        "openvino": "tiny-openvino",
+    }
+    for format, export in FORMATS.items():
+        export(tiny_run, folder / names[format])
+    return {format: folder / name for format, name in names.items()}

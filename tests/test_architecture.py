@@ -30,8 +30,8 @@ MAY_IMPORT = {
 }
 # Files that may do more than their room.
 MODEL_FILES = ("busseg.inference.export", "busseg.inference.explain")
-# The predictor loads models, which are made of the layers of `models`.
-MAY_IMPORT_TOO = {name: {"models"} for name in (*MODEL_FILES, "busseg.inference.predictor")}
+# The runtimes load models, which are made of the layers of `models`.
+MAY_IMPORT_TOO = {name: {"models"} for name in (*MODEL_FILES, "busseg.inference.runtimes")}
 KERAS_FILES = ("busseg.data.batches", *MODEL_FILES)
 
 

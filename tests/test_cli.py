@@ -305,6 +305,8 @@ def test_predict_in_a_process_goes_on_past_a_broken_image_and_ends_with_1(echo_f
     [
         ([], "export", "export/saved_model.pb"),
         (["--format", "onnx"], "export.onnx", "export.onnx"),
+        (["--format", "litert"], "export.tflite", "export.tflite"),
+        (["--format", "openvino"], "export", "export/model.xml"),
     ],
 )
 def test_export_writes_the_format(call, echo_file, tmp_path, options, name, file):
@@ -580,7 +582,7 @@ def test_bad_inputs_of_predict_are_named(call, echo_file, tmp_path, inputs, foun
 
 def test_unknown_format_and_dataset_are_told(call, echo_file, tmp_path):
     line = fails(call, tmp_path, "export", echo_file, "--format", "onyx", "--out", tmp_path / "out")
-    assert line.endswith("Expected a format of saved_model, onnx, found 'onyx'")
+    assert line.endswith("Expected a format of saved_model, onnx, litert, openvino, found 'onyx'")
     line = fails(call, tmp_path, "download", "buzi", tmp_path / "out")
     assert line.endswith("Expected the dataset busi, found 'buzi'")
 

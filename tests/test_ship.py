@@ -9,7 +9,8 @@ from busseg.crossval import cross_validate
 from busseg.data.images import read_image
 from busseg.data.splits import train_on_all
 from busseg.evaluation.protocol import TABLE, read_rows
-from busseg.inference.predictor import Predictor, load_keras
+from busseg.inference.predictor import Predictor
+from busseg.inference.runtimes import load_keras
 from busseg.ship import score_together, ship
 from busseg.training.fit import fit
 from busseg.training.recipe import Recipe

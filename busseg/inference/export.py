@@ -1,20 +1,26 @@
 """A trained Keras model to a format that runs without busseg, checked against its source."""
 
 import importlib.util
+import json
 import re
+import tempfile
+import zipfile
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from busseg.data.files import replacing
+import busseg
+from busseg.data.files import replacing, write_text
 from busseg.data.phantom import draw_phantom
 from busseg.data.sample import TASKS
 from busseg.data.tissue import draw_tissue
-from busseg.inference.predictor import Predictor, load_keras
+from busseg.inference.predictor import THRESHOLD, Predictor
+from busseg.inference.runtimes import load_keras
 
 # Of a probability. Group normalisation on another runtime shifts some by 1e-5.
 TOLERANCE = 1e-4
+METADATA = "busseg.json"
 
 
 def export_saved_model(model, out):
@@ -23,7 +29,9 @@ def export_saved_model(model, out):
     Its signature `serving_default` takes `image`, `(batch, size, size, 1)` float32 with values 0..255, and gives a
     dict of `mask`, `(batch, size, size, 1)`, and `label`, `(batch, 3)`: normal, benign, malignant. One of tissue takes
     `(batch, size, size, 3)` and gives `label` alone, in the order of its task; see `TASKS`. A model trained in half
-    precision is exported, and checked, in float32.
+    precision is exported, and checked, in float32. Every format holds, as JSON, what else a user of it must know: the
+    version of busseg, the `task`, the `classes` in their order, the `image_size` in pixels and the `threshold` of the
+    mask; here in `assets.extra/busseg.json`.
 
     Args:
         model: Path of a run's folder or a `.keras` file.
@@ -51,11 +59,11 @@ def export_saved_model(model, out):
         raise FileExistsError(f"Expected a new folder or a SavedModel to replace, found something else: {out}")
     source = _load_source(model)
     with replacing(out) as temporary:
-        signature = [keras.InputSpec(shape=(None, *source.input_shape[1:]), dtype="float32", name="image")]
         try:
-            source.export(temporary, format="tf_saved_model", input_signature=signature, verbose=False)
+            source.export(temporary, format="tf_saved_model", input_signature=_signature(source), verbose=False)
         except tf.errors.OpError as error:  # TensorFlow's words for a full disk
             raise OSError(f"The SavedModel cannot be written ({error.message}): {out}") from error
+        write_text(temporary / "assets.extra" / METADATA, _metadata(source))
         return _check(temporary, source, out)
 
 
@@ -81,17 +89,8 @@ def export_onnx(model, out):
             then.
     """
     out = Path(out)
-    missing = [name for name in ("onnx", "tf2onnx") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ImportError(
-            f"Expected onnx and tf2onnx, which write ONNX, found {', '.join(missing)} not installed: "
-            'pip install "busseg[onnx]"'
-        )
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            f"Expected Keras on TensorFlow, which tf2onnx reads, found it on {keras.backend.backend()}: "
-            "set KERAS_BACKEND=tensorflow"
-        )
+    _need("onnx", "onnx", "tf2onnx")
+    _need_tensorflow("tf2onnx")
     if out.suffix != ".onnx":
         raise ValueError(f"Expected the name of a file that ends in .onnx, found another: {out}")
     if out.exists() and not _is_onnx(out):
@@ -99,12 +98,117 @@ def export_onnx(model, out):
     source = _load_source(model)
     with replacing(out) as temporary:
         _write_onnx(source, temporary)
-        _store_in_float16(temporary)
+        _finish_onnx(temporary, _metadata(source))
+        return _check(temporary, source, out)
+
+
+def export_litert(model, out):
+    """Export a model to LiteRT, formerly TensorFlow Lite: one file, for phones and small devices.
+
+    Its signature, its input, outputs and precision are those of `export_saved_model`.
+
+    Args:
+        model: Path of a run's folder or a `.keras` file.
+        out: Path of the `.tflite` file to write. A LiteRT file there is replaced.
+
+    Returns:
+        The largest difference between the outputs of the export and of the source, on phantoms.
+
+    Raises:
+        FileExistsError: If something else than a LiteRT file is at `out`.
+        OSError: If it cannot be written.
+        ImportError: If a package of the extra `litert` is not installed.
+        ValueError: If `out` does not end in `.tflite`, Keras does not run on TensorFlow, the source is no model of
+            busseg or has a layer that LiteRT does not know, or the export answers otherwise than it does; nothing is
+            written then.
+    """
+    out = Path(out)
+    _need("litert", "ai_edge_litert")
+    _need_tensorflow("LiteRT's converter")
+    if out.suffix != ".tflite":
+        raise ValueError(f"Expected the name of a file that ends in .tflite, found another: {out}")
+    if out.exists() and not (out.is_file() and out.read_bytes()[4:8] == b"TFL3"):
+        raise FileExistsError(f"Expected a new file or a LiteRT file to replace, found something else: {out}")
+    source = _load_source(model)
+    with replacing(out) as temporary:
+        source.export(temporary, format="litert", input_signature=_signature(source), verbose=False)
+        with zipfile.ZipFile(temporary, "a") as associated:  # where LiteRT has such files: behind the network
+            associated.writestr(METADATA, _metadata(source))
+        return _check(temporary, source, out)
+
+
+def export_openvino(model, out):
+    """Export a model to OpenVINO, a folder of `model.xml` and `model.bin`, fast on processors of Intel.
+
+    Its input, outputs and precision are those of `export_saved_model`.
+
+    Args:
+        model: Path of a run's folder or a `.keras` file.
+        out: Path of the folder to write. An OpenVINO model there is replaced.
+
+    Returns:
+        The largest difference between the outputs of the export and of the source, on phantoms.
+
+    Raises:
+        FileExistsError: If `out` holds something else than an OpenVINO model.
+        OSError: If it cannot be written.
+        ImportError: If the package of the extra `openvino` is not installed.
+        ValueError: If Keras does not run on TensorFlow, the source is no model of busseg, or the export answers
+            otherwise than it does; nothing is written then.
+    """
+    out = Path(out)
+    _need("openvino", "openvino")
+    _need_tensorflow("OpenVINO's converter")
+    if out.exists() and not (out / "model.xml").is_file() and (out.is_file() or any(out.iterdir())):
+        raise FileExistsError(f"Expected a new folder or an OpenVINO model to replace, found something else: {out}")
+    import openvino
+
+    source = _load_source(model)
+    with tempfile.TemporaryDirectory() as folder, replacing(out) as temporary:
+        source.export(folder, format="tf_saved_model", input_signature=_signature(source), verbose=False)
+        temporary.mkdir()
+        network = openvino.convert_model(folder)
+        network.set_rt_info(_metadata(source), "busseg")
+        openvino.save_model(network, temporary / "model.xml", compress_to_fp16=False)
         return _check(temporary, source, out)
 
 
 # On the command line: `--format`.
-FORMATS = {"saved_model": export_saved_model, "onnx": export_onnx}
+FORMATS = {
+    "saved_model": export_saved_model,
+    "onnx": export_onnx,
+    "litert": export_litert,
+    "openvino": export_openvino,
+}
+
+
+def _need(extra, *packages):
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"Expected {' and '.join(packages)}, which write the format, found {', '.join(missing)} not installed: "
+            f'pip install "busseg[{extra}]"'
+        )
+
+
+def _need_tensorflow(reader):
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            f"Expected Keras on TensorFlow, which {reader} reads, found it on {keras.backend.backend()}: "
+            "set KERAS_BACKEND=tensorflow"
+        )
+
+
+def _metadata(source):
+    """What a user of the file must know of the network, as JSON."""
+    predictor = Predictor(source)
+    told = {"busseg": busseg.__version__, "task": predictor.task, "classes": predictor.classes}
+    told |= {"image_size": predictor.image_size, "threshold": THRESHOLD if predictor.task == "ultrasound" else None}
+    return json.dumps(told)
+
+
+def _signature(source):
+    return [keras.InputSpec(shape=(None, *source.input_shape[1:]), dtype="float32", name="image")]
 
 
 def _is_onnx(path):
@@ -131,8 +235,9 @@ def _write_onnx(source, path):
     tf2onnx.convert.from_function(named, [image], output_path=path)
 
 
-def _store_in_float16(path):
-    """Store the weights that lose nothing by it in half precision, each with a cast that its runtime does at loading.
+def _finish_onnx(path, metadata):
+    """Write the metadata into an ONNX file, and store the weights that lose nothing by it in half precision, each with
+    a cast that its runtime does at loading.
 
     Not those into which batch normalization was folded: rounded once more, they would no longer be the source's.
     """
@@ -151,6 +256,7 @@ def _store_in_float16(path):
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
+    onnx.helper.set_model_props(model, {"busseg": metadata})
     onnx.save(model, path)
 
 

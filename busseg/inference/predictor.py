@@ -1,6 +1,5 @@
 """One face for a trained model, whatever format it is stored in."""
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 
 from busseg.data.images import fit_to_native, fit_to_square, read_image
 from busseg.data.sample import LABEL, MASK, TASKS
+from busseg.inference.runtimes import load, run_keras
 
 THRESHOLD = 0.5
 # The models that come with the package; `weights/README.md` tells of them.
@@ -80,8 +80,8 @@ class Predictor:
     It tells its `image_size`, the side of its square in pixels, its `task`, one of `TASKS`, and the task's `classes`.
 
     Args:
-        model: Name of a model that comes with the package, "best" or "small", or the path of a run's folder, a `.keras`
-            file, an `.onnx` file or a SavedModel folder, or a `keras.Model`.
+        model: Name of a model that comes with the package, "best" or "small", or the path of a run's folder, of a
+            `.keras`, `.onnx` or `.tflite` file, or of a folder of SavedModel or OpenVINO, or a `keras.Model`.
 
     Raises:
         FileNotFoundError: If there is no model at the path.
@@ -92,10 +92,10 @@ class Predictor:
     def __init__(self, model="best"):
         if isinstance(model, (str, Path)):
             source = model
-            self._run, inputs, outputs = _load(SHIPPED.get(str(model)) or Path(model))
+            self._run, inputs, outputs = load(SHIPPED.get(str(model)) or Path(model))
         else:
             source = getattr(model, "name", type(model).__name__)
-            self._run, inputs, outputs = _from_keras(model)
+            self._run, inputs, outputs = run_keras(model)
         self.image_size, self.task = _size_and_task(inputs, outputs, source)
         self.classes = TASKS[self.task]
 
@@ -149,100 +149,6 @@ class Predictor:
             told["mask"] = (told["probability_map"] >= THRESHOLD).astype(np.uint8)
         label = self.classes[int(np.argmax(outputs[LABEL]))]
         return Prediction(label, outputs[LABEL], **told)
-
-
-def _load(path):
-    """`(run, inputs, outputs)` of a stored model: maps a float32 batch to a dict of arrays; the shapes of both."""
-    if (path / "saved_model.pb").is_file():
-        return _from_saved_model(path)
-    if path.suffix == ".onnx" and path.is_file():
-        return _from_onnx(path)
-    return _from_keras(load_keras(path))
-
-
-def load_keras(path):
-    """Load a Keras model, not compiled: what it was trained with is not needed to predict.
-
-    Args:
-        path: Path of a run's folder or a `.keras` file.
-
-    Raises:
-        FileNotFoundError: If there is no such model.
-        ValueError: If Keras cannot load it.
-    """
-    path = Path(path)
-    file = path / "model.keras" if path.is_dir() else path
-    if file.suffix != ".keras" or not file.is_file():
-        raise FileNotFoundError(
-            f"Expected a trained model (a run's folder, .keras, .onnx or SavedModel), found none: {path}"
-        )
-    if not zipfile.is_zipfile(file):
-        raise ValueError(f"Expected a Keras model, found a broken file or something else: {file}")
-    import keras
-
-    import busseg.models.attention  # noqa: F401, it tells Keras of its layers
-
-    try:
-        return keras.models.load_model(file, compile=False)
-    except Exception as error:  # whatever a broken archive makes zipfile, h5py and Keras say
-        raise ValueError(f"Expected a Keras model, found a file that Keras cannot load ({error}): {file}") from error
-
-
-def _from_keras(model):
-    def run(batch):
-        outputs = model.predict_on_batch(batch)
-        return {name: np.asarray(values) for name, values in outputs.items()}
-
-    outputs = getattr(model, "output", None)
-    shapes = _shapes(outputs) if isinstance(outputs, dict) else getattr(model, "output_shape", None)
-    return run, getattr(model, "input_shape", None), shapes
-
-
-def _from_saved_model(path):
-    import tensorflow as tf
-
-    try:
-        loaded = tf.saved_model.load(str(path))
-    except Exception as error:  # TensorFlow's errors share no base class
-        raise ValueError(f"Expected a SavedModel, found one that cannot be loaded ({error}): {path}") from error
-    signature = loaded.signatures.get("serving_default")
-    if signature is None:
-        raise ValueError(f"Expected the signature serving_default, found {sorted(loaded.signatures)}: {path}")
-    inputs = signature.structured_input_signature[1]
-
-    def run(batch):
-        # `loaded` stands here so that its variables live as long as the function that reads them.
-        outputs = loaded.signatures["serving_default"](**{name: tf.constant(batch) for name in inputs})
-        return {name: values.numpy() for name, values in outputs.items()}
-
-    shapes = list(_shapes(inputs).values())
-    return run, shapes[0] if len(shapes) == 1 else shapes, _shapes(signature.structured_outputs)
-
-
-def _from_onnx(path):
-    import onnxruntime
-
-    try:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's errors share no base class
-        raise ValueError(f"Expected an ONNX model, found a file that cannot be loaded ({error}): {path}") from error
-    inputs = {one.name: _numbers(one.shape) for one in session.get_inputs()}
-    outputs = {one.name: _numbers(one.shape) for one in session.get_outputs()}
-
-    def run(batch):
-        return dict(zip(outputs, session.run(list(outputs), dict.fromkeys(inputs, batch))))
-
-    shapes = list(inputs.values())
-    return run, shapes[0] if len(shapes) == 1 else shapes, outputs
-
-
-def _numbers(shape):
-    """An ONNX shape with None, as Keras has it, for a side that is not fixed; ONNX gives it a name."""
-    return tuple(side if isinstance(side, int) else None for side in shape)
-
-
-def _shapes(tensors):
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _size_and_task(inputs, outputs, source):

@@ -3,18 +3,30 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import keras
 import numpy as np
 import onnx
 import pytest
 
-from busseg.inference.export import export_onnx, export_saved_model
-from busseg.inference.predictor import Predictor, load_keras
+import busseg
+from busseg.inference.export import FORMATS, export_litert, export_onnx, export_openvino, export_saved_model
+from busseg.inference.predictor import Predictor
+from busseg.inference.runtimes import load_keras
 from busseg.models.unet import build_unet
 
 any_format = pytest.mark.parametrize(
-    ("export", "name"), [(export_saved_model, "export"), (export_onnx, "export.onnx")], ids=["saved_model", "onnx"]
+    ("export", "name"),
+    [
+        pytest.param(FORMATS[format], name, id=format)
+        for format, name in (
+            ("saved_model", "export"),
+            ("onnx", "export.onnx"),
+            ("litert", "export.tflite"),
+            ("openvino", "export"),
+        )
+    ],
 )
 
 
@@ -54,20 +66,58 @@ describe = lambda specs: {spec.name: [sides(spec.shape), {"tensor(float)": "floa
 signature = session.get_inputs(), session.get_outputs()
 print(json.dumps({"signature": [describe(specs) for specs in signature], "modules": list(sys.modules)}))
 """
+LITERT = """
+import json, sys
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+serve = Interpreter(sys.argv[1]).get_signature_runner()
+answers = {}
+for name, batch in np.load(sys.argv[2]).items():
+    for output, values in serve(image=batch).items():
+        answers[f"{name} {output}"] = values
+np.savez(sys.argv[3], **answers)
+sides = lambda shape: [int(side) if side >= 0 else None for side in shape]
+describe = lambda ends: {
+    name: [sides(end["shape_signature"]), np.dtype(end["dtype"]).name] for name, end in ends.items()
+}
+signature = serve.get_input_details(), serve.get_output_details()
+print(json.dumps({"signature": [describe(ends) for ends in signature], "modules": list(sys.modules)}))
+"""
+OPENVINO = """
+import json, sys
+import numpy as np
+import openvino
+
+model = openvino.Core().compile_model(sys.argv[1] + "/model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+answers = {}
+for name, batch in np.load(sys.argv[2]).items():
+    for output, values in model({"image": batch}).items():
+        answers[f"{name} {output.any_name}"] = values
+np.savez(sys.argv[3], **answers)
+sides = lambda shape: [None if side.is_dynamic else side.get_length() for side in shape]
+describe = lambda ends: {end.any_name: [sides(end.partial_shape), {"f32": "float32"}[end.element_type.get_type_name()]]
+                         for end in ends}
+print(json.dumps({"signature": [describe(model.inputs), describe(model.outputs)], "modules": list(sys.modules)}))
+"""
 
 
 @pytest.mark.parametrize(
-    ("script", "export", "absent"),
+    ("script", "format", "absent"),
     [
-        (SAVED_MODEL, "tiny_saved_model", {"busseg"}),
-        (ONNX, "tiny_onnx", {"busseg", "keras", "tensorflow"}),
+        (SAVED_MODEL, "saved_model", {"busseg"}),
+        (ONNX, "onnx", {"busseg", "keras", "tensorflow"}),
+        (LITERT, "litert", {"busseg", "keras", "tensorflow"}),
+        (OPENVINO, "openvino", {"busseg", "keras", "tensorflow"}),
     ],
 )  # fmt: skip
-def test_export_answers_as_its_source_where_there_is_no_busseg(tmp_path, tiny_run, request, script, export, absent):
+def test_export_answers_as_its_source_where_there_is_no_busseg(
+    tmp_path, tiny_run, tiny_exports, script, format, absent
+):
     random = np.random.default_rng(0)
     batches = {str(n): random.uniform(0, 255, (n, 32, 32, 1)).astype(np.float32) for n in (1, 3)}
     np.savez(tmp_path / "batches.npz", **batches)
-    paths = request.getfixturevalue(export), tmp_path / "batches.npz", tmp_path / "answers.npz"
+    paths = tiny_exports[format], tmp_path / "batches.npz", tmp_path / "answers.npz"
     done = subprocess.run(
         [sys.executable, "-c", script, *paths],
         capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
@@ -121,8 +171,8 @@ def test_empty_folder_is_filled(tmp_path, echo_file):
     assert (tmp_path / "saved_model.pb").is_file()
 
 
-def test_saved_model_is_replaced_as_a_whole(tmp_path, echo_file, tiny_saved_model):
-    shutil.copytree(tiny_saved_model, tmp_path / "export")
+def test_saved_model_is_replaced_as_a_whole(tmp_path, echo_file, tiny_exports):
+    shutil.copytree(tiny_exports["saved_model"], tmp_path / "export")
     (tmp_path / "export/assets/old.txt").parent.mkdir(exist_ok=True)
     (tmp_path / "export/assets/old.txt").touch()
     export_saved_model(echo_file, tmp_path / "export")
@@ -217,12 +267,27 @@ def test_full_disk_leaves_the_old_export(tmp_path, echo_file, export, name, mess
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
+def test_every_format_tells_what_its_user_must_know(tiny_exports):
+    import openvino
+
+    network = openvino.Core().read_model(tiny_exports["openvino"] / "model.xml")
+    told = {
+        "saved_model": (tiny_exports["saved_model"] / "assets.extra/busseg.json").read_text(),
+        "onnx": {one.key: one.value for one in onnx.load(tiny_exports["onnx"]).metadata_props}["busseg"],
+        "litert": zipfile.ZipFile(tiny_exports["litert"]).read("busseg.json"),
+        "openvino": network.get_rt_info("busseg").astype(str),
+    }
+    expected = {"task": "ultrasound", "classes": ["normal", "benign", "malignant"], "image_size": 32, "threshold": 0.5}
+    for format in FORMATS:
+        assert json.loads(told[format]) == {"busseg": busseg.__version__, **expected}
+
+
 # === ONNX ===
-def test_onnx_file_is_replaced_and_nothing_is_left_beside_it(tmp_path, echo_file, tiny_onnx):
+def test_onnx_file_is_replaced_and_nothing_is_left_beside_it(tmp_path, echo_file, tiny_exports):
     out = tmp_path / "new/folders/export.onnx"
     export_onnx(str(echo_file), str(out))
     assert names(tmp_path) == ["new", "new/folders", "new/folders/export.onnx"]
-    shutil.copy(tiny_onnx, out)
+    shutil.copy(tiny_exports["onnx"], out)
     export_onnx(echo_file, out)
     white = Predictor(out).predict(np.full((32, 32), 255, np.uint8))
     np.testing.assert_allclose(white.probabilities, (0, 1, 0), atol=1e-6)
@@ -289,14 +354,59 @@ def test_layer_that_onnx_does_not_know_leaves_nothing(tmp_path):
     assert names(tmp_path) == ["model.keras"]
 
 
-def test_missing_packages_are_told_with_the_fix(tmp_path, echo_file, monkeypatch):
-    for name in ("onnx", "tf2onnx"):
+@pytest.mark.parametrize(
+    ("export", "packages", "extra"),
+    [
+        (export_onnx, ("onnx", "tf2onnx"), "onnx"),
+        (export_litert, ("ai_edge_litert",), "litert"),
+        (export_openvino, ("openvino",), "openvino"),
+    ],
+)
+def test_missing_packages_are_told_with_the_fix(tmp_path, echo_file, monkeypatch, export, packages, extra):
+    for name in packages:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ImportError, match=r'found onnx, tf2onnx not installed: pip install "busseg\[onnx\]"$'):
-        export_onnx(echo_file, tmp_path / "export.onnx")
+    found = rf'found {", ".join(packages)} not installed: pip install "busseg\[{extra}\]"$'
+    with pytest.raises(ImportError, match=found):
+        export(echo_file, tmp_path / "export.onnx")
 
 
-def test_other_backend_is_told_with_the_fix(tmp_path, echo_file, monkeypatch):
+@pytest.mark.parametrize("export", [export_onnx, export_litert, export_openvino])
+def test_other_backend_is_told_with_the_fix(tmp_path, echo_file, monkeypatch, export):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(ValueError, match=r"^Expected Keras on TensorFlow, .* found it on jax: set KERAS_BACKEND="):
-        export_onnx(echo_file, tmp_path / "export.onnx")
+        export(echo_file, tmp_path / "export.onnx")
+
+
+# === LiteRT and OpenVINO ===
+@pytest.mark.parametrize("content", [b"", b"my thesis", None], ids=["empty", "text", "folder"])
+def test_what_is_no_litert_file_is_refused_and_untouched(tmp_path, echo_file, content):
+    out = tmp_path / "export.tflite"
+    out.mkdir() if content is None else out.write_bytes(content)
+    with pytest.raises(FileExistsError, match=r"^Expected a new file or a LiteRT file .* else: .*export\.tflite$"):
+        export_litert(echo_file, out)
+    assert names(tmp_path) == ["export.tflite"]
+    assert out.is_dir() if content is None else out.read_bytes() == content
+
+
+def test_name_without_tflite_is_refused(tmp_path, echo_file):
+    with pytest.raises(ValueError, match=r"^Expected the name of a file that ends in \.tflite, found another: .*"):
+        export_litert(echo_file, tmp_path / "export.lite")
+    assert names(tmp_path) == []
+
+
+def test_folder_with_something_else_than_openvino_is_refused_and_untouched(tmp_path, echo_file, tiny_exports):
+    folder = shutil.copytree(tiny_exports["saved_model"], tmp_path / "export")
+    before = names(folder)
+    with pytest.raises(FileExistsError, match=r"^Expected a new folder or an OpenVINO model .* else: .*export$"):
+        export_openvino(echo_file, folder)
+    assert names(folder) == before
+
+
+@pytest.mark.parametrize("format", ["litert", "openvino"])
+def test_export_is_replaced_and_nothing_is_left_beside_it(tmp_path, echo_file, tiny_exports, format):
+    out = tmp_path / tiny_exports[format].name
+    (shutil.copytree if out.suffix == "" else shutil.copy)(tiny_exports[format], out)
+    FORMATS[format](echo_file, out)
+    white = Predictor(out).predict(np.full((32, 32), 255, np.uint8))
+    np.testing.assert_allclose(white.probabilities, (0, 1, 0), atol=1e-6)
+    assert {name.split("/")[0] for name in names(tmp_path)} == {out.name}

@@ -1,0 +1,176 @@
+"""Stored models, each run by its own runtime behind one face: a batch of images in, a dict of answers out."""
+
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+
+def load(path):
+    """Load a stored model, whatever its format.
+
+    Args:
+        path: Path of a run's folder, a `.keras`, `.onnx` or `.tflite` file, or a folder of SavedModel or OpenVINO.
+
+    Returns:
+        `(run, inputs, outputs)`: a function from a float32 batch to a dict of arrays; the shape of its input (or those
+        of its inputs, where it has several), and a dict of the shapes of its outputs, None for a side that may vary.
+
+    Raises:
+        FileNotFoundError: If there is no model.
+        ImportError: If its runtime is not installed.
+        ValueError: If its runtime cannot load it.
+    """
+    path = Path(path)
+    if (path / "saved_model.pb").is_file():
+        return _run_saved_model(path)
+    if (path / "model.xml").is_file():
+        return _run_openvino(path)
+    if path.suffix == ".onnx" and path.is_file():
+        return _run_onnx(path)
+    if path.suffix == ".tflite" and path.is_file():
+        return _run_litert(path)
+    return run_keras(load_keras(path))
+
+
+def load_keras(path):
+    """Load a Keras model, not compiled: what it was trained with is not needed to predict.
+
+    Args:
+        path: Path of a run's folder or a `.keras` file.
+
+    Raises:
+        FileNotFoundError: If there is no such model.
+        ValueError: If Keras cannot load it.
+    """
+    path = Path(path)
+    file = path / "model.keras" if path.is_dir() else path
+    if file.suffix != ".keras" or not file.is_file():
+        raise FileNotFoundError(
+            "Expected a trained model (a run's folder, .keras, .onnx, .tflite, or a folder of SavedModel or OpenVINO), "
+            f"found none: {path}"
+        )
+    if not zipfile.is_zipfile(file):
+        raise ValueError(f"Expected a Keras model, found a broken file or something else: {file}")
+    import keras
+
+    import busseg.models.attention  # noqa: F401, it tells Keras of its layers
+
+    try:
+        return keras.models.load_model(file, compile=False)
+    except Exception as error:  # whatever a broken archive makes zipfile, h5py and Keras say
+        raise ValueError(f"Expected a Keras model, found a file that Keras cannot load ({error}): {file}") from error
+
+
+def run_keras(model):
+    """What `load` gives, of a `keras.Model`."""
+
+    def run(batch):
+        outputs = model.predict_on_batch(batch)
+        return {name: np.asarray(values) for name, values in outputs.items()}
+
+    outputs = getattr(model, "output", None)
+    shapes = _shapes(outputs) if isinstance(outputs, dict) else getattr(model, "output_shape", None)
+    return run, getattr(model, "input_shape", None), shapes
+
+
+def _run_saved_model(path):
+    import tensorflow as tf
+
+    try:
+        loaded = tf.saved_model.load(str(path))
+    except Exception as error:  # TensorFlow's errors share no base class
+        raise ValueError(f"Expected a SavedModel, found one that cannot be loaded ({error}): {path}") from error
+    signature = loaded.signatures.get("serving_default")
+    if signature is None:
+        raise ValueError(f"Expected the signature serving_default, found {sorted(loaded.signatures)}: {path}")
+    inputs = signature.structured_input_signature[1]
+
+    def run(batch):
+        # `loaded` stands here so that its variables live as long as the function that reads them.
+        outputs = loaded.signatures["serving_default"](**{name: tf.constant(batch) for name in inputs})
+        return {name: values.numpy() for name, values in outputs.items()}
+
+    return run, _only(_shapes(inputs).values()), _shapes(signature.structured_outputs)
+
+
+def _run_onnx(path):
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors share no base class
+        raise ValueError(f"Expected an ONNX model, found a file that cannot be loaded ({error}): {path}") from error
+    inputs = {one.name: _numbers(one.shape) for one in session.get_inputs()}
+    outputs = {one.name: _numbers(one.shape) for one in session.get_outputs()}
+
+    def run(batch):
+        return dict(zip(outputs, session.run(list(outputs), dict.fromkeys(inputs, batch))))
+
+    return run, _only(inputs.values()), outputs
+
+
+def _run_openvino(path):
+    try:
+        import openvino
+    except ImportError as error:
+        raise _missing("OpenVINO", "openvino", path) from error
+    try:
+        # Or else it computes in bfloat16 where the processor can, and answers a little otherwise.
+        model = openvino.Core().compile_model(path / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"Expected an OpenVINO model, found one that cannot be loaded ({reason}): {path}") from error
+    inputs, outputs = (
+        {one.any_name: _sides(one.partial_shape) for one in ends} for ends in (model.inputs, model.outputs)
+    )
+
+    def run(batch):
+        answers = model(dict.fromkeys(inputs, batch))
+        return {name: answers[name] for name in outputs}
+
+    return run, _only(inputs.values()), outputs
+
+
+def _run_litert(path):
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        raise _missing("LiteRT", "litert", path) from error
+    try:
+        interpreter = Interpreter(str(path), num_threads=os.cpu_count())
+        signature = interpreter.get_signature_runner()
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"Expected a LiteRT model, found a file that cannot be loaded ({error}): {path}") from error
+    ends = signature.get_input_details(), signature.get_output_details()
+    inputs, outputs = ({name: _numbers(one["shape_signature"]) for name, one in end.items()} for end in ends)
+
+    def run(batch):
+        return signature(**dict.fromkeys(inputs, batch))
+
+    return run, _only(inputs.values()), outputs
+
+
+def _missing(runtime, extra, path):
+    return ImportError(
+        f'Expected {runtime}, which runs this model, found it not installed: pip install "busseg[{extra}]": {path}'
+    )
+
+
+def _only(shapes):
+    shapes = list(shapes)
+    return shapes[0] if len(shapes) == 1 else shapes
+
+
+def _numbers(shape):
+    """A shape with None, as Keras has it, for a side that may vary: ONNX gives it a name, LiteRT -1."""
+    return tuple(int(side) if isinstance(side, (int, np.integer)) and side >= 0 else None for side in shape)
+
+
+def _sides(shape):
+    return tuple(None if side.is_dynamic else side.get_length() for side in shape)
+
+
+def _shapes(tensors):
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
