@@ -136,11 +136,6 @@ def test_export_answers_as_its_source_where_there_is_no_busseg(
                 np.testing.assert_allclose(answers[f"{name} {output}"], expected, atol=1e-5)
 
 
-@any_format
-def test_largest_difference_on_phantoms_is_returned(tmp_path, echo_file, export, name):
-    assert 0 <= export(echo_file, tmp_path / name) <= 1e-5
-
-
 # Half precision rounds to 8 bits: 1 / 256. What it is rounded from is what is exported.
 @any_format
 def test_model_of_half_precision_is_exported_in_float32(tmp_path, export, name):
