@@ -230,13 +230,12 @@ def test_export_that_answers_otherwise_leaves_nothing(tmp_path, export, name):
     assert names(tmp_path) == ["model.keras"]
 
 
-@any_format
-def test_model_whose_answers_are_no_numbers_leaves_nothing(tmp_path, echo_file, export, name):
+def test_model_whose_answers_are_no_numbers_leaves_nothing(tmp_path, echo_file):
     model = load_keras(echo_file)
     model.get_layer("label").bias.assign([1, 0, np.nan])
     model.save(tmp_path / "model.keras")
-    with pytest.raises(ValueError, match=rf"^Expected the export to answer as its source, .* of nan: .*{name}$"):
-        export(tmp_path / "model.keras", tmp_path / name)
+    with pytest.raises(ValueError, match=r"^Expected the export to answer as its source, .* of nan: .*export\.onnx$"):
+        export_onnx(tmp_path / "model.keras", tmp_path / "export.onnx")
     assert names(tmp_path) == ["model.keras"]
 
 
