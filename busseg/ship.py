@@ -9,6 +9,7 @@ Example: python -m busseg.ship data/busi --crossval runs/best --crossval runs/sm
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -199,11 +200,15 @@ def main(
     ] = False,
 ):
     """Score networks together; give their mean its temperature and its sense for foreign images, and export it."""
-    samples = find_samples(data)
-    if run:
-        print(json.dumps(ship(samples, crossval, run, out, float16), indent=2))
-    else:
-        print(format_crossval(score_together(samples, crossval, out)))
+    try:
+        samples = find_samples(data)
+        if run:
+            print(json.dumps(ship(samples, crossval, run, out, float16), indent=2))
+        else:
+            print(format_crossval(score_together(samples, crossval, out)))
+    except (OSError, ValueError, ImportError) as error:
+        print(f"busseg: error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from error
 
 
 if __name__ == "__main__":
