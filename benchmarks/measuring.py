@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
-# What the command line of busseg sets before it loads Keras; see `busseg.cli.starting_keras`.
+# What the command line of busseg sets before it loads Keras; see `busseg.cli.program.starting_keras`.
 AS_BUSSEG = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "1"}
 
 # === Timing ===

@@ -197,7 +197,7 @@ def test_busseg_keeps_to_its_rooms():
 
 
 def test_every_file_of_the_package_is_read():
-    assert {"busseg/__init__.py", "busseg/cli.py", "busseg/data/busi.py"} <= read_package().keys()
+    assert {"busseg/__init__.py", "busseg/cli/program.py", "busseg/data/busi.py"} <= read_package().keys()
 
 
 RUN_HELP = (
@@ -227,7 +227,8 @@ def test_help_loads_nothing_heavy(code):
 
 CLEAN = {
     "busseg/__init__.py": '__version__ = "0"',
-    "busseg/cli.py": "import typer\ndef train():\n    from busseg.training import fit",
+    "busseg/cli/__init__.py": "from busseg.cli import training",
+    "busseg/cli/training.py": "import typer\ndef train():\n    from busseg.training import fit",
     "busseg/data/__init__.py": "def find():\n    from busseg.data import busi",
     "busseg/data/busi.py": "import numpy\nfrom busseg.data.sample import Sample",
     "busseg/data/sample.py": "from dataclasses import dataclass",
@@ -275,8 +276,8 @@ def test_clean_sources_break_no_rule():
         ("busseg/inference/new.py", "from busseg.data import batches", "inference.new: loads keras"),
         ("busseg/evaluation/new.py", "from busseg.data.batches import Batches", "evaluation.new: loads keras"),
         ("busseg/data/__init__.py", "from busseg.data import batches", "data.busi: loads keras"),
-        ("busseg/cli.py", "import numpy", "cli: loads numpy"),
-        ("busseg/cli.py", "import typer\nfrom busseg.data import busi", "cli: loads numpy"),
+        ("busseg/cli/training.py", "import numpy", "cli: loads numpy"),
+        ("busseg/cli/data.py", "import typer\nfrom busseg.data import busi", "cli.data: loads numpy"),
         ("busseg/__init__.py", "from busseg.models.unet import build", "busseg: loads keras"),
         # Shape
         ("busseg/data/sample.py", "from busseg.data import busi", "busseg.data.busi -> busseg.data.sample -> busseg"),

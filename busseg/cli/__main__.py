@@ -1,0 +1,3 @@
+from busseg.cli import main
+
+main()

@@ -1,0 +1,74 @@
+"""The verbs of datasets."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from busseg.cli.program import Data, Groups, app, progress_bar, read_samples
+
+
+@app.command()
+def audit(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for audit.html, audit.json and groups.csv.")] = Path("audit"),
+):
+    """Look a dataset over before it is trusted: faulty files and masks, copies, classes, sizes of lesions.
+
+    Example: busseg audit data/busi --out audit
+    """
+    from busseg.data import find_reader
+    from busseg.data.audit import audit_dataset, format_audit
+    from busseg.data.files import claim_folder
+    from busseg.evaluation.audit_page import AUDIT, PAGE, write_audit
+
+    find_reader(data)  # A wrong folder on either side is refused before the work, and leaves nothing behind.
+    claim_folder(out, AUDIT)
+    found = audit_dataset(data, progress=progress_bar("Looking"))
+    write_audit(found, out)
+    print(format_audit(found))
+    print(f"\nWrote {out / PAGE}")
+    if found["findings"]["unreadable"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def split(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="CSV file to write.")] = Path("splits.csv"),
+    folds: Annotated[int, typer.Option(min=2, help="Number of folds.")] = 5,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same folds.")] = 0,
+    groups: Groups = None,
+    keep_conflicts: Annotated[
+        bool, typer.Option("--keep-conflicts", help="Keep the groups whose images carry different classes.")
+    ] = False,
+):
+    """Split a dataset into stratified folds that keep copies of an image together, and the images of a patient.
+
+    Example: busseg split data/busi --folds 5 --out splits.csv
+    """
+    from busseg.data import breakhis, find_reader
+    from busseg.data.splits import PARTS, grouped_splits, patient_splits, write_splits
+
+    samples, tissue = read_samples(data, groups), find_reader(data)[0] is breakhis
+    splits = patient_splits(samples, folds, seed) if tissue else grouped_splits(samples, folds, seed, keep_conflicts)
+    write_splits(out, splits)
+    for number, fold in enumerate(splits):
+        print(f"fold {number}: " + ", ".join(f"{part} {len(getattr(fold, part))}" for part in PARTS))
+    print(f"Wrote {out}")
+
+
+@app.command()
+def download(
+    dataset: Annotated[str, typer.Argument(help="busi: breast ultrasound, 780 images.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to make.")],
+):
+    """Download a dataset.
+
+    Example: busseg download busi data/busi
+    """
+    from busseg.data.download import download_busi
+
+    if dataset != "busi":
+        raise ValueError(f"Expected the dataset busi, found {dataset!r}")
+    print(f"Wrote {download_busi(folder)}")

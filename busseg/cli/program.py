@@ -1,0 +1,101 @@
+"""The program itself: what all verbs share, and how it ends."""
+
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import track
+
+app = typer.Typer(
+    help="Breast ultrasound: which class (normal, benign, malignant), and where the lesion lies. "
+    "Research software, not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+
+Data = Annotated[Path, typer.Argument(help="Dataset folder: BUSI's, BreaKHis', or one with images/ and masks/.")]
+Splits = Annotated[Path | None, typer.Option(help="CSV file of folds, as `busseg split` writes it.")]
+Fold = Annotated[
+    int | None, typer.Option(min=0, help="Number of the fold; must be told if the splits file holds several.")
+]
+Groups = Annotated[
+    Path | None,
+    typer.Option(help="CSV file that tells which images belong together: file, group. `busseg audit` writes one."),
+]
+Robustness = Annotated[bool, typer.Option("--robustness", help="Score under contrast, blur, speckle and more, too.")]
+
+
+def main():
+    """Run the command line: one line for what went wrong, and 2 for its exit status."""
+    try:
+        app()
+    except (OSError, ValueError, ImportError) as error:
+        if os.environ.get("BUSSEG_TRACEBACK"):
+            raise
+        errors.print(f"busseg: error: {_one_line(error)}")
+        sys.exit(2)
+    except SystemExit as done:
+        if done.code == 130:  # what typer makes of Ctrl-C
+            errors.print("busseg: stopped")
+        raise
+
+
+def _one_line(error):
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return " ".join(str(error).split())
+
+
+@contextmanager
+def starting_keras():
+    """Import Keras and its backend inside, in peace: TensorFlow's start-up notes are not for users."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Off by default on some processors; twice as fast there.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    with Console().status("Starting Keras ..."), Path(os.devnull).open("w") as nowhere:
+        # The notes come from C++, past Python's own stderr.
+        stderr = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def load_predictor(model):
+    """A predictor; Keras, whose start takes seconds, is started only for a model that needs it."""
+    from busseg.inference.predictor import SHIPPED, Predictor
+
+    if str(model) in SHIPPED or model.suffix == ".onnx":
+        return Predictor(model)
+    with starting_keras():
+        return Predictor(model)
+
+
+def read_samples(data, groups, task=None):
+    from busseg.data import find_samples
+    from busseg.data.splits import read_groups
+
+    samples = find_samples(data, task)
+    return read_groups(groups, samples) if groups else samples
+
+
+def progress_bar(title):
+    return lambda things: track(things, title)
+
+
+def report_failures(failed, count):
+    for row in failed:
+        errors.print(f"busseg: skipped: {row['error']}")
+    if failed:
+        errors.print(f"busseg: {len(failed)} of {count} files could not be read")
+        raise typer.Exit(1)
