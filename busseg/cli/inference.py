@@ -61,15 +61,29 @@ def export(
     format: Annotated[
         str, typer.Option(help="saved_model: TensorFlow's, a folder. onnx, litert: one file. openvino: a folder.")
     ] = "saved_model",
+    weights: Annotated[
+        str, typer.Option(help="float32, or smaller: float16 (not of saved_model), int8 (of onnx and litert).")
+    ] = "float32",
+    raw: Annotated[
+        bool,
+        typer.Option(
+            "--raw", help="saved_model, onnx: take an image as it is, uint8 of any size, and answer at its size."
+        ),
+    ] = False,
 ):
     """Export a model to a format that runs without busseg, and check it against its source.
 
     Example: busseg export runs/card --format onnx --out card.onnx
     """
+    from inspect import signature
+
     with starting_keras():
         from busseg.inference.export import FORMATS
     if format not in FORMATS:
         raise ValueError(f"Expected a format of {', '.join(FORMATS)}, found {format!r}")
+    told = ({"weights": weights} if weights != "float32" else {}) | ({"raw": True} if raw else {})
+    if unknown := told.keys() - signature(FORMATS[format]).parameters.keys():
+        raise ValueError(f"Expected a format that has --{min(unknown)}, found {format}")
     with starting_keras():
-        difference = FORMATS[format](model, out)
+        difference = FORMATS[format](model, out, **told)
     print(f"Wrote {out}; its answers differ from the source's by at most {difference:.0e}")

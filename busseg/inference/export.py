@@ -15,15 +15,20 @@ from busseg.data.files import replacing, write_text
 from busseg.data.phantom import draw_phantom
 from busseg.data.sample import TASKS
 from busseg.data.tissue import draw_tissue
+from busseg.inference.onnx_file import finish_onnx, is_onnx, write_onnx
 from busseg.inference.predictor import THRESHOLD, Predictor
-from busseg.inference.runtimes import load_keras
+from busseg.inference.raw import raw_function
+from busseg.inference.runtimes import load, load_keras
 
-# Of a probability. Group normalisation on another runtime shifts some by 1e-5.
-TOLERANCE = 1e-4
+# Of a probability, by how the weights are stored. Group normalisation on another runtime shifts some by 1e-5; eight
+# bits move the edge of a lesion, where single pixels change much.
+TOLERANCE = {"float32": 1e-4, "float16": 0.1, "int8": 0.5}
+RAW_TOLERANCE = 1e-3  # where an image is resized by another runtime, which rounds a grey level here and there otherwise
 METADATA = "busseg.json"
+_ANSWERS = ("probability_map", "probabilities", "uncertainty", "novelty")  # what of a `Prediction` is compared
 
 
-def export_saved_model(model, out):
+def export_saved_model(model, out, raw=False):
     """Export a model to TensorFlow's SavedModel.
 
     Its signature `serving_default` takes `image`, `(batch, size, size, 1)` float32 with values 0..255, and gives a
@@ -36,6 +41,8 @@ def export_saved_model(model, out):
     Args:
         model: Path of a run's folder or a `.keras` file.
         out: Path of the folder to write. A SavedModel there is replaced.
+        raw: Whether it is to take an image as it is instead, uint8 of any size, and to answer at that size; see
+            `raw.raw_function`.
 
     Returns:
         The largest difference between the outputs of the export and of the source, on phantoms.
@@ -60,14 +67,19 @@ def export_saved_model(model, out):
     source = _load_source(model)
     with replacing(out) as temporary:
         try:
-            source.export(temporary, format="tf_saved_model", input_signature=_signature(source), verbose=False)
+            if raw:
+                module = tf.Module()
+                module.network = source  # keeps its weights
+                tf.saved_model.save(module, str(temporary), signatures=raw_function(source))
+            else:
+                source.export(temporary, format="tf_saved_model", input_signature=_signature(source), verbose=False)
         except tf.errors.OpError as error:  # TensorFlow's words for a full disk
             raise OSError(f"The SavedModel cannot be written ({error.message}): {out}") from error
         write_text(temporary / "assets.extra" / METADATA, _metadata(source))
-        return _check(temporary, source, out)
+        return (_check_raw if raw else _check)(temporary, source, out)
 
 
-def export_onnx(model, out):
+def export_onnx(model, out, raw=False, weights="float32"):
     """Export a model to ONNX, one file that ONNX Runtime and others run.
 
     Its input, outputs and precision are those of `export_saved_model`. Weights that half precision holds exactly, as
@@ -76,6 +88,10 @@ def export_onnx(model, out):
     Args:
         model: Path of a run's folder or a `.keras` file.
         out: Path of the `.onnx` file to write. An ONNX file there is replaced.
+        raw: Whether it is to take an image as it is instead, uint8 of any size, and to answer at that size; see
+            `raw.raw_function`.
+        weights: How to store the weights: "float32"; "float16"; or "int8", the kernels of convolutions alone, with a
+            scale for each filter. They are computed with in float32 all the same.
 
     Returns:
         The largest difference between the outputs of the export and of the source, on phantoms.
@@ -93,16 +109,17 @@ def export_onnx(model, out):
     _need_tensorflow("tf2onnx")
     if out.suffix != ".onnx":
         raise ValueError(f"Expected the name of a file that ends in .onnx, found another: {out}")
-    if out.exists() and not _is_onnx(out):
+    if out.exists() and not is_onnx(out):
         raise FileExistsError(f"Expected a new file or an ONNX file to replace, found something else: {out}")
+    _check_weights(weights, "float32", "float16", "int8")
     source = _load_source(model)
     with replacing(out) as temporary:
-        _write_onnx(source, temporary)
-        _finish_onnx(temporary, _metadata(source))
-        return _check(temporary, source, out)
+        write_onnx(raw_function(source) if raw else _function(source), temporary)
+        finish_onnx(temporary, _metadata(source), weights)
+        return (_check_raw if raw else _check)(temporary, source, out, weights)
 
 
-def export_litert(model, out):
+def export_litert(model, out, weights="float32"):
     """Export a model to LiteRT, formerly TensorFlow Lite: one file, for phones and small devices.
 
     Its signature, its input, outputs and precision are those of `export_saved_model`.
@@ -110,6 +127,8 @@ def export_litert(model, out):
     Args:
         model: Path of a run's folder or a `.keras` file.
         out: Path of the `.tflite` file to write. A LiteRT file there is replaced.
+        weights: How to store the weights: "float32"; "float16", computed with in float32; or "int8", computed with in
+            integers where LiteRT can.
 
     Returns:
         The largest difference between the outputs of the export and of the source, on phantoms.
@@ -129,15 +148,24 @@ def export_litert(model, out):
         raise ValueError(f"Expected the name of a file that ends in .tflite, found another: {out}")
     if out.exists() and not (out.is_file() and out.read_bytes()[4:8] == b"TFL3"):
         raise FileExistsError(f"Expected a new file or a LiteRT file to replace, found something else: {out}")
+    import tensorflow as tf
+
+    smaller = {
+        "float32": {},
+        "float16": {"optimizations": [tf.lite.Optimize.DEFAULT], "target_spec": {"supported_types": [tf.float16]}},
+        "int8": {"optimizations": [tf.lite.Optimize.DEFAULT]},
+    }
+    _check_weights(weights, *smaller)
     source = _load_source(model)
+    signature = _signature(source)
     with replacing(out) as temporary:
-        source.export(temporary, format="litert", input_signature=_signature(source), verbose=False)
+        source.export(temporary, format="litert", input_signature=signature, verbose=False, **smaller[weights])
         with zipfile.ZipFile(temporary, "a") as associated:  # where LiteRT has such files: behind the network
             associated.writestr(METADATA, _metadata(source))
-        return _check(temporary, source, out)
+        return _check(temporary, source, out, weights)
 
 
-def export_openvino(model, out):
+def export_openvino(model, out, weights="float32"):
     """Export a model to OpenVINO, a folder of `model.xml` and `model.bin`, fast on processors of Intel.
 
     Its input, outputs and precision are those of `export_saved_model`.
@@ -145,6 +173,7 @@ def export_openvino(model, out):
     Args:
         model: Path of a run's folder or a `.keras` file.
         out: Path of the folder to write. An OpenVINO model there is replaced.
+        weights: How to store the weights: "float32" or "float16". They are computed with in float32 all the same.
 
     Returns:
         The largest difference between the outputs of the export and of the source, on phantoms.
@@ -161,6 +190,7 @@ def export_openvino(model, out):
     _need_tensorflow("OpenVINO's converter")
     if out.exists() and not (out / "model.xml").is_file() and (out.is_file() or any(out.iterdir())):
         raise FileExistsError(f"Expected a new folder or an OpenVINO model to replace, found something else: {out}")
+    _check_weights(weights, "float32", "float16")
     import openvino
 
     source = _load_source(model)
@@ -169,8 +199,8 @@ def export_openvino(model, out):
         temporary.mkdir()
         network = openvino.convert_model(folder)
         network.set_rt_info(_metadata(source), "busseg")
-        openvino.save_model(network, temporary / "model.xml", compress_to_fp16=False)
-        return _check(temporary, source, out)
+        openvino.save_model(network, temporary / "model.xml", compress_to_fp16=weights == "float16")
+        return _check(temporary, source, out, weights)
 
 
 # On the command line: `--format`.
@@ -207,57 +237,20 @@ def _metadata(source):
     return json.dumps(told)
 
 
-def _signature(source):
-    return [keras.InputSpec(shape=(None, *source.input_shape[1:]), dtype="float32", name="image")]
+def _check_weights(weights, *known):
+    if weights not in known:
+        raise ValueError(f"Expected weights of {', '.join(known)} for this format, found {weights!r}")
 
 
-def _is_onnx(path):
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        return path.is_file() and len(onnx.load(path, load_external_data=False).graph.node) > 0
-    except DecodeError:
-        return False
-
-
-def _write_onnx(source, path):
+def _function(source):
     import tensorflow as tf
-    import tf2onnx
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     image = tf.TensorSpec((None, *source.input_shape[1:]), tf.float32, name="image")
-    function = tf.function(lambda image: source(image, training=False)).get_concrete_function(image)
-    # tf2onnx, also where Keras calls it, takes tensors that a network holds, such as the mean of ImageNet's colours,
-    # for inputs without a value. A frozen function holds none.
-    frozen = convert_variables_to_constants_v2(function)
-    named = tf.function(lambda image: tf.nest.pack_sequence_as(function.structured_outputs, frozen(image)))
-    tf2onnx.convert.from_function(named, [image], output_path=path)
+    return tf.function(lambda image: source(image, training=False), input_signature=[image])
 
 
-def _finish_onnx(path, metadata):
-    """Write the metadata into an ONNX file, and store the weights that lose nothing by it in half precision, each with
-    a cast that its runtime does at loading.
-
-    Not those into which batch normalization was folded: rounded once more, they would no longer be the source's.
-    """
-    import onnx
-
-    model = onnx.load(path)
-    casts = []
-    for weights in model.graph.initializer:
-        if weights.data_type != onnx.TensorProto.FLOAT or len(weights.dims) < 2:  # biases and scalars are few
-            continue
-        name, whole = weights.name, onnx.numpy_helper.to_array(weights)
-        half = whole.astype(np.float16)
-        if np.array_equal(half, whole):
-            weights.CopyFrom(onnx.numpy_helper.from_array(half, f"{name}_float16"))
-            casts.append(onnx.helper.make_node("Cast", [weights.name], [name], to=onnx.TensorProto.FLOAT))
-    nodes = [*casts, *model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    onnx.helper.set_model_props(model, {"busseg": metadata})
-    onnx.save(model, path)
+def _signature(source):
+    return [keras.InputSpec(shape=(None, *source.input_shape[1:]), dtype="float32", name="image")]
 
 
 def _load_source(path):
@@ -280,28 +273,42 @@ def _in_float32(model):
     return converted
 
 
-def _check(export, source, out):
+def _check(export, source, out, weights="float32"):
     """The largest difference between the answers of an export, still at a temporary path, and of its source."""
     try:
         predictor = Predictor(export)
     except ValueError as error:  # a layer that the format does not know
         raise ValueError(f"Expected an export that runs, found one that does not ({error}): {out}") from error
-    difference = _difference(Predictor(source), predictor)
-    if not difference <= TOLERANCE:  # also if it is no number
-        raise ValueError(f"Expected the export to answer as its source, found a difference of {difference:.1e}: {out}")
-    return difference
+    answers = ([_answers(told) for told in one.predict_batch(_phantoms(one))] for one in (Predictor(source), predictor))
+    return _difference(*answers, TOLERANCE[weights], out)
 
 
-def _difference(source, export):
-    """The largest difference between two predictors' answers on a phantom a class."""
-    if source.task == "ultrasound":
-        images = [draw_phantom(label, seed=0)[0] for label in source.classes]
-    else:
-        images = [draw_tissue(label, 100, patient=0, number=0) for label in TASKS["histology"]]
-    pairs = zip(source.predict_batch(images), export.predict_batch(images))
-    return float(np.max([np.abs(a - b).max() for pair in pairs for a, b in zip(*map(_answers, pair), strict=True)]))
+def _check_raw(export, source, out, weights="float32"):
+    """As `_check`, of an export that takes images as they are."""
+    predictor, (run, _, _) = Predictor(source), load(export)
+    expected, found = [], []
+    for image in _phantoms(predictor):
+        expected.append(_answers(predictor.predict(image)))
+        told = run(image.reshape(*image.shape[:2], -1))
+        found.append([told[name] for name in _ANSWERS if name in told])
+    return _difference(expected, found, max(TOLERANCE[weights], RAW_TOLERANCE), out)
+
+
+def _phantoms(predictor):
+    """A phantom a class."""
+    if predictor.task == "ultrasound":
+        return [draw_phantom(label, seed=0)[0] for label in predictor.classes]
+    return [draw_tissue(label, 100, patient=0, number=0) for label in TASKS["histology"]]
 
 
 def _answers(prediction):
-    answers = [prediction.probability_map, prediction.probabilities, prediction.uncertainty, prediction.novelty]
+    answers = (getattr(prediction, name) for name in _ANSWERS)
     return [np.asarray(answer) for answer in answers if answer is not None]
+
+
+def _difference(expected, found, tolerance, out):
+    pairs = zip(expected, found, strict=True)
+    difference = float(np.max([np.abs(a - b).max() for pair in pairs for a, b in zip(*pair, strict=True)]))
+    if not difference <= tolerance:  # also if it is no number
+        raise ValueError(f"Expected the export to answer as its source, found a difference of {difference:.1e}: {out}")
+    return difference

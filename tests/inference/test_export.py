@@ -298,26 +298,6 @@ def test_what_is_no_onnx_file_is_refused_and_untouched(tmp_path, echo_file, cont
     assert out.is_dir() if content is None else out.read_bytes() == content
 
 
-def weights_of(path):
-    """Dict from the name of each tensor that an ONNX file holds to its bytes."""
-    return {one.name: len(one.raw_data) for one in onnx.load(path).graph.initializer}
-
-
-@pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")  # tf2onnx, under NumPy 2
-@pytest.mark.parametrize(("normalization", "least", "most"), [("none", 0.5, 0.6), ("batch", 0.9, 1.0)])
-def test_weights_that_half_precision_holds_are_stored_in_it(tmp_path, normalization, least, most):
-    model = build_unet(image_size=16, width=4, depth=2, normalization=normalization)
-    model.save(tmp_path / "whole.keras")
-    model.set_weights([w.astype(np.float16) if w.ndim > 1 else w for w in model.get_weights()])
-    model.save(tmp_path / "rounded.keras")
-    assert all(
-        export_onnx(tmp_path / f"{name}.keras", tmp_path / f"{name}.onnx") < 1e-5 for name in ("whole", "rounded")
-    )
-    whole, rounded = (sum(weights_of(tmp_path / f"{name}.onnx").values()) for name in ("whole", "rounded"))
-    # Kernels that batch normalization was folded into, most of so small a network's, are no longer round.
-    assert least * whole < rounded < most * whole
-
-
 def test_tensors_that_a_network_holds_are_exported(tmp_path):
     """As those of `keras.applications`' preprocessing: here `image / [1, 3, 5] - [2, 4, 6]`, a mean a channel."""
     image = keras.Input((32, 32, 1), name="image")
@@ -369,6 +349,50 @@ def test_other_backend_is_told_with_the_fix(tmp_path, echo_file, monkeypatch, ex
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(ValueError, match=r"^Expected Keras on TensorFlow, .* found it on jax: set KERAS_BACKEND="):
         export(echo_file, tmp_path / "export.onnx")
+
+
+# === Weights stored smaller ===
+# With these kernels eight bits are 127 steps of the largest, half precision 11 binary digits.
+@pytest.mark.parametrize(
+    ("format", "weights", "most"),
+    [
+        ("onnx", "float16", 0.6),
+        ("onnx", "int8", 0.35),
+        ("litert", "float16", 0.6),
+        ("litert", "int8", 0.4),
+        ("openvino", "float16", 0.6),
+    ],
+)
+def test_smaller_weights_answer_nearly_as_their_source(tmp_path, wide_file, format, weights, most):
+    whole, small = (tmp_path / f"{name}{SUFFIX[format]}" for name in ("whole", "small"))
+    assert FORMATS[format](wide_file, whole) <= 1e-4
+    assert FORMATS[format](wide_file, small, weights=weights) <= {"float16": 0.005, "int8": 0.05}[weights]
+    assert size(small) < most * size(whole)
+    images = np.random.default_rng(0).integers(0, 256, (2, 40, 50), np.uint8)
+    for a, b in zip(Predictor(whole).predict_batch(images), Predictor(small).predict_batch(images)):
+        assert 0 < np.abs(a.probability_map - b.probability_map).max() < 0.05
+
+
+SUFFIX = {"onnx": ".onnx", "litert": ".tflite", "openvino": ""}
+
+
+def size(path):
+    return sum(file.stat().st_size for file in (path.rglob("*.bin") if path.is_dir() else [path]))
+
+
+@pytest.fixture(scope="module")
+def wide_file(tmp_path_factory):
+    """A network of which most is kernels."""
+    path = tmp_path_factory.mktemp("wide") / "wide.keras"
+    keras.utils.set_random_seed(0)
+    build_unet(image_size=32, width=16, depth=2, normalization="none").save(path)
+    return path
+
+
+def test_unknown_weights_are_refused_by_name(tmp_path, echo_file):
+    with pytest.raises(ValueError, match=r"^Expected weights of float32, float16 for this format, found 'int8'$"):
+        export_openvino(echo_file, tmp_path / "export", weights="int8")
+    assert names(tmp_path) == []
 
 
 # === LiteRT and OpenVINO ===

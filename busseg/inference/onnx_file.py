@@ -1,0 +1,77 @@
+"""ONNX files as busseg writes them: a function of TensorFlow, its weights stored small, and metadata."""
+
+import numpy as np
+
+
+def is_onnx(path):
+    """Whether there is an ONNX file."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        return path.is_file() and len(onnx.load(path, load_external_data=False).graph.node) > 0
+    except DecodeError:
+        return False
+
+
+def write_onnx(function, path):
+    """Write a `tf.function` that has one input signature to an ONNX file."""
+    import tensorflow as tf
+    import tf2onnx
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    concrete = function.get_concrete_function()
+    # tf2onnx, also where Keras calls it, takes tensors that a network holds, such as the mean of ImageNet's colours,
+    # for inputs without a value. A frozen function holds none.
+    frozen = convert_variables_to_constants_v2(concrete)
+    named = tf.function(lambda image: tf.nest.pack_sequence_as(concrete.structured_outputs, frozen(image)))
+    tf2onnx.convert.from_function(named, function.input_signature, output_path=path)
+
+
+def finish_onnx(path, metadata, weights="float32"):
+    """Write metadata into an ONNX file, and store its weights smaller.
+
+    Args:
+        path: Path of the file, changed in place.
+        metadata: String, kept as the property `busseg`.
+        weights: "float32", which stores in half precision those that lose nothing by it; "float16", which stores all in
+            half precision; or "int8", the kernels of convolutions, with a scale for each filter. Its runtime turns all
+            of them to float32 when it loads the file.
+    """
+    import onnx
+
+    model = onnx.load(path)
+    nodes = []
+    for tensor in list(model.graph.initializer):
+        if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) < 2:  # biases and scalars are few
+            continue
+        whole = onnx.numpy_helper.to_array(tensor)
+        small, scale = _stored(whole, weights)
+        if small is whole:
+            continue
+        name, stored, cast = tensor.name, f"{tensor.name}_{small.dtype}", f"{tensor.name}_cast"
+        tensor.CopyFrom(onnx.numpy_helper.from_array(small, stored))
+        if scale is None:
+            nodes.append(onnx.helper.make_node("Cast", [stored], [name], to=onnx.TensorProto.FLOAT))
+            continue
+        # Not DequantizeLinear, which ONNX Runtime computes anew for every image.
+        model.graph.initializer.append(onnx.numpy_helper.from_array(scale, f"{name}_scale"))
+        nodes.append(onnx.helper.make_node("Cast", [stored], [cast], to=onnx.TensorProto.FLOAT))
+        nodes.append(onnx.helper.make_node("Mul", [cast, f"{name}_scale"], [name]))
+    nodes += model.graph.node
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.helper.set_model_props(model, {"busseg": metadata})
+    onnx.save(model, path)
+
+
+def _stored(whole, weights):
+    """`(small, scale)`: an array as it is to be stored, and what it is to be multiplied with, if anything."""
+    half = whole.astype(np.float16)
+    # Weights that batch normalization was folded into are no longer those that half precision holds exactly.
+    if weights == "float32":
+        return (half if np.array_equal(half, whole) else whole), None
+    if weights == "int8" and whole.ndim == 4:
+        scale = np.maximum(np.abs(whole).max(axis=(1, 2, 3), keepdims=True), np.finfo(np.float32).tiny) / 127
+        return np.rint(whole / scale).astype(np.int8), scale
+    return half, None

@@ -1,0 +1,63 @@
+import numpy as np
+import onnx
+import pytest
+
+from busseg.inference.export import export_onnx
+from busseg.inference.onnx_file import finish_onnx
+from busseg.inference.runtimes import load
+from busseg.models.unet import build_unet
+
+
+def weights_of(path):
+    """Dict from the name of each tensor that an ONNX file holds to its bytes."""
+    return {one.name: len(one.raw_data) for one in onnx.load(path).graph.initializer}
+
+
+@pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")  # tf2onnx, under NumPy 2
+@pytest.mark.parametrize(("normalization", "least", "most"), [("none", 0.5, 0.6), ("batch", 0.9, 1.0)])
+def test_weights_that_half_precision_holds_are_stored_in_it(tmp_path, normalization, least, most):
+    model = build_unet(image_size=16, width=4, depth=2, normalization=normalization)
+    model.save(tmp_path / "whole.keras")
+    model.set_weights([w.astype(np.float16) if w.ndim > 1 else w for w in model.get_weights()])
+    model.save(tmp_path / "rounded.keras")
+    assert all(
+        export_onnx(tmp_path / f"{name}.keras", tmp_path / f"{name}.onnx") < 1e-5 for name in ("whole", "rounded")
+    )
+    whole, rounded = (sum(weights_of(tmp_path / f"{name}.onnx").values()) for name in ("whole", "rounded"))
+    # Kernels that batch normalization was folded into, most of so small a network's, are no longer round.
+    assert least * whole < rounded < most * whole
+
+
+def one_convolution(path, kernels):
+    """Write an ONNX file of one convolution, 1 x 1, of an image `(1, channels, 1, 1)`."""
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, count, 1, 1])
+        for name, count in zip(("x", "y"), kernels.shape[1::-1])
+    ]
+    node = onnx.helper.make_node("Conv", ["x", "kernels"], ["y"])
+    held = [onnx.numpy_helper.from_array(kernels, "kernels")]
+    graph = onnx.helper.make_graph([node], "one", ends[:1], ends[1:], held)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 15)], ir_version=8), path)
+
+
+# Each filter has 127 steps up to its largest weight: 1.27 in steps of 0.01, 127 in steps of 1.
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [("float32", (1.274, 127.4)), ("int8", (1.274 / 127 * (127 + 50), 127.4 / 127 * (127 + 50)))],
+)
+def test_a_filter_of_eight_bits_has_127_steps_up_to_its_largest_weight(tmp_path, weights, expected):
+    kernels = np.float32([[1.274, 0.5], [127.4, 50.0]])[..., None, None]
+    one_convolution(tmp_path / "one.onnx", kernels)
+    finish_onnx(tmp_path / "one.onnx", "{}", weights)
+    run, _, _ = load(tmp_path / "one.onnx")
+    told = run(np.ones((1, 2, 1, 1), np.float32))["y"].ravel()
+    if weights == "float32":
+        expected = kernels.sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(told, expected, rtol=1e-6)
+
+
+def test_a_filter_of_zeros_stays_zero_in_eight_bits(tmp_path):
+    one_convolution(tmp_path / "one.onnx", np.zeros((2, 2, 1, 1), np.float32))
+    finish_onnx(tmp_path / "one.onnx", "{}", "int8")
+    run, _, _ = load(tmp_path / "one.onnx")
+    assert not run(np.ones((1, 2, 1, 1), np.float32))["y"].any()
