@@ -2,8 +2,8 @@
 
 Every image of DATA is predicted by the source and by each export: how many have the same class, how much of the masks
 is the same pixel by pixel, the lesion Dice of each, and how long one image takes, timed in turns with the source. MODEL
-is a `.keras` file, or folders of runs, each of which is asked about the test part of its fold alone, so that the Dice of
-all together is out of fold.
+is a `.keras` file, or folders of runs, each of which is asked about the test part of its fold alone, so that the Dice
+of all together is out of fold.
 
 Example: python -m benchmarks.formats data/busi runs/best/fold-* --json formats.json
 """
