@@ -28,6 +28,7 @@ VERBS = {
     "train": "train {made}/phantoms --recipe {made}/tiny.toml --out {out}/train",
     "evaluate": "evaluate {made}/train {made}/phantoms --out {out}/evaluate",
     "predict": "predict {made}/phantoms/benign --model {made}/train --out {out}/predict",
+    "explain": "explain {made}/phantoms/benign --model {made}/train --out {out}/explain",
     "export": "export {made}/train --out {out}/export",
     "crossval": "crossval {made}/phantoms --recipe {made}/tiny.toml --folds 2 --out {out}/crossval",
     "compare": "compare {made}/evaluate {made}/crossval --out {out}/compare",

@@ -20,7 +20,19 @@ from busseg.data.images import read_image, write_image
 from busseg.data.sample import CLASSES
 from busseg.data.splits import grouped_splits, read_split, train_on_all, write_splits
 
-VERBS = ("audit", "compare", "crossval", "demo", "download", "evaluate", "export", "predict", "split", "train")
+VERBS = (
+    "audit",
+    "compare",
+    "crossval",
+    "demo",
+    "download",
+    "evaluate",
+    "explain",
+    "export",
+    "predict",
+    "split",
+    "train",
+)
 RECIPE = "image_size = 32\nwidth = 4\ndepth = 1\nepochs = 1\n"
 
 
@@ -297,6 +309,31 @@ def test_predict_in_a_process_goes_on_past_a_broken_image_and_ends_with_1(echo_f
     ]
     assert [bool(row["error"]) for row in read_csv(tmp_path / "out/predictions.csv")] == [False, True, False]
     assert {"a_mask.png", "c_overlay.png"} <= names(tmp_path / "out")
+
+
+# === Explain ===
+def test_explain_of_a_shipped_model_starts_no_keras_and_goes_on_past_a_broken_image(tmp_path):
+    write_image(tmp_path / "s/a.png", np.random.default_rng(0).integers(0, 256, (48, 64), np.uint8))
+    (tmp_path / "s/b.png").write_text("hello")
+    code = (
+        "import sys\nfrom busseg.cli import main\ntry: main()\n"
+        "finally: print('loaded:', sorted({'keras', 'tensorflow'} & sys.modules.keys()))"
+    )
+    done = finish(start("explain", tmp_path / "s", "--model", "small", "--out", tmp_path / "out", code=code))
+    assert done.status == 1
+    assert done.out.endswith(f"Wrote {tmp_path}/out\nloaded: []\n")
+    told = f"busseg: skipped: Expected a PNG, JPEG, BMP or TIFF image, found something else: {tmp_path}/s/b.png"
+    assert done.err.splitlines()[-2:] == [told, "busseg: 1 of 2 files could not be read"]
+    assert names(tmp_path / "out") == {"a_occlusion.png", "a_heat.npz", "explanations.csv"}
+
+
+def test_explain_refuses_a_network_that_is_none_of_busseg_in_one_line(call, echo_file, tmp_path):
+    write_image(tmp_path / "a.png", np.zeros((32, 32), np.uint8))
+    done = call("explain", tmp_path / "a.png", "--model", echo_file, "--out", tmp_path / "out")
+    assert (done.status, done.out.strip()[:5]) == (2, "Expla")
+    assert done.err == (
+        "busseg: error: Expected a network of build_unet or build_classifier, found another one: echo\n"
+    )
 
 
 # === Export ===

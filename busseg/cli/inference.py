@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.progress import track
 
-from busseg.cli.program import app, errors, load_predictor, report_failures, starting_keras
+from busseg.cli.program import app, load_predictor, needs_keras, report_failures, report_foreign, starting_keras
 
 
 @app.command()
@@ -49,8 +49,45 @@ def predict(
     if len(files) > 20:
         print(f"... and {len(files) - 20} more")
     print(f"Wrote {out}")
-    for row in foreign:
-        errors.print(f"busseg: warning: {row['warning']}, so its answer means nothing: {row['file']}")
+    report_foreign(foreign)
+    report_failures(failed, len(files))
+
+
+@app.command()
+def explain(
+    inputs: Annotated[list[Path], typer.Argument(help="Images, folders of images, or patterns such as 'scans/*.png'.")],
+    out: Annotated[Path, typer.Option(help="Folder for pictures, arrays and explanations.csv.")],
+    model: Annotated[
+        Path,
+        typer.Option(
+            help="One that comes with busseg, best or small; or yours: a run's folder or a .keras file, for which "
+            "there is Grad-CAM, too, or an exported one."
+        ),
+    ] = Path("best"),
+):
+    """Show where a model looks: what it loses when a place is covered (occlusion), and of a Keras model also Grad-CAM.
+
+    For each image: NAME_occlusion.png, NAME_grad_cam_label.png, NAME_grad_cam_mask.png, and NAME_heat.npz with the
+    arrays occlusion, grad_cam_label and grad_cam_mask.
+
+    Example: busseg explain scan.png --out explained --model runs/card
+    """
+    from contextlib import nullcontext
+
+    from busseg.inference.batch import find_inputs
+    from busseg.inference.explanations import explain_files, open_model
+
+    files = find_inputs(inputs)
+    with starting_keras() if needs_keras(model) else nullcontext():
+        predictor, network = open_model(model)
+    failed, foreign = [], []
+    for row in track(explain_files(predictor, network, files, out), "Explaining", total=len(files)):
+        if row["error"]:
+            failed.append(row)
+        elif row["warning"]:
+            foreign.append(row)
+    print(f"Wrote {out}")
+    report_foreign(foreign)
     report_failures(failed, len(files))
 
 

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -71,13 +71,18 @@ def starting_keras():
             os.close(stderr)
 
 
-def load_predictor(model):
-    """A predictor; Keras, whose start takes seconds, is started only for a model that needs it."""
-    from busseg.inference.predictor import SHIPPED, Predictor
+def needs_keras(model):
+    """Whether a model may need Keras, whose start takes seconds."""
+    from busseg.inference.predictor import SHIPPED
 
-    if str(model) in SHIPPED or model.suffix == ".onnx":
-        return Predictor(model)
-    with starting_keras():
+    return str(model) not in SHIPPED and model.suffix != ".onnx"
+
+
+def load_predictor(model):
+    """A predictor; Keras is started only for a model that needs it."""
+    from busseg.inference.predictor import Predictor
+
+    with starting_keras() if needs_keras(model) else nullcontext():
         return Predictor(model)
 
 
@@ -91,6 +96,11 @@ def read_samples(data, groups, task=None):
 
 def progress_bar(title):
     return lambda things: track(things, title)
+
+
+def report_foreign(rows):
+    for row in rows:
+        errors.print(f"busseg: warning: {row['warning']}, so its answer means nothing: {row['file']}")
 
 
 def report_failures(failed, count):

@@ -19,6 +19,7 @@ from busseg.inference.overlay import draw_overlay
 from busseg.inference.predictor import UNREADABLE
 
 TABLE, LINES = "predictions.csv", "predictions.jsonl"
+EXPLANATIONS = "explanations.csv"
 _OF_LESIONS = ("lesion_px", "lesion_fraction", "uncertainty", "novelty")
 _PICTURES = {  # of scans, by the ends of their names; the last one on request
     "_mask.png": lambda image, prediction: prediction.mask * 255,
@@ -41,7 +42,7 @@ def find_inputs(paths):
 
     Folders are searched with all their subfolders, and patterns such as `scans/*.png` for the images that they match
     (`**` stands for folders in folders). Masks that lie beside their image (`NAME_mask.png` beside
-    `NAME.png`) are passed over, for they are no scans, and so is what a former prediction wrote.
+    `NAME.png`) are passed over, for they are no scans, and so is what a former prediction or explanation wrote.
 
     Args:
         paths: Sequence of paths of files and folders, and of patterns.
@@ -56,7 +57,7 @@ def find_inputs(paths):
     found = {}
     for path in map(Path, paths):
         if path.is_dir():
-            written = {table.parent for table in path.rglob(TABLE)}
+            written = {table.parent for name in (TABLE, EXPLANATIONS) for table in path.rglob(name)}
             images = _images(file for file in path.rglob("*") if not written & set(file.parents))
             if not images:
                 raise FileNotFoundError(f"Expected images in the folder, found none: {path}")

@@ -255,10 +255,10 @@ def _signature(source):
 
 def _load_source(path):
     Predictor(path)  # A foreign model is refused by the name of its file.
-    return _in_float32(load_keras(path))
+    return in_float32(load_keras(path))
 
 
-def _in_float32(model):
+def in_float32(model):
     """The same network with the same weights, computed in float32 also where it was trained in half precision.
 
     ONNX Runtime has no convolution in bfloat16, and TensorFlow's own answers there differ by 1e-3 between a Keras model

@@ -1,5 +1,6 @@
 """Where a model looks, found by covering places of the image: the check that needs no gradients."""
 
+import cv2
 import numpy as np
 
 from busseg.data.images import fit_to_native, fit_to_square, placement
@@ -7,15 +8,16 @@ from busseg.data.images import fit_to_native, fit_to_square, placement
 _BATCH = 16
 
 
-def occlusion(predictor, image, label=None, patch=0.2, steps=12):
+def occlusion(predictor, image, label=None, patch=0.2, steps=10):
     """How much less likely a class becomes when a place of the image is covered.
 
-    Patches are laid over the image in a grid, one at a time. Each is filled with the image's mean grey (or colour) and
-    fades out as a Gaussian bell, for an edge would be something to see, too. It is a drop of the class's probability
-    that is told, spread over the patch that caused it, so the map is as fine as the patches are, and no finer.
+    Patches are laid over the image in a grid, one at a time. Each blurs what it covers to the mean of a third of the
+    image around, so that the place keeps its depth's brightness but shows nothing, and fades out as a Gaussian bell,
+    for an edge would be something to see, too. The drop of the class's probability is spread over the patch that caused
+    it, so the map is as fine as the patches are, and no finer.
 
-    It works for every model that a `Predictor` runs and takes at most `steps ** 2` passes of the network: 108 for an
-    image of 4 to 3.
+    It works for every model that a `Predictor` runs, and passes at most `steps ** 2` covered images through it: 80 for
+    an image of 4 to 3.
 
     Args:
         predictor: A `Predictor`.
@@ -45,7 +47,7 @@ def occlusion(predictor, image, label=None, patch=0.2, steps=12):
     whole = predictor.predict(square)
     number = predictor.classes.index(label or whole.label)
     patches = _patches(image.shape[:2], size, patch, steps)
-    covered = _covered(square, image, patches)
+    covered = _covered(square, placement(image.shape[:2], size), patches)
     predictions = [p for i in range(0, len(covered), _BATCH) for p in predictor.predict_batch(covered[i : i + _BATCH])]
     drops = whole.probabilities[number] - np.stack([p.probabilities[number] for p in predictions])
     heat = np.tensordot(drops, patches, 1) / patches.sum(axis=0)
@@ -68,8 +70,13 @@ def _bells(start, length, size, patch, steps):
     return np.float32(0.5 ** np.square(distances))
 
 
-def _covered(square, image, patches):
-    """The square with each of the patches in the image's mean grey or colour: list of arrays like it."""
-    mean = image.mean(axis=(0, 1))
+def _covered(square, place, patches):
+    """The square with what each of the patches covers blurred: list of arrays like it."""
+    top, left, height, width = place
+    inside = slice(top, top + height), slice(left, left + width)
+    side = 2 * (len(square) // 6) + 1
+    blurred = square.copy()
+    blurred[inside] = cv2.blur(square[inside], (side, side), borderType=cv2.BORDER_REFLECT)
     patches = patches.reshape(*patches.shape, *[1] * (square.ndim - 2))
-    return [np.uint8(np.rint(square + patch * (mean - square))) for patch in patches]
+    change = blurred.astype(np.float32) - square
+    return [np.uint8(np.rint(square + patch * change)) for patch in patches]

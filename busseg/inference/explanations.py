@@ -1,0 +1,112 @@
+"""Explain files and folders: pictures and arrays of where a model looks, and a table."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from busseg.data.files import claim_folder, replacing, write_csv
+from busseg.data.images import write_image
+from busseg.inference.batch import EXPLANATIONS
+from busseg.inference.occlusion import occlusion
+from busseg.inference.overlay import draw_contour, draw_heat
+from busseg.inference.predictor import UNREADABLE, Predictor
+
+HEATS = ("occlusion", "grad_cam_label", "grad_cam_mask")
+FIELDS = ("file", "label", "lesion_fraction", *(f"{name}_in_lesion" for name in HEATS), "warning", "error")
+
+
+def open_model(model):
+    """Open a model for `explain_files`.
+
+    Args:
+        model: As of `Predictor`.
+
+    Returns:
+        `(predictor, network)`: a `Predictor`, and its `keras.Model`, in float32; None of a model that is none of
+        Keras.
+
+    Raises:
+        FileNotFoundError, ValueError: If there is no model of busseg at the path.
+    """
+    predictor, path = Predictor(model), Path(model)
+    if path.suffix != ".keras" and not (path / "model.keras").is_file():
+        return predictor, None
+    from busseg.inference.export import in_float32
+    from busseg.inference.runtimes import load_keras
+
+    network = in_float32(load_keras(path))
+    return Predictor(network), network
+
+
+def explain_files(predictor, network, inputs, out):
+    """Explain what a model tells of image files.
+
+    For each, `NAME_occlusion.png` and, of a Keras model, `NAME_grad_cam_label.png` and `NAME_grad_cam_mask.png` are
+    written, the heat over the image with the outline of the predicted lesion; and `NAME_heat.npz`, the heats
+    themselves under the names in `HEATS`, arrays `(height, width)` float32. There is one table of all,
+    `explanations.csv`. A file that cannot be read gets a row with its error, and the others go on. Of tissue, which
+    has no mask, there is no heat of it.
+
+    Args:
+        predictor: A `Predictor`.
+        network: The `keras.Model` it runs, or None, for which there is no Grad-CAM.
+        inputs: Dict from image path to the results' path, as `find_inputs` gives it.
+        out: Path of the output folder. A former `explanations.csv` there is replaced.
+
+    Yields:
+        Dicts with `FIELDS`, one a file in the order of `inputs`: among them `lesion_fraction`, the predicted lesion's
+        share of the image, and of each heat the share that lies in it. They are alike where the heat knows nothing of
+        the lesion. Where there is no lesion, or no heat above 0, the share is left empty.
+
+    Raises:
+        FileExistsError: If `out` holds other files than a former explanation.
+        OSError: If the folder cannot be written.
+        ValueError: If the network is none that Grad-CAM knows.
+    """
+    out = claim_folder(out, EXPLANATIONS)
+    write_csv(out / EXPLANATIONS, FIELDS, [])
+    for path, target in inputs.items():
+        row = dict.fromkeys(FIELDS, "") | {"file": str(path)}
+        for end in ("heat.npz", *(f"{name}.png" for name in HEATS)):
+            (out / f"{target}_{end}").unlink(missing_ok=True)  # of a former explanation, maybe by another model
+        try:
+            image = predictor.read(path)
+        except (OSError, ValueError) as error:
+            row["error"] = str(error)
+        else:
+            row |= _explain(predictor, network, image, out / target)
+        # One by one, so that what is done stays told when the rest is stopped.
+        with (out / EXPLANATIONS).open("a", newline="", encoding="utf-8") as table:
+            csv.DictWriter(table, FIELDS, lineterminator="\n").writerow(row)
+        yield row
+
+
+def _explain(predictor, network, image, target):
+    """Write an image's results; return what its row tells of them."""
+    prediction = predictor.predict(image)
+    heats = {"occlusion": occlusion(predictor, image, prediction.label)}
+    if network is not None:
+        from busseg.inference.explain import grad_cam, mask_grad_cam
+
+        heats["grad_cam_label"] = grad_cam(network, image, prediction.label)
+        if prediction.mask is not None:
+            heats["grad_cam_mask"] = mask_grad_cam(network, image)
+    for name, heat in heats.items():
+        picture = draw_heat(image, heat)
+        if prediction.mask is not None:
+            picture = draw_contour(picture, prediction.mask)
+        write_image(f"{target}_{name}.png", picture)
+    with replacing(f"{target}_heat.npz") as temporary:
+        np.savez_compressed(temporary, **heats)
+    row = {"label": prediction.label, "warning": "" if prediction.readable else UNREADABLE}
+    if prediction.mask is not None:
+        row["lesion_fraction"] = f"{prediction.lesion_fraction:.6f}"
+        row |= {f"{name}_in_lesion": _share(heat, prediction.mask) for name, heat in heats.items()}
+    return row
+
+
+def _share(heat, mask):
+    """The share of the heat above 0 that lies in a mask, as text."""
+    heat = np.maximum(heat, 0)
+    return f"{heat[mask > 0].sum() / heat.sum():.6f}" if mask.any() and heat.any() else ""
