@@ -40,23 +40,29 @@ def measure(data, runs, count=100, random=20):
     from busseg.inference.explanations import open_model
 
     samples = find_samples(data)
-    found, foreign, untrained = {}, {}, {}
+    kinds = {}
     for number, run in enumerate(map(Path, runs)):
         _, network = open_model(run)
         blank = keras.models.model_from_json(network.to_json())
-        last = None
         part = slice(number, None, len(runs))  # equal parts, that add up to what was asked for
         lesions = choose_lesions(run, samples, len(range(count)[part]))
+        last = None
         for index, sample in enumerate(track(lesions, f"Explaining {run}")):
             mask, heats = explain(network, sample)
-            score(found, heats, heats, mask)
+            found = {"trained": heats, f"trained, {sample.label}": heats}
             if last:
-                score(foreign, {name: resized(heat, mask.shape) for name, heat in last.items()}, heats, mask)
+                found["another image's"] = {name: resized(heat, mask.shape) for name, heat in last.items()}
             if index < len(range(random)[part]):
-                score(untrained, explain(blank, sample)[1], heats, mask)
+                found["random weights"] = explain(blank, sample)[1]
+            for kind, some in found.items():
+                score(kinds.setdefault(kind, {}), some, heats["occlusion"], mask)
             last = heats
-    kinds = {"trained": found, "another image's": foreign, "random weights": untrained}
-    return [{"heat": name, "of": kind, **told(scores[name])} for kind, scores in kinds.items() for name in scores]
+    return [
+        {"heat": name, "of": kind, **told(scores[name])}
+        for kind, scores in kinds.items()
+        for name in scores
+        if scores[name]
+    ]
 
 
 def choose_lesions(run, samples, count):
@@ -90,7 +96,7 @@ def resized(heat, shape):
     return cv2.resize(heat, shape[::-1], interpolation=cv2.INTER_AREA)
 
 
-def score(scores, heats, own, mask):
+def score(scores, heats, occlusion, mask):
     """Add to `scores` a dict of what each heat is worth; a map without heat above 0 is left out."""
     from scipy.stats import spearmanr
 
@@ -103,8 +109,8 @@ def score(scores, heats, own, mask):
         share = float(positive[mask > 0].sum() / positive.sum())
         peak = float(mask[np.unravel_index(heat.argmax(), heat.shape)])
         one = {"share": share, "area": area, "factor": share / area, "peak": peak}
-        if heat is not own["occlusion"]:
-            ranks = spearmanr(resized(heat, _GRID).ravel(), resized(own["occlusion"], _GRID).ravel())
+        if heat is not occlusion:
+            ranks = spearmanr(resized(heat, _GRID).ravel(), resized(occlusion, _GRID).ravel())
             one["agreement"] = float(ranks.statistic)
         scores[name].append(one)
 
@@ -125,11 +131,9 @@ def told(scores):
 
 
 def interval(values, statistic):
-    """A statistic and its bootstrap interval, as a `spread`."""
-    from scipy.stats import bootstrap
-
-    drawn = bootstrap((values,), statistic, n_resamples=2000, method="percentile", rng=np.random.default_rng(0))
-    low, high = drawn.confidence_interval
+    """A statistic, `np.median` or `np.mean`, and its bootstrap interval, as a `spread`."""
+    draws = np.random.default_rng(0).integers(0, len(values), (2000, len(values)))
+    low, high = np.percentile(statistic(values[draws], axis=1), (2.5, 97.5))
     return {"median": float(statistic(values)), "min": float(low), "max": float(high)}
 
 

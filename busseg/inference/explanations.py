@@ -13,7 +13,8 @@ from busseg.inference.overlay import draw_contour, draw_heat
 from busseg.inference.predictor import UNREADABLE, Predictor
 
 HEATS = ("occlusion", "grad_cam_label", "grad_cam_mask")
-FIELDS = ("file", "label", "lesion_fraction", *(f"{name}_in_lesion" for name in HEATS), "warning", "error")
+_SHARES = tuple(f"{name}_in_lesion" for name in HEATS)
+FIELDS = ("file", "label", "occlusion_peak", "lesion_fraction", *_SHARES, "warning", "error")
 
 
 def open_model(model):
@@ -55,9 +56,11 @@ def explain_files(predictor, network, inputs, out):
         out: Path of the output folder. A former `explanations.csv` there is replaced.
 
     Yields:
-        Dicts with `FIELDS`, one a file in the order of `inputs`: among them `lesion_fraction`, the predicted lesion's
-        share of the image, and of each heat the share that lies in it. They are alike where the heat knows nothing of
-        the lesion. Where there is no lesion, or no heat above 0, the share is left empty.
+        Dicts with `FIELDS`, one a file in the order of `inputs`: among them `occlusion_peak`, the greatest drop of the
+        probability (near 0, the picture is of nothing, for its colours span whatever values there are);
+        `lesion_fraction`, the predicted lesion's share of the image; and of each heat the share that lies in it. They
+        are alike where the heat knows nothing of the lesion. Where there is no lesion, or no heat above 0, the share is
+        left empty.
 
     Raises:
         FileExistsError: If `out` holds other files than a former explanation.
@@ -99,7 +102,8 @@ def _explain(predictor, network, image, target):
         write_image(f"{target}_{name}.png", picture)
     with replacing(f"{target}_heat.npz") as temporary:
         np.savez_compressed(temporary, **heats)
-    row = {"label": prediction.label, "warning": "" if prediction.readable else UNREADABLE}
+    row = {"label": prediction.label, "occlusion_peak": f"{heats['occlusion'].max():.6f}"}
+    row["warning"] = "" if prediction.readable else UNREADABLE
     if prediction.mask is not None:
         row["lesion_fraction"] = f"{prediction.lesion_fraction:.6f}"
         row |= {f"{name}_in_lesion": _share(heat, prediction.mask) for name, heat in heats.items()}

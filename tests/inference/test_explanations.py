@@ -46,6 +46,7 @@ def test_each_image_has_pictures_arrays_and_a_row_and_a_broken_one_its_error(sca
             assert (heat.shape, heat.dtype) == ((24, 32), np.float32)
             above = np.maximum(heat, 0)
             assert float(rows[0][f"{name}_in_lesion"]) == pytest.approx(above[mask > 0].sum() / above.sum(), abs=1e-6)
+        assert float(rows[0]["occlusion_peak"]) == pytest.approx(heats["occlusion"].max(), abs=1e-6)
     assert read_image(out / "a_occlusion.png", colour=True).shape == (24, 32, 3)
 
 
