@@ -71,7 +71,8 @@ def grad_cam(model, image, label=None, level=-1):
     predictor, image = _open(model, image)
     if label is not None and label not in predictor.classes:
         raise ValueError(f"Expected a label of {', '.join(predictor.classes)}, found {label!r}")
-    chosen = np.float32([name == (label or predictor.predict(image).label) for name in predictor.classes])
+    label = label or predictor.predict(image).label
+    chosen = np.float32([name == label for name in predictor.classes])
     return _mean_heat(model, image, LABEL, lambda fit: chosen, level)
 
 
