@@ -57,7 +57,7 @@ class Scan:
             Array `(height, width)` uint8: the whole frame, with all that is written on it.
 
         Raises:
-            ValueError: If the pixels are missing, cut short or broken, or nothing that is installed decodes them.
+            ValueError: If the pixels are missing, cut short or broken.
             ImportError: If pydicom is missing.
         """
         pydicom = import_pydicom(self.path)
@@ -108,7 +108,7 @@ def read_dicom(path):
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is no complete DICOM, or no ultrasound.
+        ValueError: If the file is no complete DICOM, or no ultrasound, or nothing that is installed decodes its pixels.
         ImportError: If pydicom is missing.
     """
     path = Path(path)
@@ -117,26 +117,29 @@ def read_dicom(path):
     pydicom = import_pydicom(path)
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*_REQUIRED, *_OPTIONAL])
+        told = {keyword: header.get(keyword) for keyword in _REQUIRED}
+        told["TransferSyntaxUID"] = header.file_meta.get("TransferSyntaxUID")
+        kind = pydicom.uid.UID(told["SOPClassUID"] or header.file_meta.get("MediaStorageSOPClassUID", ""))
     except pydicom.errors.InvalidDicomError as error:
         raise ValueError(f"Expected a DICOM file, found something else: {path}") from error
     except Exception as error:  # broken content ends anywhere in pydicom, and its words may quote the content
-        raise ValueError(
-            f"Expected a complete DICOM file, found a broken one ({type(error).__name__}): {path}"
-        ) from error
-    kind = header.get("SOPClassUID", header.file_meta.get("MediaStorageSOPClassUID"))
+        raise ValueError(f"Expected a complete DICOM file, found a broken one: {path}") from error
     if kind and kind not in SOP_CLASSES:
-        raise ValueError(f"Expected an ultrasound image, found {pydicom.uid.UID(kind).name}: {path}")
-    for keyword in _REQUIRED:
-        if header.get(keyword) in (None, "", 0):
+        raise ValueError(f"Expected an ultrasound image, found {_name(kind)}: {path}")
+    for keyword, value in told.items():
+        if not value:
             raise ValueError(f"Expected a DICOM image with {keyword}, found none: {path}")
-    shape = header.Rows, header.Columns
+    _check_decoder(told["TransferSyntaxUID"], path)
+    try:
+        shape, frame_count = (int(header.Rows), int(header.Columns)), int(header.get("NumberOfFrames") or 1)
+        region, spacing_mm = _region(header)
+    except Exception as error:
+        raise ValueError(f"Expected a DICOM image with regions and frames, found broken ones: {path}") from error
     if shape[0] * shape[1] > MAX_PIXELS:
         raise ValueError(f"Expected at most {MAX_PIXELS} pixels a frame, found {shape[1]} x {shape[0]}: {path}")
-    try:
-        region, spacing_mm = _region(header)
-        return Scan(path, max(1, int(header.get("NumberOfFrames") or 1)), shape, region, spacing_mm)
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"Expected frames and regions as DICOM describes them, found others: {path}") from error
+    if not 0 < frame_count < path.stat().st_size:
+        raise ValueError(f"Expected a number of frames that fit into the file, found {frame_count}: {path}")
+    return Scan(path, frame_count, shape, region, spacing_mm)
 
 
 def import_pydicom(path):
@@ -154,6 +157,26 @@ def import_pydicom(path):
     pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
     warnings.filterwarnings("ignore", module="pydicom")
     return pydicom
+
+
+def _name(uid):
+    """The name that the standard gives; a broken identifier may hold the text that stands beside it in the file."""
+    return uid.name if uid.is_valid else "something else"
+
+
+def _check_decoder(transfer_syntax, path):
+    from pydicom.pixels import get_decoder
+
+    name = _name(transfer_syntax)
+    try:
+        decoder = get_decoder(transfer_syntax)
+    except NotImplementedError:
+        decoder = None
+    # pydicom finds no single frames in a deflated file, as in a film.
+    if decoder is None or transfer_syntax.is_deflated:
+        raise ValueError(f"Expected still pictures of a known transfer syntax, found {name}: {path}")
+    if not decoder.is_available:
+        raise ValueError(f'Expected a decoder of {name}, found none; pip install "busseg[dicom]": {path}')
 
 
 def _region(header):
