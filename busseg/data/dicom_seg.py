@@ -35,9 +35,9 @@ def write_segmentation(path, scan, masks, labels, model, remark=""):
     modifier SCT 30807003 "Benign" or SCT 21594007 "Malignant", in the SCT 76752008 "Breast". The codes are those of
     DICOM PS3.16 (CID 7150, 7159, 6063 and 4). Not "Neoplasm": benign ones of BUSI are cysts, too.
 
-    Each frame with a lesion refers to its frame of the source, pixel by pixel; ultrasound has no patient coordinates
-    that could say more. Frames without one are left out. Where there is none in any frame, one empty segment, "lesion",
-    says that it was looked for.
+    Each frame of a lesion refers to its frame of the source, pixel by pixel, and has its scale from there: ultrasound
+    has no patient coordinates, and no thickness of a slice, which a scale of its own goes with. Normal frames are left
+    out. Where all are normal, one empty segment, "lesion", says that lesions were looked for.
 
     Args:
         path: Path of the file to write.
@@ -60,7 +60,7 @@ def write_segmentation(path, scan, masks, labels, model, remark=""):
         # highdicom knows no clips without patient coordinates: it makes the segmentation of one frame, whose
         # description is the model of all.
         segmentation = highdicom.seg.Segmentation(
-            source_images=[_reference(source, scan)],
+            source_images=[_reference(source)],
             pixel_array=np.zeros(scan.shape, np.uint8),
             segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
             omit_empty_frames=False,
@@ -75,12 +75,13 @@ def write_segmentation(path, scan, masks, labels, model, remark=""):
             device_serial_number=model,
             **_MAKER,
         )
-        lesions = (
-            (number, found.index(label) + 1, mask)
-            for number, (mask, label) in enumerate(zip(masks, labels, strict=True), start=1)
-            if label in found
-        )
-        _fill(segmentation, lesions, scan, source)
+    lesions = (
+        (number, found.index(label) + 1, mask)
+        for number, (mask, label) in enumerate(zip(masks, labels, strict=True), start=1)
+        if label in found
+    )
+    _fill(segmentation, lesions, scan, source)
+    with _without_quotes(scan.path):
         _write(path, segmentation, source)
 
 
@@ -104,7 +105,7 @@ def write_overlay(path, scan, number, picture, run):
     with _without_quotes(scan.path):
         source = _read_source(scan)
         capture = highdicom.sc.SCImage.from_ref_dataset(
-            _reference(source, scan),
+            _reference(source),
             pixel_array=picture,
             photometric_interpretation=highdicom.PhotometricInterpretationValues.RGB,
             bits_allocated=8,
@@ -153,10 +154,9 @@ def _read_source(scan):
     return import_pydicom(scan.path).dcmread(scan.path, stop_before_pixels=True)
 
 
-def _reference(source, scan):
+def _reference(source):
     """What highdicom needs to know of the source: a single frame, of nobody."""
     from pydicom import Dataset
-    from pydicom.valuerep import DS
 
     reference = Dataset()
     reference.file_meta = source.file_meta
@@ -167,8 +167,6 @@ def _reference(source, scan):
         setattr(reference, keyword, None)
     reference.Modality = "US"
     reference.SOPClassUID = SOP_CLASSES[0]
-    if scan.spacing_mm:
-        reference.PixelSpacing = [DS(mm, auto_format=True) for mm in scan.spacing_mm]
     return reference
 
 
@@ -222,8 +220,8 @@ def _fill(segmentation, lesions, scan, source):
     segmentation.SourceImageSequence = [_frame_reference(source)]
     (series,) = segmentation.ReferencedSeriesSequence
     series.ReferencedInstanceSequence = [_frame_reference(source)]
-    # A segment that is the only one is told for all frames at once.
-    segmentation.SharedFunctionalGroupsSequence[0].pop("SegmentIdentificationSequence", None)
+    (shared,) = segmentation.SharedFunctionalGroupsSequence
+    shared.pop("SegmentIdentificationSequence", None)  # where highdicom tells of a segment that is the only one
     # The frames are told apart by their segment, and by their place in the clip.
     (by_segment,) = segmentation.DimensionIndexSequence
     by_time = Dataset()
