@@ -18,7 +18,14 @@ from busseg.data.dicom_seg import write_overlay
 from busseg.data.files import claim_folder, read_csv, write_csv, write_text
 from busseg.data.images import is_image, write_image
 from busseg.data.sample import TASKS
-from busseg.inference.frames import SEGMENTATION, find_frames, frame_target, predict_frames, segment_scan
+from busseg.inference.frames import (
+    SEGMENTATION,
+    find_frames,
+    frame_target,
+    predict_frames,
+    segment_scan,
+    target_of_clip,
+)
 from busseg.inference.overlay import draw_overlay
 from busseg.inference.predictor import UNREADABLE
 
@@ -85,6 +92,12 @@ def find_inputs(paths):
         if owners.setdefault(target, image) != image:
             raise ValueError(
                 f"Expected inputs with different names, found two named {target}: {owners[target]}, {image}"
+            )
+    for image, target in targets.items():
+        clip = owners.get(target_of_clip(target))
+        if clip is not None and is_dicom(clip):
+            raise ValueError(
+                f"Expected inputs with different names, found a clip and one like its frame: {clip}, {image}"
             )
     return targets
 
@@ -155,20 +168,8 @@ def predict_files(predictor, inputs, out, resume=False, probability_maps=False, 
         run = uuid.uuid4().hex if overlay_dicom else None
         write = partial(_write, out, predictor.task, pictures, json_lines, run)
         predicted = _in_turn(pool, write, _predicted(predictor, read))
-        for frame in frames:
-            if frame.number in (None, 1):
-                of_file, changed = [], False
-            if frame.key in done:
-                row, _ = done[frame.key]
-            else:
-                row, line = next(predicted)
-                changed = True
-            of_file.append(row)
-            if frame.ends_scan and changed and not any(row["error"] for row in of_file):
-                try:
-                    segment_scan(frame.scan, inputs[frame.path], of_file, out, predictor.name)
-                except ValueError as error:
-                    row, line = _failed(frame, error, predictor.task)
+        told = _in_order(frames, done, predicted)
+        for frame, row, line in _segmented(told, inputs, out, predictor):
             if frame.key not in done:
                 # One by one, so that what is done stays told when the rest is stopped; the row last, which says it is.
                 if json_lines:
@@ -203,7 +204,7 @@ def _done(inputs, out, columns, pictures, json_lines, overlay_dicom):
         if scan and not (out / f"{target}{SEGMENTATION}").exists():
             continue
         ends = [*pictures, _OVERLAY] if scan and overlay_dicom else pictures
-        for key in keys:
+        for key in sorted(keys, key=lambda key: int(key[1] or 0)):
             if all((out / f"{frame_target(target, key[1])}{end}").exists() for end in ends):
                 done[key] = rows[key], lines[key]
     return done
@@ -258,6 +259,31 @@ def _write(out, task, pictures, json_lines, run, predicted):
     if error is not None:
         return _failed(frame, error, task)
     return _row(frame, prediction, task), _line(frame, prediction, task) if json_lines else None
+
+
+def _in_order(frames, done, predicted):
+    """`(frame, row, line, new)` of all frames, of which some are done and the others are the next predicted."""
+    for frame in frames:
+        new = frame.key not in done
+        yield frame, *(next(predicted) if new else done[frame.key]), new
+
+
+def _segmented(told, inputs, out, predictor):
+    """`(frame, row, line)` of what `_in_order` gives; a scan is segmented by the time that its last frame comes."""
+    for frame, row, line, new in told:
+        if frame.number in (None, 1):
+            rows, changed = [], False
+        rows.append(row)
+        changed = changed or new
+        if frame.ends_scan and changed:
+            target = inputs[frame.path]
+            (out / f"{target}{SEGMENTATION}").unlink(missing_ok=True)  # a former one tells of other results
+            try:
+                if not any(row["error"] for row in rows):
+                    segment_scan(frame.scan, target, rows, out, predictor.name)
+            except ValueError as error:
+                row, line = _failed(frame, error, predictor.task)
+        yield frame, row, line
 
 
 def _failed(frame, error, task):

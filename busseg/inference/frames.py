@@ -1,5 +1,6 @@
 """What a file holds that can be predicted: one image, or the frames of ultrasound DICOM; and the DICOM results."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from busseg.data.images import read_image
 from busseg.inference.predictor import UNREADABLE
 
 SEGMENTATION = "_seg.dcm"  # ends the name of what is written of each DICOM file
+_OF_FRAME = re.compile(r"(?P<clip>.+)_frame\d{3,}")
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,12 @@ def find_frames(path, target, task):
 def frame_target(target, number):
     """The target of a clip's frame, or of a single image, where the number is None or empty."""
     return Path(f"{target}_frame{int(number):03}") if number else target
+
+
+def target_of_clip(target):
+    """The target of the clip that would have a frame of this target, or None; undoes `frame_target`."""
+    match = _OF_FRAME.fullmatch(target.name)
+    return target.with_name(match["clip"]) if match else None
 
 
 def count_frames(paths):

@@ -93,6 +93,14 @@ def test_scans_of_a_folder_are_found_by_their_content(tmp_path, write_scan):
     }  # fmt: skip
 
 
+def test_picture_that_is_called_like_the_frame_of_a_clip_is_refused(tmp_path, clip):
+    write_image(tmp_path / "s/clip_frame002.png", frame_with(8))
+    write_image(tmp_path / "s/other_frame002.png", frame_with(8))
+    with pytest.raises(ValueError, match=rf"one like its frame: {clip}, {tmp_path}/s/clip_frame002\.png$"):
+        find_inputs([tmp_path / "s"])
+    assert len(find_inputs([tmp_path / "s/clip_frame002.png", tmp_path / "s/other_frame002.png"])) == 2
+
+
 # === Predicting ===
 def test_region_alone_is_predicted_and_its_mask_lies_in_the_frame(predictor, clip):
     frames = find_frames(clip, Path("clip"), "ultrasound")
@@ -182,6 +190,7 @@ def broken_frame(path, number):
 
 def test_broken_scans_get_rows_and_the_others_go_on(tmp_path, predictor, clip, write_scan):
     whole = write_scan(tmp_path / "s/whole.dcm", frame_with(24), REGION)
+    predict(predictor, clip, out=tmp_path / "out")
     broken_frame(clip, 2)
     (tmp_path / "s/text.dcm").write_text("hello")
     rows = predict(predictor, tmp_path / "s", out=tmp_path / "out")
@@ -189,7 +198,7 @@ def test_broken_scans_get_rows_and_the_others_go_on(tmp_path, predictor, clip, w
     assert files == [("clip.dcm", 1, False), ("clip.dcm", 2, True), ("clip.dcm", 3, True), ("text.dcm", "", True),
                      ("whole.dcm", "", False)]  # fmt: skip
     assert all(row["error"].endswith(row["file"]) for row in rows if row["error"])
-    # Half a clip has no segmentation, for it would say that nothing is in the other half.
+    # Half a clip has no segmentation, for it would say that nothing is in the other half; a former one is gone.
     assert [name for name in names(tmp_path / "out") if name.endswith(".dcm")] == ["whole_seg.dcm"]
     assert rows[-1]["file"] == str(whole)
 
