@@ -189,8 +189,8 @@ def _region(header):
     ]
     boxes = [_box(region) for region in tissue]
     if not boxes:
-        spacing = header.get("PixelSpacing")
-        return (0, 0, width, height), tuple(float(mm) for mm in spacing) if spacing else None
+        row, column = (float(mm) for mm in header.get("PixelSpacing") or (0, 0))
+        return (0, 0, width, height), (row, column) if min(row, column) > 0 else None
     largest = max(range(len(boxes)), key=lambda i: boxes[i][2] * boxes[i][3])
     left, top, *size = boxes[largest]
     if not (0 <= left < width and 0 <= top < height and min(size) > 0):

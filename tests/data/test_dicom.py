@@ -253,6 +253,7 @@ def test_scale_that_is_no_length_is_none(tmp_path, write_scan, phantom, across, 
 
 def test_pixel_spacing_is_the_scale_where_there_is_no_region(tmp_path, write_scan):
     assert read_dicom(write_scan(tmp_path / "a.dcm", GREY, PixelSpacing=[0.1, 0.2])).spacing_mm == (0.1, 0.2)
+    assert read_dicom(write_scan(tmp_path / "b.dcm", GREY, PixelSpacing=[0, 0])).spacing_mm is None
 
 
 # === Refusing ===
