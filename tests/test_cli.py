@@ -311,7 +311,9 @@ def test_predict_tells_the_frames_of_a_clip_in_square_millimetres(call, echo_fil
     done = call("predict", clip, "--model", echo_file, "--out", out, "--overlay-dicom")
     assert (done.status, done.err) == (0, "")
     for number in (1, 2):  # 24 * 32 pixels of 32 * 40, 0.25 mm2 each
-        assert f"{clip}, frame {number}: benign, lesion 60.0% of the image (192 mm²)\n" in done.out
+        # The corners are 31 * 0.5 and 23 * 0.5 mm apart: 19.3 mm.
+        told = f"{clip}, frame {number}: benign, lesion 60.0% of the image (192 mm², 19 mm across)\n"
+        assert told in done.out
     kinds = ("mask.png", "overlay.png", "overlay.dcm")
     files = {f"clip_frame00{number}_{kind}" for number in (1, 2) for kind in kinds}
     assert names(out) == files | {"clip_seg.dcm", "predictions.csv"}

@@ -69,7 +69,9 @@ def _name(row):
 def _lesion(row):
     if "lesion_fraction" not in row:
         return ""
-    area = f" ({float(row['lesion_mm2']):.0f} mm²)" if row["lesion_mm2"] else ""
+    area = (
+        f" ({float(row['lesion_mm2']):.0f} mm², {float(row['lesion_mm']):.0f} mm across)" if row["lesion_mm2"] else ""
+    )
     return f", lesion {float(row['lesion_fraction']):.1%} of the image{area}"
 
 

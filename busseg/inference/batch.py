@@ -31,7 +31,7 @@ from busseg.inference.predictor import UNREADABLE
 
 TABLE, LINES = "predictions.csv", "predictions.jsonl"
 _OVERLAY = "_overlay.dcm"  # of DICOM, on request
-_OF_LESIONS = ("lesion_px", "lesion_fraction", "lesion_mm2", "uncertainty", "novelty")
+_OF_LESIONS = ("lesion_px", "lesion_fraction", "lesion_mm2", "lesion_mm", "uncertainty", "novelty")
 _PICTURES = {  # of scans, by the ends of their names; the last one on request
     "_mask.png": lambda image, prediction: prediction.mask * 255,
     "_overlay.png": draw_overlay,
@@ -301,6 +301,7 @@ def _row(frame, prediction, task):
             "lesion_px": prediction.lesion_px,
             "lesion_fraction": f"{prediction.lesion_fraction:.6f}",
             "lesion_mm2": "" if prediction.lesion_mm2 is None else f"{prediction.lesion_mm2:.2f}",
+            "lesion_mm": "" if prediction.lesion_mm is None else f"{prediction.lesion_mm:.2f}",
             "uncertainty": "" if prediction.uncertainty is None else f"{prediction.uncertainty:.6f}",
             "novelty": "" if prediction.novelty is None else f"{prediction.novelty:.6f}",
         }
@@ -319,6 +320,7 @@ def _line(frame, prediction, task):
             "lesion_px": prediction.lesion_px,
             "lesion_fraction": round(prediction.lesion_fraction, 6),
             "lesion_mm2": None if prediction.lesion_mm2 is None else round(prediction.lesion_mm2, 2),
+            "lesion_mm": None if prediction.lesion_mm is None else round(prediction.lesion_mm, 2),
             "uncertainty": None if prediction.uncertainty is None else round(prediction.uncertainty, 6),
             "novelty": None if prediction.novelty is None else round(prediction.novelty, 6),
             "box": prediction.box,

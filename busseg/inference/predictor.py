@@ -60,6 +60,16 @@ class Prediction:
         return None if self.mask is None or self.spacing_mm is None else self.lesion_px * math.prod(self.spacing_mm)
 
     @property
+    def lesion_mm(self):
+        """Largest diameter of the lesion in millimetres, 0 without one: the longest way between two pixels of its
+        outline, of the largest where there are several. None where the image does not tell how large a pixel is.
+        """
+        if self.mask is None or self.spacing_mm is None:
+            return None
+        hulls = [cv2.convexHull(outline)[:, 0] * self.spacing_mm[::-1] for outline in self.contours]
+        return max((float(np.linalg.norm(hull[:, None] - hull, axis=2).max()) for hull in hulls), default=0.0)
+
+    @property
     def lesion_fraction(self):
         """Area of the lesion as a fraction of the image."""
         return None if self.mask is None else self.lesion_px / self.mask.size

@@ -111,7 +111,19 @@ def test_region_alone_is_predicted_and_its_mask_lies_in_the_frame(predictor, cli
         assert prediction.probabilities == pytest.approx([1 - white / 32, white / 32, 0])
         assert prediction.lesion_px == 32 * white
         assert prediction.lesion_mm2 == pytest.approx(32 * white * 0.02)
+        assert prediction.lesion_mm == pytest.approx(np.hypot(31 * 0.2, (white - 1) * 0.1))  # from corner to corner
         assert prediction.lesion_fraction == pytest.approx(32 * white / 3000)
+
+
+def test_scan_without_a_lesion_measures_0_and_of_two_the_larger(predictor, tmp_path, write_scan):
+    for parts, length in ([], 0), ([(2, 3)], 0.2), ([(2, 3), (10, 20)], 2.0):  # columns from, to: 10 steps of 0.2 mm
+        frame = frame_with(0)
+        for first, last in parts:
+            frame[15, 20 + first : 20 + last + 1] = 255
+        path = write_scan(tmp_path / f"{len(parts)}.dcm", frame, REGION, SPACING_CM)
+        (part,) = find_frames(path, Path("a"), "ultrasound")
+        (prediction,) = predict_frames(predictor, [(part, part.read(predictor))])
+        assert prediction.lesion_mm == pytest.approx(length)
 
 
 def test_clip_gets_a_row_a_mask_and_an_overlay_a_frame_and_one_segmentation(tmp_path, predictor, clip):
@@ -122,10 +134,11 @@ def test_clip_gets_a_row_a_mask_and_an_overlay_a_frame_and_one_segmentation(tmp_
     assert names(out) == [
         *pictures, "clip_seg.dcm", "image_mask.png", "image_overlay.png", "predictions.csv", "predictions.jsonl",
     ]  # fmt: skip
-    told = [tuple(row[name] for name in ("frame", "label", "lesion_px", "lesion_mm2")) for row in rows]
-    # 8 * 32 * 0.02 mm2, 24 * 32 * 0.02 mm2, 32 * 32 * 0.02 mm2; an image does not tell how large its pixels are.
-    assert told == [(1, "normal", 256, "5.12"), (2, "benign", 768, "15.36"), (3, "benign", 1024, "20.48"),
-                    ("", "normal", 256, "")]  # fmt: skip
+    told = [tuple(row[name] for name in ("frame", "label", "lesion_px", "lesion_mm2", "lesion_mm")) for row in rows]
+    # 8 * 32 * 0.02 mm2, 24 * 32 * 0.02 mm2, 32 * 32 * 0.02 mm2; an image does not tell how large its pixels are. Across
+    # 31 * 0.2 mm and down 7, 23 and 31 * 0.1 mm.
+    assert told == [(1, "normal", 256, "5.12", "6.24"), (2, "benign", 768, "15.36", "6.61"),
+                    (3, "benign", 1024, "20.48", "6.93"), ("", "normal", 256, "", "")]  # fmt: skip
     assert read_csv(out / "predictions.csv") == [{key: str(value) for key, value in row.items()} for row in rows]
     lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     assert [(line["frame"], line["lesion_mm2"]) for line in lines] == [(1, 5.12), (2, 15.36), (3, 20.48), (None, None)]
