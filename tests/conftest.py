@@ -30,6 +30,85 @@ def phantom_samples(phantom_folder):
 
 
 @pytest.fixture(scope="session")
+def patient():
+    """Who was scanned in each file of `write_scan`. None of it may be seen in a line of output."""
+    return {
+        "PatientName": "Muster^Ädelheid",
+        "PatientID": "ID4711",
+        "PatientBirthDate": "19531224",
+        "AccessionNumber": "ACC0815",
+        "ReferringPhysicianName": "Koch^Robert",
+    }
+
+
+@pytest.fixture(scope="session")
+def write_scan(patient):
+    """Function that writes ultrasound DICOM to a path, which it returns.
+
+    `pixels` are uint8 or uint16 `(height, width)`, or with frames before and colours behind; or a list of encoded
+    pictures, one a frame, with `Rows` and `Columns` told. `region` is the B-mode region, `(left, top, width, height)`,
+    and `spacing_cm` its `(across, down)`; `others` are more regions, `(kind, rectangle)`, where 1 is the kind of
+    two-dimensional tissue. Attributes with other values, or more of them, are told by their keywords.
+    """
+    pydicom = pytest.importorskip("pydicom", reason="needs busseg[dicom]")
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+    def write(path, pixels, region=None, spacing_cm=None, others=(), transfer_syntax=ExplicitVRLittleEndian, **more):
+        encoded = isinstance(pixels, list)
+        colours = not encoded and pixels.ndim > 2 and pixels.shape[-1] == 3
+        clip = len(pixels) > 1 if encoded else pixels.ndim - colours == 3
+        scan = pydicom.Dataset()
+        scan.file_meta = pydicom.dataset.FileMetaDataset()
+        scan.file_meta.TransferSyntaxUID = transfer_syntax
+        scan.SpecificCharacterSet = "ISO_IR 100"
+        scan.SOPClassUID = f"1.2.840.10008.5.1.4.1.1.{3 if clip else 6}.1"
+        scan.SOPInstanceUID, scan.StudyInstanceUID, scan.SeriesInstanceUID = (generate_uid() for _ in range(3))
+        scan.Modality, scan.PatientSex, scan.StudyID = "US", "F", "1"
+        scan.StudyDate, scan.StudyTime = "20240131", "101500"
+        for keyword, value in patient.items():
+            setattr(scan, keyword, value)
+        if not encoded:
+            scan.Rows, scan.Columns = pixels.shape[clip : clip + 2]
+        scan.BitsAllocated = scan.BitsStored = 8 if encoded else 8 * pixels.itemsize
+        scan.SamplesPerPixel = 3 if colours else 1
+        scan.PhotometricInterpretation = "RGB" if colours else "MONOCHROME2"
+        scan.PixelRepresentation = 0
+        if clip:
+            scan.NumberOfFrames = len(pixels)
+        regions = [_region(1, region, spacing_cm)] if region else []
+        regions += [_region(*other) for other in others]
+        if regions:
+            scan.SequenceOfUltrasoundRegions = regions
+        for keyword, value in more.items():
+            setattr(scan, keyword, value)
+        scan.HighBit = scan.BitsStored - 1
+        if scan.SamplesPerPixel == 3:
+            scan.PlanarConfiguration = 0
+        scan.PixelData = encapsulate(pixels) if encoded else pixels.tobytes() + bytes(pixels.nbytes % 2)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scan.save_as(path, enforce_file_format=True)
+        return path
+
+    return write
+
+
+def _region(kind, rectangle, spacing_cm=None):
+    """An item of SequenceOfUltrasoundRegions."""
+    import pydicom
+
+    left, top, width, height = rectangle
+    region = pydicom.Dataset()
+    region.RegionSpatialFormat = region.RegionDataType = kind
+    region.RegionLocationMinX0, region.RegionLocationMaxX1 = left, left + width - 1
+    region.RegionLocationMinY0, region.RegionLocationMaxY1 = top, top + height - 1
+    if spacing_cm:
+        region.PhysicalUnitsXDirection = region.PhysicalUnitsYDirection = 3
+        region.PhysicalDeltaX, region.PhysicalDeltaY = spacing_cm
+    return region
+
+
+@pytest.fixture(scope="session")
 def busi_folder():
     """The real BUSI folder."""
     return _real_folder("busi")

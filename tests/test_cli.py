@@ -311,6 +311,53 @@ def test_predict_in_a_process_goes_on_past_a_broken_image_and_ends_with_1(echo_f
     assert {"a_mask.png", "c_overlay.png"} <= names(tmp_path / "out")
 
 
+def clip_of(write_scan, path):
+    """A clip of two frames, 40 px wide: of 32 x 32 in the region, with 0.5 mm a pixel, the upper 24 rows are white."""
+    frame = np.zeros((32, 40), np.uint8)
+    frame[:24, 4:36] = 255
+    return write_scan(path, np.stack([frame, frame]), (4, 0, 32, 32), (0.05, 0.05))
+
+
+def test_predict_tells_the_frames_of_a_clip_in_square_millimetres(call, echo_file, write_scan, tmp_path):
+    clip, out = clip_of(write_scan, tmp_path / "clip.dcm"), tmp_path / "out"
+    done = call("predict", clip, "--model", echo_file, "--out", out, "--overlay-dicom")
+    assert (done.status, done.err) == (0, "")
+    for number in (1, 2):  # 24 * 32 pixels of 32 * 40, 0.25 mm2 each
+        # The corners are 31 * 0.5 and 23 * 0.5 mm apart: 19.3 mm.
+        told = f"{clip}, frame {number}: benign, lesion 60.0% of the image (192 mm², 19 mm across)\n"
+        assert told in done.out
+    kinds = ("mask.png", "overlay.png", "overlay.dcm")
+    files = {f"clip_frame00{number}_{kind}" for number in (1, 2) for kind in kinds}
+    assert names(out) == files | {"clip_seg.dcm", "predictions.csv"}
+
+
+def test_predict_tells_a_broken_clip_in_one_line_and_nothing_of_its_patient(
+    call, echo_file, write_scan, patient, tmp_path
+):
+    clip = clip_of(write_scan, tmp_path / "s/clip.dcm")
+    clip_of(write_scan, tmp_path / "s/whole.dcm")
+    clip.write_bytes(clip.read_bytes()[:-2000])  # more than a frame
+    done = call("predict", tmp_path / "s", "--model", echo_file, "--out", tmp_path / "out", "--json-lines")
+    assert done.status == 1
+    first, last = done.err.splitlines()
+    assert first.startswith("busseg: skipped: Expected pixels that can be decoded, found others (")
+    assert first.endswith(f"): {clip}")
+    assert last == "busseg: 1 of 2 files could not be read"
+    written = [done.out, done.err]
+    written += [(tmp_path / "out" / name).read_text() for name in ("predictions.csv", "predictions.jsonl")]
+    assert not [secret for secret in patient.values() for text in written if secret in text]
+
+
+@pytest.mark.parametrize("package", ["pydicom", "highdicom"])
+def test_predict_names_the_extra_that_is_missing(call, echo_file, write_scan, tmp_path, monkeypatch, package):
+    clip = clip_of(write_scan, tmp_path / "clip.dcm")
+    monkeypatch.setitem(sys.modules, package, None)
+    done = call("predict", clip, "--model", echo_file, "--out", tmp_path / "out")
+    assert done.status == 2
+    (line,) = done.err.splitlines()
+    assert re.fullmatch(rf'busseg: error: Expected {package} .*found none; pip install "busseg\[dicom\]": {clip}', line)
+
+
 # === Explain ===
 def test_explain_of_a_shipped_model_starts_no_keras_and_goes_on_past_a_broken_image(tmp_path):
     write_image(tmp_path / "s/a.png", np.random.default_rng(0).integers(0, 256, (48, 64), np.uint8))

@@ -1,5 +1,6 @@
 """The verbs of a trained model at work."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -8,10 +9,15 @@ from rich.progress import track
 
 from busseg.cli.program import app, load_predictor, needs_keras, report_failures, report_foreign, starting_keras
 
+Inputs = Annotated[
+    list[Path],
+    typer.Argument(help="Images or ultrasound DICOM, folders of them, or patterns such as 'scans/*.png'."),
+]
+
 
 @app.command()
 def predict(
-    inputs: Annotated[list[Path], typer.Argument(help="Images, folders of images, or patterns such as 'scans/*.png'.")],
+    inputs: Inputs,
     model: Annotated[
         Path,
         typer.Option(
@@ -25,37 +31,53 @@ def predict(
         bool, typer.Option(help="Also write lesion probabilities, NAME_probability.png.")
     ] = False,
     json_lines: Annotated[bool, typer.Option(help="Also write predictions.jsonl, with boxes and contours.")] = False,
+    overlay_dicom: Annotated[
+        bool, typer.Option(help="Also write the overlays of DICOM files as DICOM, NAME_overlay.dcm.")
+    ] = False,
 ):
-    """Tell the class of images and where the lesion lies.
+    """Tell the class of images and where the lesion lies. Of DICOM, its B-mode region is looked at, and the lesions are
+    also written as DICOM SEG, NAME_seg.dcm.
 
     Example: busseg predict scan.png scans/ --out predictions
     """
     from busseg.inference.batch import find_inputs, predict_files
+    from busseg.inference.frames import count_frames
 
     files = find_inputs(inputs)
     predictor = load_predictor(model)
-    rows = track(
-        predict_files(predictor, files, out, resume, probability_maps, json_lines), "Predicting", total=len(files)
-    )
-    failed, foreign = [], []
-    for number, row in enumerate(rows):
+    rows = predict_files(predictor, files, out, resume, probability_maps, json_lines, overlay_dicom)
+    pictures = count_frames(files)
+    failed, foreign = {}, Counter()
+    for number, row in enumerate(track(rows, "Predicting", total=pictures)):
         if row["error"]:
-            failed.append(row)
+            failed.setdefault(row["file"], row)  # one line a file, however many frames
         elif row["warning"]:
-            foreign.append(row)
+            foreign[row["file"], row["warning"]] += 1
         elif number < 20:
-            told = f", lesion {float(row['lesion_fraction']):.1%} of the image" if "lesion_fraction" in row else ""
-            print(f"{row['file']}: {row['label']}{told}")
-    if len(files) > 20:
-        print(f"... and {len(files) - 20} more")
+            print(f"{_name(row)}: {row['label']}{_lesion(row)}")
+    if pictures > 20:
+        print(f"... and {pictures - 20} more")
     print(f"Wrote {out}")
     report_foreign(foreign)
-    report_failures(failed, len(files))
+    report_failures(list(failed.values()), len(files))
+
+
+def _name(row):
+    return f"{row['file']}, frame {row['frame']}" if row.get("frame") else row["file"]
+
+
+def _lesion(row):
+    if "lesion_fraction" not in row:
+        return ""
+    area = (
+        f" ({float(row['lesion_mm2']):.0f} mm², {float(row['lesion_mm']):.0f} mm across)" if row["lesion_mm2"] else ""
+    )
+    return f", lesion {float(row['lesion_fraction']):.1%} of the image{area}"
 
 
 @app.command()
 def explain(
-    inputs: Annotated[list[Path], typer.Argument(help="Images, folders of images, or patterns such as 'scans/*.png'.")],
+    inputs: Inputs,
     out: Annotated[Path, typer.Option(help="Folder for pictures, arrays and explanations.csv.")],
     model: Annotated[
         Path,
@@ -76,19 +98,21 @@ def explain(
 
     from busseg.inference.batch import find_inputs
     from busseg.inference.explanations import explain_files, open_model
+    from busseg.inference.frames import count_frames
 
     files = find_inputs(inputs)
     with starting_keras() if needs_keras(model) else nullcontext():
         predictor, network = open_model(model)
-    failed, foreign = [], []
-    for row in track(explain_files(predictor, network, files, out), "Explaining", total=len(files)):
+    failed, foreign = {}, Counter()
+    rows = explain_files(predictor, network, files, out)
+    for row in track(rows, "Explaining", total=count_frames(files)):
         if row["error"]:
-            failed.append(row)
+            failed.setdefault(row["file"], row)
         elif row["warning"]:
-            foreign.append(row)
+            foreign[row["file"], row["warning"]] += 1
     print(f"Wrote {out}")
     report_foreign(foreign)
-    report_failures(failed, len(files))
+    report_failures(list(failed.values()), len(files))
 
 
 @app.command()

@@ -98,9 +98,11 @@ def progress_bar(title):
     return lambda things: track(things, title)
 
 
-def report_foreign(rows):
-    for row in rows:
-        errors.print(f"busseg: warning: {row['warning']}, so its answer means nothing: {row['file']}")
+def report_foreign(counts):
+    """Warn of files by `(file, warning)`, each with the number of its pictures."""
+    for (file, warning), count in counts.items():
+        frames = f" ({count} frames)" if count > 1 else ""
+        errors.print(f"busseg: warning: {warning}, so its answer means nothing: {file}{frames}")
 
 
 def report_failures(failed, count):

@@ -1,6 +1,7 @@
 """Explain files and folders: pictures and arrays of where a model looks, and a table."""
 
 import csv
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,14 @@ import numpy as np
 from busseg.data.files import claim_folder, replacing, write_csv
 from busseg.data.images import write_image
 from busseg.inference.batch import EXPLANATIONS
+from busseg.inference.frames import find_frames, predict_frames
 from busseg.inference.occlusion import occlusion
 from busseg.inference.overlay import draw_contour, draw_heat
 from busseg.inference.predictor import UNREADABLE, Predictor
 
 HEATS = ("occlusion", "grad_cam_label", "grad_cam_mask")
 _SHARES = tuple(f"{name}_in_lesion" for name in HEATS)
-FIELDS = ("file", "label", "occlusion_peak", "lesion_fraction", *_SHARES, "warning", "error")
+FIELDS = ("file", "frame", "label", "occlusion_peak", "lesion_fraction", *_SHARES, "warning", "error")
 
 
 def open_model(model):
@@ -41,13 +43,14 @@ def open_model(model):
 
 
 def explain_files(predictor, network, inputs, out):
-    """Explain what a model tells of image files.
+    """Explain what a model tells of image and DICOM files.
 
-    For each, `NAME_occlusion.png` and, of a Keras model, `NAME_grad_cam_label.png` and `NAME_grad_cam_mask.png` are
-    written, the heat over the image with the outline of the predicted lesion; and `NAME_heat.npz`, the heats
-    themselves under the names in `HEATS`, arrays `(height, width)` float32. There is one table of all,
-    `explanations.csv`. A file that cannot be read gets a row with its error, and the others go on. Of tissue, which
-    has no mask, there is no heat of it.
+    For each picture in them, `NAME_occlusion.png` and, of a Keras model, `NAME_grad_cam_label.png` and
+    `NAME_grad_cam_mask.png` are written, the heat over the image with the outline of the predicted lesion; and
+    `NAME_heat.npz`, the heats themselves under the names in `HEATS`, arrays `(height, width)` float32. There is one
+    table of all, `explanations.csv`. Of DICOM, the B-mode region is explained, frame by frame; see `predict_files`. A
+    file that cannot be read gets a row with its error, and the others go on. Of tissue, which has no mask, there is no
+    heat of it.
 
     Args:
         predictor: A `Predictor`.
@@ -56,8 +59,8 @@ def explain_files(predictor, network, inputs, out):
         out: Path of the output folder. A former `explanations.csv` there is replaced.
 
     Yields:
-        Dicts with `FIELDS`, one a file in the order of `inputs`: among them `occlusion_peak`, the greatest drop of the
-        probability (near 0, the picture is of nothing, for its colours span whatever values there are);
+        Dicts with `FIELDS`, one a picture in the order of `inputs`: among them `occlusion_peak`, the greatest drop of
+        the probability (near 0, the picture is of nothing, for its colours span whatever values there are);
         `lesion_fraction`, the predicted lesion's share of the image; and of each heat the share that lies in it. They
         are alike where the heat knows nothing of the lesion. Where there is no lesion, or no heat above 0, the share is
         left empty.
@@ -69,32 +72,28 @@ def explain_files(predictor, network, inputs, out):
     """
     out = claim_folder(out, EXPLANATIONS)
     write_csv(out / EXPLANATIONS, FIELDS, [])
-    for path, target in inputs.items():
-        row = dict.fromkeys(FIELDS, "") | {"file": str(path)}
+    for frame in chain.from_iterable(find_frames(*item, predictor.task) for item in inputs.items()):
+        row = dict.fromkeys(FIELDS, "") | {"file": str(frame.path), "frame": frame.number or ""}
         for end in ("heat.npz", *(f"{name}.png" for name in HEATS)):
-            (out / f"{target}_{end}").unlink(missing_ok=True)  # of a former explanation, maybe by another model
+            (out / f"{frame.target}_{end}").unlink(missing_ok=True)  # of a former explanation, maybe by another model
         try:
-            image = predictor.read(path)
+            image = frame.read(predictor)
         except (OSError, ValueError) as error:
             row["error"] = str(error)
         else:
-            row |= _explain(predictor, network, image, out / target)
+            row |= _explain(predictor, network, frame, image, out / frame.target)
         # One by one, so that what is done stays told when the rest is stopped.
         with (out / EXPLANATIONS).open("a", newline="", encoding="utf-8") as table:
             csv.DictWriter(table, FIELDS, lineterminator="\n").writerow(row)
         yield row
 
 
-def _explain(predictor, network, image, target):
-    """Write an image's results; return what its row tells of them."""
-    prediction = predictor.predict(image)
-    heats = {"occlusion": occlusion(predictor, image, prediction.label)}
-    if network is not None:
-        from busseg.inference.explain import grad_cam, mask_grad_cam
-
-        heats["grad_cam_label"] = grad_cam(network, image, prediction.label)
-        if prediction.mask is not None:
-            heats["grad_cam_mask"] = mask_grad_cam(network, image)
+def _explain(predictor, network, frame, image, target):
+    """Write a picture's results; return what its row tells of them."""
+    [prediction] = predict_frames(predictor, [(frame, image)])
+    heats = _heats(predictor, network, frame.scan.crop(image) if frame.scan else image, prediction)
+    if frame.scan:
+        heats = {name: frame.scan.place(heat) for name, heat in heats.items()}
     for name, heat in heats.items():
         picture = draw_heat(image, heat)
         if prediction.mask is not None:
@@ -108,6 +107,18 @@ def _explain(predictor, network, image, target):
         row["lesion_fraction"] = f"{prediction.lesion_fraction:.6f}"
         row |= {f"{name}_in_lesion": _share(heat, prediction.mask) for name, heat in heats.items()}
     return row
+
+
+def _heats(predictor, network, image, prediction):
+    """Dict from those of `HEATS` that the model has to arrays like the image."""
+    heats = {"occlusion": occlusion(predictor, image, prediction.label)}
+    if network is not None:
+        from busseg.inference.explain import grad_cam, mask_grad_cam
+
+        heats["grad_cam_label"] = grad_cam(network, image, prediction.label)
+        if prediction.mask is not None:
+            heats["grad_cam_mask"] = mask_grad_cam(network, image)
+    return heats
 
 
 def _share(heat, mask):

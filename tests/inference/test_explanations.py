@@ -87,3 +87,16 @@ def test_only_a_keras_model_has_a_network():
     predictor, network = open_model("small")
     assert predictor.image_size == 160
     assert network is None
+
+
+def test_of_dicom_the_region_is_explained_and_what_stands_around_it_stays_dark(write_scan, unet, tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (2, 40, 50), np.uint8)
+    path, out = write_scan(tmp_path / "s/clip.dcm", frames, region=(10, 5, 32, 24)), tmp_path / "out"
+    rows = list(explain_files(Predictor(unet), unet, find_inputs([path]), out))
+    assert [(row["file"], row["frame"], row["error"]) for row in rows] == [(str(path), 1, ""), (str(path), 2, "")]
+    with np.load(out / "clip_frame002_heat.npz") as heats:
+        assert heats["occlusion"].shape == (40, 50)
+        inside = np.zeros((40, 50), bool)
+        inside[5:29, 10:42] = True
+        assert heats["grad_cam_label"][inside].any()
+        assert not heats["grad_cam_label"][~inside].any()
