@@ -1,0 +1,49 @@
+"""An answer as pieces of HTML that refer to nothing outside them."""
+
+import json
+
+import jinja2
+
+from busseg.app.answers import address, facts, png_address
+from busseg.inference.overlay import LESION_RGB, draw_heat
+
+_templates = jinja2.Environment(
+    loader=jinja2.PackageLoader("busseg.app"),
+    autoescape=True,  # file names are other people's text
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def view_picture(answer=None, heat=None):
+    """The image with its lesion on top, which the browser makes more or less opaque; or a place for one.
+
+    Args:
+        answer: An `Answer`, or None.
+        heat: Array `(height, width)`, drawn over the image in place of the lesion; see `overlay.draw_heat`.
+    """
+    if answer is None:
+        return _templates.get_template("picture.html").render(image=None)
+    height, width = answer.image.shape
+    return _templates.get_template("picture.html").render(
+        name=answer.name,
+        image=png_address(answer.image if heat is None else draw_heat(answer.image, heat)),
+        mask=png_address(answer.prediction.mask * 255),
+        contours=answer.prediction.contours,
+        heat=heat is not None,
+        width=width,
+        height=height,
+        color="rgb({}, {}, {})".format(*LESION_RGB),
+    )
+
+
+def view_facts(answer=None):
+    """Class, probabilities as bars, area, box and uncertainty, and links to save them; nothing without an answer."""
+    if answer is None:
+        return ""
+    told = facts(answer)
+    saved = json.dumps({name: value for name, value in told.items() if name != "mask"}).encode()
+    return _templates.get_template("facts.html").render(
+        told, stem=answer.stem, mask=told["mask"], json=address("application/json", saved)
+    )
