@@ -147,7 +147,7 @@ def fit_to_square(pixels, size):
         Array `(size, size)` or `(size, size, 3)`, uint8.
     """
     shape, channels = pixels.shape[:2], pixels.shape[2:]
-    top, left, height, width = _placement(shape, size)
+    top, left, height, width = placement(shape, size)
     # Area averaging keeps speckle from aliasing when the image shrinks; for growing, linear.
     method = cv2.INTER_AREA if size < max(shape) else cv2.INTER_LINEAR
     square = np.zeros((size, size, *channels), np.uint8)
@@ -165,12 +165,13 @@ def fit_to_native(values, shape):
     Returns:
         Array `(height, width)`, float32.
     """
-    top, left, height, width = _placement(shape, values.shape[0])
+    top, left, height, width = placement(shape, values.shape[0])
     part = np.ascontiguousarray(values[top : top + height, left : left + width], dtype=np.float32)
     return cv2.resize(part, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
 
 
-def _placement(shape, size):
+def placement(shape, size):
+    """Where `fit_to_square` lays an image in the square: `(top, left, height, width)` in pixels of the square."""
     scale = size / max(shape)
     height, width = (max(1, round(side * scale)) for side in shape)
     return (size - height) // 2, (size - width) // 2, height, width
