@@ -7,6 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from busseg.inference.occlusion import occlusion
+from busseg.inference.overlay import draw_heat
 from busseg.inference.predictor import THRESHOLD, UNREADABLE, Prediction
 
 
@@ -63,6 +65,24 @@ def at_threshold(answer, threshold):
         raise ValueError(f"Expected a threshold in [0, 1], found {threshold}")
     mask = (answer.prediction.probability_map >= threshold).astype(np.uint8)
     return replace(answer, prediction=replace(answer.prediction, mask=mask), threshold=float(threshold))
+
+
+def explain(predictor, answer):
+    """Where a model looks; see `occlusion`.
+
+    Args:
+        predictor: The `Predictor` that gave the answer.
+        answer: An `Answer`.
+
+    Returns:
+        Dict for JSON: `file`, `label`, `drop`, the most that its probability falls by when a place is covered, and
+        `heat`, a PNG of native size as a `data:` address: the image, from blue, where covering makes the label likelier
+        or changes it least, to yellow, where the drop is greatest.
+    """
+    label = answer.prediction.label
+    drops = occlusion(predictor, answer.image, label)
+    heat = png_address(draw_heat(answer.image, drops))
+    return {"file": answer.name, "label": label, "drop": round(float(drops.max()), 6), "heat": heat}
 
 
 def facts(answer):

@@ -5,7 +5,7 @@ import secrets
 import shutil
 import time
 from collections import OrderedDict
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 FORGOTTEN_S = 600  # an upload that nobody asked about until then, for its page was closed, is not waited for
@@ -33,8 +33,9 @@ class Uploads:
             The path of the stored file.
         """
         for former in self.folder.iterdir():
-            if former.stat().st_mtime < time.time() - FORGOTTEN_S:
-                shutil.rmtree(former, ignore_errors=True)
+            with suppress(FileNotFoundError):  # answered meanwhile
+                if former.stat().st_mtime < time.time() - FORGOTTEN_S:
+                    shutil.rmtree(former, ignore_errors=True)
         path = self.folder / secrets.token_hex(16) / safe_name(name)
         path.parent.mkdir()
         with path.open("wb") as file:
@@ -52,6 +53,10 @@ class Uploads:
             for left in self.folder.iterdir():
                 if left.is_file():  # Gradio's file component makes an empty one whenever it hands on another
                     left.unlink(missing_ok=True)
+
+    def without_folders(self, text):
+        """A text that names uploads as their users do, not by where they are kept."""
+        return re.sub(rf"{re.escape(str(self.folder))}[\\/][0-9a-f]{{32}}[\\/]", "", text)
 
 
 class Results:

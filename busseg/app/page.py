@@ -10,9 +10,9 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 import gradio as gr
 
-from busseg.app.answers import answer_file, answer_image, at_threshold, facts
+from busseg.app.answers import answer_file, answer_image, at_threshold, explain, facts
 from busseg.app.batch import MAX_FILES, answer_files
-from busseg.app.views import view_facts, view_picture
+from busseg.app.views import view_facts, view_heat, view_picture
 from busseg.data.phantom import draw_phantom
 from busseg.inference.batch import fields
 from busseg.inference.predictor import THRESHOLD
@@ -26,10 +26,10 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _SYSTEM_FONTS = [gr.themes.Font(name) for name in ("system-ui", "Segoe UI", "Roboto", "sans-serif")]
 _PASTE = f"<script>{(_TEMPLATES / 'paste.js').read_text(encoding='utf-8')}</script>"
 LOOKS = {
-    "theme": gr.themes.Default(font=_SYSTEM_FONTS, font_mono=[gr.themes.Font("monospace")]),
+    "theme": gr.themes.Default(primary_hue="sky", font=_SYSTEM_FONTS, font_mono=[gr.themes.Font("monospace")]),
     "css": (_TEMPLATES / "page.css").read_text(encoding="utf-8"),
     "head": _PASTE,
-    "footer_links": ["api"],
+    "footer_links": [],
     "max_file_size": MAX_FILE_MB * 1_000_000,
     "ssr_mode": False,
     "enable_monitoring": False,
@@ -58,7 +58,8 @@ def build_page(predictor, uploads, link):
         gr.Markdown(
             "# busseg\nBreast ultrasound: which class, and where the lesion lies. "
             "**Research software, not a medical device.** "
-            "Images are read on the machine that runs this page, and deleted as soon as they are answered."
+            "Images are read on the machine that runs this page, and deleted as soon as they are answered. "
+            "Programs may ask, too: [API](?view=api)."
         )
         with gr.Tab("One image"):
             _one_image(predictor, uploads)
@@ -69,14 +70,15 @@ def build_page(predictor, uploads, link):
 
 
 def _one_image(predictor, uploads):
+    politely = _politely(uploads)
     answer = gr.State(time_to_live=KEPT_S)
-    told = gr.JSON(visible=False)
+    told, heat_told = gr.JSON(visible=False), gr.JSON(visible=False)
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
-            file = gr.File(label="Drop, paste or pick an image", height=140, elem_id="drop")
+            file = gr.File(label="Drop, paste or pick an image", height=170, elem_id="drop")
+            gr.Markdown("... or look at a phantom, a synthetic image:")
             with gr.Row():
                 examples = {label: gr.Button(label.capitalize(), size="sm", min_width=80) for label in PHANTOMS}
-            gr.Markdown("... or see what it says of a phantom, a synthetic image of that class.")
             facts_view = gr.HTML()
         with gr.Column(scale=3, min_width=320):
             picture = gr.HTML(view_picture())
@@ -85,8 +87,10 @@ def _one_image(predictor, uploads):
             )
             opacity = gr.Slider(0, 1, 0.3, step=0.05, label="Opacity of the lesion")
             contour = gr.Checkbox(True, label="Contour")
+            why = gr.Button("Where does the model look?", interactive=False)
+            heat = gr.HTML()
 
-    @_politely
+    @politely
     def predict(file: str, threshold: float = THRESHOLD):
         """Predict an image file: its class, and the lesion from a probability on."""
         if not file:
@@ -100,18 +104,21 @@ def _one_image(predictor, uploads):
         found = answer_image(predictor, image, f"phantom {label}.png", threshold)
         return found, facts(found)
 
-    @_politely
+    @politely
     def move(answer, threshold: float):
         """Move the threshold of the answer that is kept; the network is not asked again."""
-        if answer is None:
-            raise ValueError("Expected an image that is still kept, found none; drop it again")
-        moved = at_threshold(answer, threshold)
+        moved = at_threshold(_kept(answer), threshold)
         return moved, facts(moved)
 
-    def show(answer):
-        return view_picture(answer), view_facts(answer), gr.Slider(interactive=True)
+    @politely
+    def explain_kept(answer):
+        """Tell where the model looks in the image of the answer that is kept."""
+        return explain(predictor, _kept(answer))
 
-    shown = {"fn": show, "inputs": answer, "outputs": [picture, facts_view, threshold], "show_progress": "hidden"}
+    def show(answer):
+        return view_picture(answer), view_facts(answer), gr.Slider(interactive=True), gr.Button(interactive=True)
+
+    shown = {"fn": show, "inputs": answer, "outputs": [picture, facts_view, threshold, why], "show_progress": "hidden"}
     shown["api_visibility"] = "private"
     network = {"outputs": [answer, told], "concurrency_id": "network", "show_progress_on": [picture]}
     asked = file.upload(predict, [file, threshold], api_name="predict", **network)
@@ -124,24 +131,35 @@ def _one_image(predictor, uploads):
         move, [answer, threshold], [answer, told], api_name="threshold", trigger_mode="always_last",
         show_progress="hidden",
     ).success(**shown)  # fmt: skip
-    _let_browser(opacity, "opacity", "value => {style}.setProperty('--lesion-opacity', value)")
-    _let_browser(contour, "contour", "on => {style}.setProperty('--lesion-contour', on ? 'inline' : 'none')")
+    asked = why.click(
+        explain_kept, answer, heat_told, api_name="explain", concurrency_id="long", show_progress_on=[heat]
+    )
+    asked.success(view_heat, heat_told, heat, show_progress="hidden", api_visibility="private")
+    _let_browser(opacity, "value => {style}.setProperty('--lesion-opacity', value)")
+    _let_browser(contour, "on => {style}.setProperty('--lesion-contour', on ? 'inline' : 'none')")
 
 
-def _let_browser(component, name, js):
+def _kept(answer):
+    if answer is None:
+        raise ValueError("Expected an image that is still kept, found none; drop it again")
+    return answer
+
+
+def _let_browser(component, js):
     """Have the browser do what a component changes; the server is not asked."""
     style = "document.documentElement.style"
     component.change(None, component, js=js.replace("{style}", style))
 
 
 def _many_images(predictor, uploads, link):
+    politely = _politely(uploads)
     columns = fields(predictor.task)
     told = gr.JSON(visible=False)
-    files = gr.File(label=f"Drop or pick up to {MAX_FILES} images", height=140, file_count="multiple")
+    files = gr.File(label=f"Drop or pick up to {MAX_FILES} images", height=170, file_count="multiple")
     saved = gr.HTML()
     table = gr.Dataframe(headers=list(columns), interactive=False, show_label=False)
 
-    @_politely
+    @politely
     def batch(files: list[str], progress=gr.Progress()):  # noqa: B008 - so Gradio finds it
         """Predict image files: a table, and the address of a ZIP with it, masks and overlays."""
         def told_of(rows):
@@ -163,15 +181,18 @@ def _many_images(predictor, uploads, link):
     asked.then(None, js="() => null", outputs=files)
 
 
-def _politely(function):
+def _politely(uploads):
     """Tell what is wrong with a user's file in one line, on the page and to clients; nothing in the terminal."""
 
-    @wraps(function)
-    def answer(*args, **kwargs):
-        try:
-            return function(*args, **kwargs)
-        except (OSError, ValueError) as error:
-            text = " ".join(str(error).split()).replace(f"{os.environ['GRADIO_TEMP_DIR']}{os.sep}", "")
-            raise gr.Error(html.escape(text, quote=False), title="Not predicted", print_exception=False) from error
+    def wrap(function):
+        @wraps(function)
+        def answer(*args, **kwargs):
+            try:
+                return function(*args, **kwargs)
+            except (OSError, ValueError) as error:
+                text = html.escape(uploads.without_folders(" ".join(str(error).split())), quote=False)
+                raise gr.Error(text, title="No answer", print_exception=False) from error
 
-    return answer
+        return answer
+
+    return wrap

@@ -80,6 +80,10 @@ def build_server(predictor, folder):
                 return PlainTextResponse(f"Expected files of at most {MAX_FILE_MB} MB, found more: {large[0]}", 413)
             return [str(await run_in_threadpool(uploads.keep, file.filename, file.file)) for file in files]
 
+    @server.get("/gradio_api/upload_progress")
+    def upload_progress():
+        return Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")
+
     @server.get("/results/{token}")
     def download(token: str):
         packed = results.get(token)

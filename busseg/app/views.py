@@ -5,7 +5,7 @@ import json
 import jinja2
 
 from busseg.app.answers import address, facts, png_address
-from busseg.inference.overlay import LESION_RGB, draw_heat
+from busseg.inference.overlay import LESION_RGB
 
 _templates = jinja2.Environment(
     loader=jinja2.PackageLoader("busseg.app"),
@@ -16,26 +16,28 @@ _templates = jinja2.Environment(
 )
 
 
-def view_picture(answer=None, heat=None):
+def view_picture(answer=None):
     """The image with its lesion on top, which the browser makes more or less opaque; or a place for one.
 
     Args:
         answer: An `Answer`, or None.
-        heat: Array `(height, width)`, drawn over the image in place of the lesion; see `overlay.draw_heat`.
     """
+    template = _templates.get_template("picture.html")
     if answer is None:
-        return _templates.get_template("picture.html").render(image=None)
+        return template.render(answer=None)
     height, width = answer.image.shape
-    return _templates.get_template("picture.html").render(
-        name=answer.name,
-        image=png_address(answer.image if heat is None else draw_heat(answer.image, heat)),
-        mask=png_address(answer.prediction.mask * 255),
-        contours=answer.prediction.contours,
-        heat=heat is not None,
-        width=width,
-        height=height,
-        color="rgb({}, {}, {})".format(*LESION_RGB),
-    )
+    image, mask = png_address(answer.image), png_address(answer.prediction.mask * 255)
+    color = "rgb({}, {}, {})".format(*LESION_RGB)
+    return template.render(answer=answer, image=image, mask=mask, width=width, height=height, color=color)
+
+
+def view_heat(told):
+    """Where the model looks.
+
+    Args:
+        told: What `answers.explain` tells.
+    """
+    return _templates.get_template("heat.html").render(told)
 
 
 def view_facts(answer=None):
