@@ -1,6 +1,7 @@
 """One face for a trained model, whatever format it is stored in."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -31,6 +32,8 @@ class Prediction:
             `models.serving.tell_uncertainty`.
         novelty: How far the image is from those the model has learnt from; above 1 it is no breast ultrasound that the
             model could read. None of a model that does not tell. See `models.serving.tell_novelty`.
+        spacing_mm: `(row, column)`, millimetres from one row to the next, and from one column to the next; None where
+            the image does not tell.
     """
 
     label: str
@@ -39,6 +42,7 @@ class Prediction:
     probability_map: np.ndarray | None = None
     uncertainty: float | None = None
     novelty: float | None = None
+    spacing_mm: tuple[float, float] | None = None
 
     @property
     def readable(self):
@@ -49,6 +53,11 @@ class Prediction:
     def lesion_px(self):
         """Area of the lesion in pixels."""
         return None if self.mask is None else int(self.mask.sum())
+
+    @property
+    def lesion_mm2(self):
+        """Area of the lesion in square millimetres; None where the image does not tell how large a pixel is."""
+        return None if self.mask is None or self.spacing_mm is None else self.lesion_px * math.prod(self.spacing_mm)
 
     @property
     def lesion_fraction(self):
@@ -72,6 +81,18 @@ class Prediction:
     def box(self):
         """The upright rectangle around the lesion, `(left, top, width, height)` in pixels; None without a lesion."""
         return tuple(cv2.boundingRect(self.mask)) if self.mask is not None and self.mask.any() else None
+
+    def in_frame(self, scan):
+        """The prediction of a crop of ultrasound DICOM, told of the whole frame, with its scale.
+
+        Args:
+            scan: The `busseg.data.dicom.Scan` whose `crop` was predicted.
+
+        Returns:
+            A `Prediction`: mask and map at the size of the frame, 0 outside the region.
+        """
+        mask, probability_map = scan.place(self.mask), scan.place(self.probability_map)
+        return replace(self, mask=mask, probability_map=probability_map, spacing_mm=scan.spacing_mm)
 
 
 class Predictor:
