@@ -1,12 +1,15 @@
 """What the page answers to one image, apart from how it is shown: no web, no files left."""
 
 import base64
+import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from busseg.data.dicom import Scan, is_dicom, read_dicom
 from busseg.inference.occlusion import occlusion
 from busseg.inference.overlay import draw_heat
 from busseg.inference.predictor import THRESHOLD, UNREADABLE, Prediction
@@ -14,14 +17,17 @@ from busseg.inference.predictor import THRESHOLD, UNREADABLE, Prediction
 
 @dataclass(frozen=True)
 class Answer:
-    """A prediction, and what it takes to draw it and to move its threshold without another one.
+    """A prediction, and what it takes to show it, to move its threshold, and to go on to another frame.
 
     Args:
         name: Name of the file, without its folder.
-        image: Array `(height, width)` uint8, grey.
+        image: Array `(height, width)` uint8, grey: the image, or the whole frame of DICOM.
         prediction: The `Prediction`, whose mask is that of the threshold.
         classes: Names of the classes, in the order of the prediction's probabilities.
         threshold: Lesion probability from which on a pixel is lesion.
+        scan: The `Scan` of a DICOM file, whose path may be gone; None of other images.
+        content: The bytes of a DICOM file; None of other images.
+        frame: Number of the frame, from 1.
     """
 
     name: str
@@ -29,40 +35,100 @@ class Answer:
     prediction: Prediction
     classes: tuple[str, ...]
     threshold: float = THRESHOLD
+    scan: Scan | None = None
+    content: bytes | None = None
+    frame: int = 1
 
     @property
     def stem(self):
-        """The name without its suffix, for files that tell of it."""
-        return Path(self.name).stem
+        """What files that tell of the answer are named by."""
+        frame = f"_frame_{self.frame}" if self.scan and self.scan.frame_count > 1 else ""
+        return Path(self.name).stem + frame
+
+    @property
+    def seen(self):
+        """The part of the image that the model saw: of DICOM, its B-mode region."""
+        return self.image if self.scan is None else self.scan.crop(self.image)
 
 
-def answer_file(predictor, path, threshold=THRESHOLD):
-    """Read an image file and predict it.
+def answer_file(predictor, path, threshold=THRESHOLD, frame=1):
+    """Read an image file, or a frame of a DICOM file, and predict it.
 
     Args:
         predictor: A `Predictor` of ultrasound.
-        path: Path of an image file; see `images.read_image`.
-        threshold: Lesion probability in `[0, 1]` from which on a pixel is lesion.
+        path: Path of an image or a DICOM file; see `images.read_image` and `dicom.read_dicom`.
+        threshold: Lesion probability, above 0 and up to 1, from which on a pixel is lesion.
+        frame: Number of the frame, from 1.
 
     Returns:
         An `Answer`.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no image that can be read, or the threshold is out of its range.
+        ValueError: If it is no image that can be read, or the frame or the threshold is out of its range.
+        ImportError: If the file is DICOM and pydicom is missing.
     """
-    return answer_image(predictor, predictor.read(path), Path(path).name, threshold)
+    path = Path(path)
+    if not is_dicom(path):
+        image = predictor.read(path)
+        return at_threshold(Answer(path.name, image, predictor.predict(image), predictor.classes), threshold)
+    scan = read_dicom(path)
+    if not 1 <= frame <= scan.frame_count:
+        raise ValueError(f"Expected a frame of 1 to {scan.frame_count}, found {frame}: {path}")
+    image = scan.read_frame(frame)
+    prediction = predictor.predict(scan.crop(image)).in_frame(scan)
+    answer = Answer(path.name, image, prediction, predictor.classes, THRESHOLD, scan, path.read_bytes(), frame)
+    return at_threshold(answer, threshold)
 
 
-def answer_image(predictor, image, name, threshold=THRESHOLD):
-    """Like `answer_file`, of an array `(height, width)` uint8 with a name."""
-    return at_threshold(Answer(name, image, predictor.predict(image), predictor.classes), threshold)
+def answer_frame(predictor, answer, frame):
+    """The answer to another frame of the same DICOM file, at the same threshold; see `answer_file`."""
+    with _as_file(answer) as path:
+        return answer_file(predictor, path, answer.threshold, frame)
+
+
+def segmentation(answer, model):
+    """The lesion as DICOM SEG, which refers to its frame of the source.
+
+    Args:
+        answer: An `Answer` to a DICOM file.
+        model: Name of the model, which the segmentation tells.
+
+    Returns:
+        The bytes of a DICOM file.
+
+    Raises:
+        ValueError: If the image was no DICOM, or one that a segmentation cannot refer to.
+        ImportError: If highdicom is missing.
+    """
+    from busseg.data.dicom_seg import write_segmentation
+
+    with _as_file(answer) as path:
+        numbers = range(1, answer.scan.frame_count + 1)
+        labels = [answer.prediction.label if number == answer.frame else "normal" for number in numbers]
+        empty = np.zeros_like(answer.prediction.mask)
+        masks = (answer.prediction.mask if number == answer.frame else empty for number in numbers)
+        remark = f"Frame {answer.frame} of {len(numbers)} alone was predicted" if len(numbers) > 1 else ""
+        out = path.parent / "segmentation" / "segmentation.dcm"
+        write_segmentation(out, replace(answer.scan, path=path), masks, labels, model[:30], remark)
+        return out.read_bytes()
+
+
+@contextmanager
+def _as_file(answer):
+    """The file that was answered, for as long as a block needs it."""
+    if answer.content is None:
+        raise ValueError(f"Expected an answer to a DICOM file, found one to another image: {answer.name}")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / answer.name
+        path.write_bytes(answer.content)
+        yield path
 
 
 def at_threshold(answer, threshold):
     """The same answer with the mask of another threshold; the network is not asked again."""
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"Expected a threshold in [0, 1], found {threshold}")
+    if not 0 < threshold <= 1:
+        raise ValueError(f"Expected a threshold above 0 and up to 1, found {threshold}")
     mask = (answer.prediction.probability_map >= threshold).astype(np.uint8)
     return replace(answer, prediction=replace(answer.prediction, mask=mask), threshold=float(threshold))
 
@@ -76,12 +142,12 @@ def explain(predictor, answer):
 
     Returns:
         Dict for JSON: `file`, `label`, `drop`, the most that its probability falls by when a place is covered, and
-        `heat`, a PNG of native size as a `data:` address: the image, from blue, where covering makes the label likelier
+        `heat`, a PNG as a `data:` address: what the model saw, from blue, where covering makes the label likelier
         or changes it least, to yellow, where the drop is greatest.
     """
     label = answer.prediction.label
-    drops = occlusion(predictor, answer.image, label)
-    heat = png_address(draw_heat(answer.image, drops))
+    drops = occlusion(predictor, answer.seen, label)
+    heat = png_address(draw_heat(answer.seen, drops))
     return {"file": answer.name, "label": label, "drop": round(float(drops.max()), 6), "heat": heat}
 
 
@@ -89,8 +155,9 @@ def facts(answer):
     """What an answer says, as a dict for JSON.
 
     Returns:
-        Dict with `file`, `label`, `probabilities` (class to number), `threshold`, `width` and `height` of the image,
-        `lesion_px`, `lesion_fraction`, `box` (left, top, width, height in pixels, or None), `contours` (lists of x, y),
+        Dict with `file`, `frame` and `frames`, `label`, `probabilities` (class to number), `threshold`, `width` and
+        `height` of the image, `lesion_px`, `lesion_mm2` (None where the image does not tell its scale),
+        `lesion_fraction`, `box` (left, top, width, height in pixels, or None), `contours` (lists of x, y),
         `uncertainty`, `warning` (None, or that the image is none the model could read), and `mask`: a PNG of native
         size, 0/255, as a `data:` address.
     """
@@ -98,12 +165,15 @@ def facts(answer):
     height, width = answer.image.shape
     return {
         "file": answer.name,
+        "frame": answer.frame,
+        "frames": answer.scan.frame_count if answer.scan else 1,
         "label": prediction.label,
         "probabilities": {name: round(float(p), 6) for name, p in zip(answer.classes, prediction.probabilities)},
         "threshold": answer.threshold,
         "width": width,
         "height": height,
         "lesion_px": prediction.lesion_px,
+        "lesion_mm2": None if prediction.lesion_mm2 is None else round(prediction.lesion_mm2, 3),
         "lesion_fraction": round(prediction.lesion_fraction, 6),
         "box": prediction.box,
         "contours": [outline.tolist() for outline in prediction.contours],

@@ -1,6 +1,5 @@
 """The page's server: on this machine alone, nothing fetched from elsewhere, nothing left on disk."""
 
-import shutil
 import socket
 import tempfile
 from pathlib import Path
@@ -12,19 +11,21 @@ from fastapi.responses import PlainTextResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from busseg.app.endpoints import Endpoints
 from busseg.app.keeping import Results, Uploads
-from busseg.app.page import LOOKS, MAX_FILE_MB, build_page
+from busseg.app.page import MAX_FILE_MB, SETTINGS, build_page
 
 HOST = "127.0.0.1"
 MAX_REQUEST_MB = 500  # of all the files of a batch
 _MB = 1_000_000
 
 
-def serve(predictor, port, started=print):
+def serve(predictor, model, port, started=print):
     """Serve the page until it is stopped, as by Ctrl-C.
 
     Args:
         predictor: A `Predictor` of ultrasound.
+        model: Its name, for DICOM segmentations.
         port: Number of the port on 127.0.0.1; 0 takes any that is free.
         started: Function that is told the address as soon as the page is there.
 
@@ -35,7 +36,9 @@ def serve(predictor, port, started=print):
     if predictor.task != "ultrasound":
         raise ValueError(f"Expected a model of ultrasound, which the page shows, found one of {predictor.task}")
     with _listen(port) as listening, tempfile.TemporaryDirectory(prefix="busseg-app-") as folder:
-        settings = uvicorn.Config(build_server(predictor, folder), log_level="critical", timeout_graceful_shutdown=1)
+        settings = uvicorn.Config(
+            build_server(predictor, model, folder), log_level="critical", timeout_graceful_shutdown=1
+        )
         started(f"http://{HOST}:{listening.getsockname()[1]}")
         uvicorn.Server(settings).run([listening])
 
@@ -53,7 +56,7 @@ def _listen(port):
     return listening
 
 
-def build_server(predictor, folder):
+def build_server(predictor, model, folder):
     """The page with all that it takes, as an ASGI application.
 
     Gradio names an upload by its content, so that of two people with the same file the first to be answered would take
@@ -61,6 +64,7 @@ def build_server(predictor, folder):
 
     Args:
         predictor: A `Predictor` of ultrasound.
+        model: Its name.
         folder: Path of an empty folder, for files until they are answered.
     """
     folder = Path(folder).resolve()
@@ -88,9 +92,9 @@ def build_server(predictor, folder):
     def download(token: str):
         packed = results.get(token)
         if packed is None:
-            return PlainTextResponse("Expected results, found them replaced by later ones; predict the files again", 404)
+            return PlainTextResponse("Expected results, found none: later ones took their place", 404)
         saved = {"Content-Disposition": 'attachment; filename="predictions.zip"'}
         return Response(packed, media_type="application/zip", headers=saved)
 
-    page = build_page(predictor, uploads, lambda packed: f"/results/{results.keep(packed)}")
-    return gr.mount_gradio_app(server, page, path="/", **LOOKS)
+    page = build_page(Endpoints(predictor, model, uploads, results))
+    return gr.mount_gradio_app(server, page, path="/", **SETTINGS)

@@ -49,3 +49,14 @@ def view_facts(answer=None):
     return _templates.get_template("facts.html").render(
         told, stem=answer.stem, mask=told["mask"], json=address("application/json", saved)
     )
+
+
+def view_table(told):
+    """The table of a batch and a link to its ZIP; what is wrong with a file stands by its name.
+
+    Args:
+        told: What `Endpoints.predict_batch` tells.
+    """
+    columns = [name for name in told["rows"][0] if name not in ("warning", "error")]
+    failed = sum(bool(row["error"]) for row in told["rows"])
+    return _templates.get_template("table.html").render(told, columns=columns, failed=failed)

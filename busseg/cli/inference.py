@@ -1,9 +1,12 @@
 """The verbs of a trained model at work."""
 
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.progress import track
 
 from busseg.cli.program import app, errors, load_predictor, report_failures, starting_keras
@@ -73,3 +76,31 @@ def export(
     with starting_keras():
         difference = FORMATS[format](model, out)
     print(f"Wrote {out}; its answers differ from the source's by at most {difference:.0e}")
+
+
+@app.command("app")
+def page(
+    model: Annotated[
+        Path,
+        typer.Option(
+            help="One that comes with busseg, best or small; or yours: a run's folder, or a file or folder of "
+            "`busseg export`."
+        ),
+    ] = Path("best"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes any that is free.")] = 7860,
+):
+    """Answer images on a page in the browser, for this machine alone, until Ctrl-C.
+
+    Example: busseg app --port 7860
+    """
+    # Or else whoever stops the page by `kill`, as service managers do, leaves its temporary folder behind.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    with Console().status("Starting the page ..."):
+        try:
+            from busseg.app.server import serve
+        except ModuleNotFoundError as error:
+            if error.name != "gradio":
+                raise
+            raise ImportError('Expected Gradio, found it not installed: pip install "busseg[app]"') from error
+    predictor = load_predictor(model)
+    serve(predictor, model.name, port, lambda address: print(f"Research software, not a medical device: {address}"))
