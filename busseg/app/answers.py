@@ -9,7 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from busseg.data.dicom import Scan, is_dicom, read_dicom
+from busseg.data.dicom import Scan
+from busseg.data.dicom_seg import write_segmentation
+from busseg.inference.frames import find_frames, predict_frames
 from busseg.inference.occlusion import occlusion
 from busseg.inference.overlay import draw_heat
 from busseg.inference.predictor import THRESHOLD, UNREADABLE, Prediction
@@ -21,7 +23,7 @@ class Answer:
 
     Args:
         name: Name of the file, without its folder.
-        image: Array `(height, width)` uint8, grey: the image, or the whole frame of DICOM.
+        image: Array `(height, width)` uint8, grey: the image, or the frame of DICOM, black outside its B-mode region.
         prediction: The `Prediction`, whose mask is that of the threshold.
         classes: Names of the classes, in the order of the prediction's probabilities.
         threshold: Lesion probability from which on a pixel is lesion.
@@ -69,15 +71,14 @@ def answer_file(predictor, path, threshold=THRESHOLD, frame=1):
         ImportError: If the file is DICOM and pydicom is missing.
     """
     path = Path(path)
-    if not is_dicom(path):
-        image = predictor.read(path)
-        return at_threshold(Answer(path.name, image, predictor.predict(image), predictor.classes), threshold)
-    scan = read_dicom(path)
-    if not 1 <= frame <= scan.frame_count:
-        raise ValueError(f"Expected a frame of 1 to {scan.frame_count}, found {frame}: {path}")
-    image = scan.read_frame(frame)
-    prediction = predictor.predict(scan.crop(image)).in_frame(scan)
-    answer = Answer(path.name, image, prediction, predictor.classes, THRESHOLD, scan, path.read_bytes(), frame)
+    frames = find_frames(path, Path(path.name), predictor.task)
+    if not 1 <= frame <= len(frames):
+        raise ValueError(f"Expected a frame of 1 to {len(frames)}, found {frame}: {path}")
+    found = frames[frame - 1]
+    image = found.read(predictor)
+    (prediction,) = predict_frames(predictor, [(found, image)])
+    content = None if found.scan is None else path.read_bytes()
+    answer = Answer(path.name, image, prediction, predictor.classes, THRESHOLD, found.scan, content, frame)
     return at_threshold(answer, threshold)
 
 
@@ -101,16 +102,14 @@ def segmentation(answer, model):
         ValueError: If the image was no DICOM, or one that a segmentation cannot refer to.
         ImportError: If highdicom is missing.
     """
-    from busseg.data.dicom_seg import write_segmentation
-
     with _as_file(answer) as path:
         numbers = range(1, answer.scan.frame_count + 1)
         labels = [answer.prediction.label if number == answer.frame else "normal" for number in numbers]
         empty = np.zeros_like(answer.prediction.mask)
         masks = (answer.prediction.mask if number == answer.frame else empty for number in numbers)
-        remark = f"Frame {answer.frame} of {len(numbers)} alone was predicted" if len(numbers) > 1 else ""
+        remark = f"Of {len(numbers)} frames, frame {answer.frame} alone was predicted" if len(numbers) > 1 else ""
         out = path.parent / "segmentation" / "segmentation.dcm"
-        write_segmentation(out, replace(answer.scan, path=path), masks, labels, model[:30], remark)
+        write_segmentation(out, replace(answer.scan, path=path), masks, labels, model, remark)
         return out.read_bytes()
 
 

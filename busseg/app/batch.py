@@ -7,31 +7,34 @@ from pathlib import Path
 
 from busseg.data.files import write_csv
 from busseg.inference.batch import TABLE, fields, find_inputs, predict_files
+from busseg.inference.frames import count_frames
 
-MAX_FILES = 100  # a folder of more is a case for the command line
+MAX_IMAGES = 200  # what is more is for the command line
 
 
-def answer_files(predictor, paths, progress=iter):
+def answer_files(predictor, paths, progress=lambda rows, total: rows):
     """Predict files as `busseg predict` does, and pack what it writes.
 
     Args:
         predictor: A `Predictor` of ultrasound.
-        paths: Paths of image files, whose names differ.
-        progress: Function that wraps the iteration over the rows, for a progress bar.
+        paths: Paths of image and DICOM files, whose names differ.
+        progress: Function that wraps the iteration over the rows and is told their number, `total`, for a progress bar.
 
     Returns:
         `(rows, packed)`: dicts with the columns of `predictions.csv`, files by their names alone, and the bytes of a
-        ZIP with that table, and masks and overlays of all that could be read.
+        ZIP with that table, masks and overlays of all that could be read, and DICOM SEG of DICOM.
 
     Raises:
-        ValueError: If there is no file, or too many, or two have one name.
+        ValueError: If there is no file, or too many images in them, or two have one name.
+        ImportError: If a file is DICOM, and what reads it is missing.
     """
-    if not 1 <= len(paths) <= MAX_FILES:
-        raise ValueError(f"Expected 1 to {MAX_FILES} files, found {len(paths)}; busseg predict takes any number")
     inputs = find_inputs(paths)
+    count = count_frames(inputs)
+    if not 1 <= count <= MAX_IMAGES:
+        raise ValueError(f"Expected 1 to {MAX_IMAGES} images or frames, found {count}; busseg predict takes any number")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "predictions"
-        rows = [_without_folder(row) for row in progress(predict_files(predictor, inputs, out))]
+        rows = [_without_folder(row) for row in progress(predict_files(predictor, inputs, out), total=count)]
         write_csv(out / TABLE, fields(predictor.task), rows)
         return rows, _pack(out)
 

@@ -1,7 +1,7 @@
 """What the page and programs may ask: each gives an answer, or one line that tells what was wrong with the question."""
 
 import html
-from functools import wraps
+from functools import partial, wraps
 
 import gradio as gr
 
@@ -33,13 +33,12 @@ class Endpoints:
 
     Args:
         predictor: A `Predictor` of ultrasound.
-        model: Its name, for DICOM segmentations.
         uploads: The `Uploads` that hold the files asked about; each is deleted once it is answered.
         results: The `Results` that hold what is packed for a download.
     """
 
-    def __init__(self, predictor, model, uploads, results):
-        self.predictor, self.model, self.uploads, self.results = predictor, model, uploads, results
+    def __init__(self, predictor, uploads, results):
+        self.predictor, self.uploads, self.results = predictor, uploads, results
 
     @_politely
     def predict(self, file: str, threshold: float = THRESHOLD):
@@ -77,19 +76,16 @@ class Endpoints:
     @_politely
     def segment(self, answer: Answer):
         """The lesion of the DICOM file asked about before, as DICOM SEG."""
-        made = address("application/dicom", segmentation(_kept(answer), self.model))
+        made = address("application/dicom", segmentation(_kept(answer), self.predictor.name))
         return {"file": f"{answer.stem}_seg.dcm", "segmentation": made}
 
     @_politely
     def predict_batch(self, files: list[str], progress=gr.Progress()):  # noqa: B008 - where Gradio looks for it
         """A table of many image files, and the address on this server of a ZIP with it, masks and overlays."""
 
-        def told_of(rows):
-            return progress.tqdm(rows, total=len(files), desc="Predicting", unit="files")
-
         files = files or []
         with self.uploads.until_answered(files):
-            rows, packed = answer_files(self.predictor, files, told_of)
+            rows, packed = answer_files(self.predictor, files, partial(progress.tqdm, desc="Predicting", unit="images"))
         return {"rows": rows, "zip": f"/results/{self.results.keep(packed)}"}
 
 

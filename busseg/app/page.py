@@ -10,7 +10,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 import gradio as gr
 
-from busseg.app.batch import MAX_FILES
+from busseg.app.batch import MAX_IMAGES
 from busseg.app.endpoints import PHANTOMS
 from busseg.app.views import view_facts, view_heat, view_picture, view_table
 from busseg.inference.predictor import THRESHOLD
@@ -143,9 +143,7 @@ def _let_browser_style(component, variable):
 # === Many images ===
 def _lay_out_many():
     many = SimpleNamespace(told=gr.JSON(visible=False))
-    many.files = gr.File(
-        label=f"Drop or pick up to {MAX_FILES} images or DICOM files", height=170, file_count="multiple"
-    )
+    many.files = gr.File(label=f"Drop or pick up to {MAX_IMAGES} images, or DICOM", height=170, file_count="multiple")
     many.table = gr.HTML()
     return many
 

@@ -20,12 +20,11 @@ MAX_REQUEST_MB = 500  # of all the files of a batch
 _MB = 1_000_000
 
 
-def serve(predictor, model, port, started=print):
+def serve(predictor, port, started=print):
     """Serve the page until it is stopped, as by Ctrl-C.
 
     Args:
         predictor: A `Predictor` of ultrasound.
-        model: Its name, for DICOM segmentations.
         port: Number of the port on 127.0.0.1; 0 takes any that is free.
         started: Function that is told the address as soon as the page is there.
 
@@ -36,9 +35,7 @@ def serve(predictor, model, port, started=print):
     if predictor.task != "ultrasound":
         raise ValueError(f"Expected a model of ultrasound, which the page shows, found one of {predictor.task}")
     with _listen(port) as listening, tempfile.TemporaryDirectory(prefix="busseg-app-") as folder:
-        settings = uvicorn.Config(
-            build_server(predictor, model, folder), log_level="critical", timeout_graceful_shutdown=1
-        )
+        settings = uvicorn.Config(build_server(predictor, folder), log_level="critical", timeout_graceful_shutdown=1)
         started(f"http://{HOST}:{listening.getsockname()[1]}")
         uvicorn.Server(settings).run([listening])
 
@@ -56,7 +53,7 @@ def _listen(port):
     return listening
 
 
-def build_server(predictor, model, folder):
+def build_server(predictor, folder):
     """The page with all that it takes, as an ASGI application.
 
     Gradio names an upload by its content, so that of two people with the same file the first to be answered would take
@@ -64,7 +61,6 @@ def build_server(predictor, model, folder):
 
     Args:
         predictor: A `Predictor` of ultrasound.
-        model: Its name.
         folder: Path of an empty folder, for files until they are answered.
     """
     folder = Path(folder).resolve()
@@ -96,5 +92,5 @@ def build_server(predictor, model, folder):
         saved = {"Content-Disposition": 'attachment; filename="predictions.zip"'}
         return Response(packed, media_type="application/zip", headers=saved)
 
-    page = build_page(Endpoints(predictor, model, uploads, results))
+    page = build_page(Endpoints(predictor, uploads, results))
     return gr.mount_gradio_app(server, page, path="/", **SETTINGS)

@@ -52,11 +52,13 @@ def view_facts(answer=None):
 
 
 def view_table(told):
-    """The table of a batch and a link to its ZIP; what is wrong with a file stands by its name.
+    """The table of a batch, without columns that are empty, and a link to its ZIP; what is wrong with a file stands by
+    its name.
 
     Args:
         told: What `Endpoints.predict_batch` tells.
     """
-    columns = [name for name in told["rows"][0] if name not in ("warning", "error")]
-    failed = sum(bool(row["error"]) for row in told["rows"])
+    rows, beside = told["rows"], ("file", "warning", "error")
+    columns = [name for name in rows[0] if name not in beside and any(row[name] != "" for row in rows)]
+    failed = len({row["file"] for row in rows if row["error"]})
     return _templates.get_template("table.html").render(told, columns=columns, failed=failed)

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,10 @@ from busseg.cli.program import app, errors, load_predictor, report_failures, sta
 
 @app.command()
 def predict(
-    inputs: Annotated[list[Path], typer.Argument(help="Images, folders of images, or patterns such as 'scans/*.png'.")],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(help="Images or ultrasound DICOM, folders of them, or patterns such as 'scans/*.png'."),
+    ],
     model: Annotated[
         Path,
         typer.Option(
@@ -28,33 +32,48 @@ def predict(
         bool, typer.Option(help="Also write lesion probabilities, NAME_probability.png.")
     ] = False,
     json_lines: Annotated[bool, typer.Option(help="Also write predictions.jsonl, with boxes and contours.")] = False,
+    overlay_dicom: Annotated[
+        bool, typer.Option(help="Also write the overlays of DICOM files as DICOM, NAME_overlay.dcm.")
+    ] = False,
 ):
-    """Tell the class of images and where the lesion lies.
+    """Tell the class of images and where the lesion lies. Of DICOM, its B-mode region is looked at, and the lesions are
+    also written as DICOM SEG, NAME_seg.dcm.
 
     Example: busseg predict scan.png scans/ --out predictions
     """
     from busseg.inference.batch import find_inputs, predict_files
+    from busseg.inference.frames import count_frames
 
     files = find_inputs(inputs)
     predictor = load_predictor(model)
-    rows = track(
-        predict_files(predictor, files, out, resume, probability_maps, json_lines), "Predicting", total=len(files)
-    )
-    failed, foreign = [], []
-    for number, row in enumerate(rows):
+    rows = predict_files(predictor, files, out, resume, probability_maps, json_lines, overlay_dicom)
+    pictures = count_frames(files)
+    failed, foreign = {}, Counter()
+    for number, row in enumerate(track(rows, "Predicting", total=pictures)):
         if row["error"]:
-            failed.append(row)
+            failed.setdefault(row["file"], row)  # one line a file, however many frames
         elif row["warning"]:
-            foreign.append(row)
+            foreign[row["file"], row["warning"]] += 1
         elif number < 20:
-            told = f", lesion {float(row['lesion_fraction']):.1%} of the image" if "lesion_fraction" in row else ""
-            print(f"{row['file']}: {row['label']}{told}")
-    if len(files) > 20:
-        print(f"... and {len(files) - 20} more")
+            print(f"{_name(row)}: {row['label']}{_lesion(row)}")
+    if pictures > 20:
+        print(f"... and {pictures - 20} more")
     print(f"Wrote {out}")
-    for row in foreign:
-        errors.print(f"busseg: warning: {row['warning']}, so its answer means nothing: {row['file']}")
-    report_failures(failed, len(files))
+    for (file, warning), count in foreign.items():
+        frames = f" ({count} frames)" if count > 1 else ""
+        errors.print(f"busseg: warning: {warning}, so its answer means nothing: {file}{frames}")
+    report_failures(list(failed.values()), len(files))
+
+
+def _name(row):
+    return f"{row['file']}, frame {row['frame']}" if row.get("frame") else row["file"]
+
+
+def _lesion(row):
+    if "lesion_fraction" not in row:
+        return ""
+    area = f" ({float(row['lesion_mm2']):.0f} mm²)" if row["lesion_mm2"] else ""
+    return f", lesion {float(row['lesion_fraction']):.1%} of the image{area}"
 
 
 @app.command()
@@ -102,5 +121,4 @@ def page(
             if error.name != "gradio":
                 raise
             raise ImportError('Expected Gradio, found it not installed: pip install "busseg[app]"') from error
-    predictor = load_predictor(model)
-    serve(predictor, model.name, port, lambda address: print(f"Research software, not a medical device: {address}"))
+    serve(load_predictor(model), port, lambda address: print(f"Research software, not a medical device: {address}"))

@@ -19,8 +19,6 @@ from busseg.data.images import MAX_PIXELS
 SOP_CLASSES = (
     "1.2.840.10008.5.1.4.1.1.6.1",  # Ultrasound Image Storage
     "1.2.840.10008.5.1.4.1.1.3.1",  # Ultrasound Multi-frame Image Storage
-    "1.2.840.10008.5.1.4.1.1.6",  # the two that these replaced in 1993; old archives hold them
-    "1.2.840.10008.5.1.4.1.1.3",
 )
 # What a result must refer to, and what pixels cannot be read without.
 _REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns")

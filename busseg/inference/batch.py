@@ -3,23 +3,28 @@
 import csv
 import glob
 import json
-from collections import Counter, deque
+import uuid
+from collections import Counter, defaultdict, deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice, takewhile
+from itertools import chain, islice, takewhile, tee
 from pathlib import Path
 
 import numpy as np
 
 from busseg.data.busi import MASK_STEM
+from busseg.data.dicom import is_dicom
+from busseg.data.dicom_seg import write_overlay
 from busseg.data.files import claim_folder, read_csv, write_csv, write_text
 from busseg.data.images import is_image, write_image
 from busseg.data.sample import TASKS
+from busseg.inference.frames import SEGMENTATION, find_frames, frame_target, predict_frames, segment_scan
 from busseg.inference.overlay import draw_overlay
 from busseg.inference.predictor import UNREADABLE
 
 TABLE, LINES = "predictions.csv", "predictions.jsonl"
-_OF_LESIONS = ("lesion_px", "lesion_fraction", "uncertainty", "novelty")
+_OVERLAY = "_overlay.dcm"  # of DICOM, on request
+_OF_LESIONS = ("lesion_px", "lesion_fraction", "lesion_mm2", "uncertainty", "novelty")
 _PICTURES = {  # of scans, by the ends of their names; the last one on request
     "_mask.png": lambda image, prediction: prediction.mask * 255,
     "_overlay.png": draw_overlay,
@@ -32,16 +37,17 @@ _AHEAD = 2 * _BATCH
 
 def fields(task):
     """The columns of `predictions.csv` by a model of one of `TASKS`."""
-    of_lesions = _OF_LESIONS if task == "ultrasound" else ()
-    return ("file", "label", *(f"p_{label}" for label in TASKS[task]), *of_lesions, "warning", "error")
+    frame, of_lesions = (("frame",), _OF_LESIONS) if task == "ultrasound" else ((), ())
+    return ("file", *frame, "label", *(f"p_{label}" for label in TASKS[task]), *of_lesions, "warning", "error")
 
 
 def find_inputs(paths):
-    """Find the image files that inputs name, and where their results go.
+    """Find the image and DICOM files that inputs name, and where their results go.
 
     Folders are searched with all their subfolders, and patterns such as `scans/*.png` for the images that they match
-    (`**` stands for folders in folders). Masks that lie beside their image (`NAME_mask.png` beside
-    `NAME.png`) are passed over, for they are no scans, and so is what a former prediction wrote.
+    (`**` stands for folders in folders); DICOM is told by its content, whatever its name. Masks that lie beside their
+    image (`NAME_mask.png` beside `NAME.png`) are passed over, for they are no scans, and so is what a former prediction
+    wrote.
 
     Args:
         paths: Sequence of paths of files and folders, and of patterns.
@@ -85,9 +91,14 @@ def find_inputs(paths):
 
 def _images(paths):
     """The images among paths, sorted, without masks that lie beside their image."""
-    files = sorted(path for path in paths if path.is_file() and is_image(path))
+    files = sorted(path for path in paths if path.is_file() and (is_image(path) or _is_scan(path)))
     stems = {(file.parent, file.stem) for file in files}
     return [file for file in files if not _is_mask(file, stems)]
+
+
+def _is_scan(path):
+    """Whether a file is DICOM, and not hidden nor the list of contents that lies beside scans."""
+    return not path.name.startswith(".") and path.name.upper() != "DICOMDIR" and is_dicom(path)
 
 
 def _is_mask(file, stems):
@@ -95,37 +106,42 @@ def _is_mask(file, stems):
     return bool(match) and (file.parent, match["image"]) in stems
 
 
-def predict_files(predictor, inputs, out, resume=False, probability_maps=False, json_lines=False):
-    """Predict image files and write, for each, `NAME_mask.png` (0/255) and `NAME_overlay.png`, and one table of all.
+def predict_files(predictor, inputs, out, resume=False, probability_maps=False, json_lines=False, overlay_dicom=False):
+    """Predict image and DICOM files and write, for each picture in them, `NAME_mask.png` (0/255) and
+    `NAME_overlay.png`, and one table of all.
 
-    Of tissue, which has no mask, the table is all there is.
+    Of a clip, each frame is a picture, `NAME_frame001` and so on. Of DICOM, only the B-mode region is predicted; masks
+    and overlays are of the whole frame. Each DICOM file gets its lesions of all frames as DICOM, too, `NAME_seg.dcm`;
+    see `write_segmentation`. Of tissue, which has no mask, the table is all there is.
 
     A file that cannot be read gets a row with its error, and the others go on. Threads read files and write results
     while the network computes; a few images are in memory at a time, however many there are.
 
     Args:
         predictor: A `Predictor`.
-        inputs: Dict from image path to the results' path, as `find_inputs` gives it.
+        inputs: Dict from path to the results' path, as `find_inputs` gives it.
         out: Path of the output folder. A former `predictions.csv` there is replaced.
-        resume: Whether to go on with the prediction in `out` instead: a file whose row, without an error, and results
-            are all there is not predicted again, whatever model that was.
+        resume: Whether to go on with the prediction in `out` instead: a picture whose row, without an error, and
+            results are all there is not predicted again, whatever model that was. A clip is predicted again as a whole.
         probability_maps: Whether to write `NAME_probability.png`, too: 0..255 for lesion probabilities of 0..1. Not of
             tissue.
-        json_lines: Whether to write `predictions.jsonl`, too: a JSON object a file and line, with the box and the
+        json_lines: Whether to write `predictions.jsonl`, too: a JSON object a picture and line, with the box and the
             contours of the lesion; see `Prediction`.
+        overlay_dicom: Whether to write the overlays of DICOM files as DICOM, too, `NAME_overlay.dcm`.
 
     Yields:
-        Dicts with `fields`, one a file in the order of `inputs`, as in `predictions.csv`. The file's results are
-        written by then.
+        Dicts with `fields`, one a picture in the order of `inputs`, as in `predictions.csv`. Its results are written by
+        then.
 
     Raises:
         FileExistsError: If `out` holds other files than a former prediction.
         OSError: If the folder cannot be written.
+        ImportError: If a file is DICOM, and what reads it is missing.
     """
     columns = fields(predictor.task)
-    pictures = list(_PICTURES)[: 2 + probability_maps] if predictor.task == "ultrasound" else ()
+    pictures = list(_PICTURES)[: 2 + probability_maps] if predictor.task == "ultrasound" else []
     out = claim_folder(out, TABLE)
-    done = _done(inputs, out, columns, pictures, json_lines) if resume else {}
+    done = _done(inputs, out, columns, pictures, json_lines, overlay_dicom) if resume else {}
     write_csv(out / TABLE, columns, [row for row, _ in done.values()])
     if json_lines:
         write_text(out / LINES, "".join(line for _, line in done.values()))
@@ -133,41 +149,69 @@ def predict_files(predictor, inputs, out, resume=False, probability_maps=False, 
         (out / LINES).unlink(missing_ok=True)  # those of a former prediction tell of other results
     pool = ThreadPoolExecutor(_THREADS)
     try:
-        read = _in_turn(pool, partial(_try_to_read, predictor), (path for path in inputs if str(path) not in done))
-        write = partial(_write, out, inputs, predictor.task, pictures, json_lines)
+        found = _in_turn(pool, lambda item: find_frames(*item, predictor.task), inputs.items())
+        ahead, frames = tee(chain.from_iterable(found))
+        read = _in_turn(pool, partial(_try_to_read, predictor), (frame for frame in ahead if frame.key not in done))
+        run = uuid.uuid4().hex if overlay_dicom else None
+        write = partial(_write, out, predictor.task, pictures, json_lines, run)
         predicted = _in_turn(pool, write, _predicted(predictor, read))
-        for path in inputs:
-            if str(path) in done:
-                yield done[str(path)][0]
-                continue
-            row, line = next(predicted)
-            # One by one, so that what is done stays told when the rest is stopped; the row last, which says it is done.
-            if json_lines:
-                with (out / LINES).open("a", encoding="utf-8") as lines:
-                    lines.write(line)
-            with (out / TABLE).open("a", newline="", encoding="utf-8") as table:
-                csv.DictWriter(table, columns, lineterminator="\n").writerow(row)
+        for frame in frames:
+            if frame.number in (None, 1):
+                of_file, changed = [], False
+            if frame.key in done:
+                row, _ = done[frame.key]
+            else:
+                row, line = next(predicted)
+                changed = True
+            of_file.append(row)
+            if frame.ends_scan and changed and not any(row["error"] for row in of_file):
+                try:
+                    segment_scan(frame.scan, inputs[frame.path], of_file, out, predictor.name)
+                except ValueError as error:
+                    row, line = _failed(frame, error, predictor.task)
+            if frame.key not in done:
+                # One by one, so that what is done stays told when the rest is stopped; the row last, which says it is.
+                if json_lines:
+                    with (out / LINES).open("a", encoding="utf-8") as lines:
+                        lines.write(line)
+                with (out / TABLE).open("a", newline="", encoding="utf-8") as table:
+                    csv.DictWriter(table, columns, lineterminator="\n").writerow(row)
             yield row
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _done(inputs, out, columns, pictures, json_lines):
-    """`(row, line)` of each file that a former prediction is done with, in the order of `inputs`."""
+def _done(inputs, out, columns, pictures, json_lines, overlay_dicom):
+    """What a former prediction is done with: dict from `Frame.key` to `(row, line)`, in the order of `inputs`."""
     rows = read_csv(out / TABLE, columns) if (out / TABLE).exists() else []
     if rows and not (out / TABLE).read_bytes().endswith(b"\n"):
         rows.pop()  # a kill cut it short
-    rows = {row["file"]: row for row in rows if not row["error"]}
+    rows = {_key(row): row for row in rows if not row["error"]}
     lines = dict.fromkeys(rows, "")
     if json_lines:
         text = (out / LINES).read_text(encoding="utf-8") if (out / LINES).exists() else ""
         whole = [line for line in text.splitlines(keepends=True) if line.endswith("}\n")]
-        lines = {json.loads(line)["file"]: line for line in whole}
-    return {
-        str(path): (rows[str(path)], lines[str(path)])
-        for path, target in inputs.items()
-        if str(path) in rows.keys() & lines.keys() and all((out / f"{target}{end}").exists() for end in pictures)
-    }
+        lines = {_key(json.loads(line)): line for line in whole}
+    of_file = defaultdict(list)
+    for key in rows:
+        if key in lines:
+            of_file[key[0]].append(key)
+    done = {}
+    for path, target in inputs.items():
+        keys = of_file[str(path)]
+        scan = bool(keys) and is_dicom(path)
+        if scan and not (out / f"{target}{SEGMENTATION}").exists():
+            continue
+        ends = [*pictures, _OVERLAY] if scan and overlay_dicom else pictures
+        for key in keys:
+            if all((out / f"{frame_target(target, key[1])}{end}").exists() for end in ends):
+                done[key] = rows[key], lines[key]
+    return done
+
+
+def _key(told):
+    """The `Frame.key` of a row or of what a line tells."""
+    return told["file"], str(told.get("frame") or "")
 
 
 def _in_turn(pool, function, things):
@@ -181,58 +225,74 @@ def _in_turn(pool, function, things):
         yield waiting.popleft().result()
 
 
-def _try_to_read(predictor, path):
-    """`(path, image, error)`; one of the last two is None."""
+def _try_to_read(predictor, frame):
+    """`(frame, image, error)`; one of the last two is None."""
     try:
-        return path, predictor.read(path), None
+        return frame, frame.read(predictor), None
     except (OSError, ValueError) as error:
-        return path, None, str(error)
+        return frame, None, error
 
 
 def _predicted(predictor, read):
-    """`(path, image, error, prediction)` of what `_try_to_read` gave; there is no prediction of an error."""
+    """`(frame, image, error, prediction)` of what `_try_to_read` gave; there is no prediction of an error."""
     read = iter(read)
     while some := list(islice(read, _BATCH)):
-        images = [image for _, image, error in some if error is None]
-        predictions = iter(predictor.predict_batch(images) if images else ())
-        for path, image, error in some:
-            yield path, image, error, next(predictions) if error is None else None
+        whole = [(frame, image) for frame, image, error in some if error is None]
+        predictions = iter(predict_frames(predictor, whole))
+        for frame, image, error in some:
+            yield frame, image, error, next(predictions) if error is None else None
 
 
-def _write(out, inputs, task, pictures, json_lines, predicted):
-    """Write a file's results; return its row and, if wanted, its line."""
-    path, image, error, prediction = predicted
+def _write(out, task, pictures, json_lines, run, predicted):
+    """Write a picture's results; return its row and, if wanted, its line."""
+    frame, image, error, prediction = predicted
+    if error is None:
+        for end in pictures:
+            write_image(out / f"{frame.target}{end}", _PICTURES[end](image, prediction))
+        if run and frame.scan:
+            picture = draw_overlay(image, prediction)
+            try:
+                write_overlay(out / f"{frame.target}{_OVERLAY}", frame.scan, frame.number or 1, picture, run)
+            except ValueError as header:
+                error = header
     if error is not None:
-        row = dict.fromkeys(fields(task), "") | {"file": str(path), "error": error}
-        return row, json.dumps({"file": str(path), "error": error}) + "\n"
-    for end in pictures:
-        write_image(out / f"{inputs[path]}{end}", _PICTURES[end](image, prediction))
-    return _row(path, prediction, task), _line(path, prediction, task) if json_lines else None
+        return _failed(frame, error, task)
+    return _row(frame, prediction, task), _line(frame, prediction, task) if json_lines else None
 
 
-def _row(path, prediction, task):
-    row = {"file": str(path), "label": prediction.label}
+def _failed(frame, error, task):
+    """Row and line of a picture that has no answer, or none that could be written."""
+    told = {"file": str(frame.path)} | ({"frame": frame.number} if frame.number else {}) | {"error": str(error)}
+    return dict.fromkeys(fields(task), "") | told, json.dumps(told) + "\n"
+
+
+def _row(frame, prediction, task):
+    row = dict.fromkeys(fields(task), "") | {"file": str(frame.path), "label": prediction.label}
     row |= {f"p_{label}": f"{p:.6f}" for label, p in zip(TASKS[task], prediction.probabilities)}
     if prediction.mask is not None:
         row |= {
+            "frame": frame.number or "",
             "lesion_px": prediction.lesion_px,
             "lesion_fraction": f"{prediction.lesion_fraction:.6f}",
+            "lesion_mm2": "" if prediction.lesion_mm2 is None else f"{prediction.lesion_mm2:.2f}",
             "uncertainty": "" if prediction.uncertainty is None else f"{prediction.uncertainty:.6f}",
             "novelty": "" if prediction.novelty is None else f"{prediction.novelty:.6f}",
         }
-    return row | {"warning": "" if prediction.readable else UNREADABLE, "error": ""}
+    return row | {"warning": "" if prediction.readable else UNREADABLE}
 
 
-def _line(path, prediction, task):
+def _line(frame, prediction, task):
     told = {
-        "file": str(path),
+        "file": str(frame.path),
         "label": prediction.label,
         "probabilities": {label: round(float(p), 6) for label, p in zip(TASKS[task], prediction.probabilities)},
     }
     if prediction.mask is not None:
         told |= {
+            "frame": frame.number,
             "lesion_px": prediction.lesion_px,
             "lesion_fraction": round(prediction.lesion_fraction, 6),
+            "lesion_mm2": None if prediction.lesion_mm2 is None else round(prediction.lesion_mm2, 2),
             "uncertainty": None if prediction.uncertainty is None else round(prediction.uncertainty, 6),
             "novelty": None if prediction.novelty is None else round(prediction.novelty, 6),
             "box": prediction.box,

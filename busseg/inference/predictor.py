@@ -98,7 +98,8 @@ class Prediction:
 class Predictor:
     """A trained model that predicts images of any size.
 
-    It tells its `image_size`, the side of its square in pixels, its `task`, one of `TASKS`, and the task's `classes`.
+    It tells its `name`, its `image_size`, the side of its square in pixels, its `task`, one of `TASKS`, and the task's
+    `classes`.
 
     Args:
         model: Name of a model that comes with the package, "best" or "small", or the path of a run's folder, of a
@@ -113,9 +114,10 @@ class Predictor:
     def __init__(self, model="best"):
         if isinstance(model, (str, Path)):
             source = model
+            self.name = Path(model).name
             self._run, inputs, outputs = load(SHIPPED.get(str(model)) or Path(model))
         else:
-            source = getattr(model, "name", type(model).__name__)
+            source = self.name = getattr(model, "name", type(model).__name__)
             self._run, inputs, outputs = run_keras(model)
         self.image_size, self.task = _size_and_task(inputs, outputs, source)
         self.classes = TASKS[self.task]

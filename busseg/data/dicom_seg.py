@@ -1,0 +1,276 @@
+"""Write what was seen in ultrasound DICOM as DICOM: a segmentation, and pictures as secondary captures.
+
+Who was scanned is copied from the source as the standard demands, but only after all else is made: what makes it, and
+might complain, never sees a patient.
+
+References:
+    DICOM PS3.3, A.51 Segmentation IOD, C.8.20 Segmentation, A.8.1 Secondary Capture Image IOD
+    Bridge et al., "Highdicom", J. Digital Imaging 35(6), 2022
+"""
+
+from contextlib import contextmanager
+from copy import deepcopy
+
+import numpy as np
+
+from busseg import __version__
+from busseg.data.dicom import SOP_CLASSES, import_pydicom
+from busseg.data.files import replacing
+
+LESIONS = ("benign", "malignant")  # in the order of their segments; of a normal frame, nothing is segmented
+NOTICE = "Research software, not a medical device"
+_SERIES_NUMBERS = {"segmentation": 9001, "overlays": 9002}
+_MAKER = {"manufacturer": "busseg", "manufacturer_model_name": "busseg", "software_versions": __version__}
+# By these a result refers to its source.
+_REFERENCE = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns")
+_COMPRESSION = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
+_PATIENT = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "ReferringPhysicianName")
+_STUDY = ("AccessionNumber", "StudyID", "StudyDate", "StudyTime")
+
+
+def write_segmentation(path, scan, masks, labels, model, remark=""):
+    """Write the lesions of a scan as DICOM SEG (BINARY): one segment for each class of lesion, all frames in one file.
+
+    A segment is an SCT 49755003 "Morphologically Abnormal Structure", of the type SCT 52988006 "Lesion" with the
+    modifier SCT 30807003 "Benign" or SCT 21594007 "Malignant", in the SCT 76752008 "Breast". The codes are those of
+    DICOM PS3.16 (CID 7150, 7159, 6063 and 4). Not "Neoplasm": benign ones of BUSI are cysts, too.
+
+    Each frame with a lesion refers to its frame of the source, pixel by pixel; ultrasound has no patient coordinates
+    that could say more. Frames without one are left out. Where there is none in any frame, one empty segment, "lesion",
+    says that it was looked for.
+
+    Args:
+        path: Path of the file to write.
+        scan: The `busseg.data.dicom.Scan` that was predicted.
+        masks: Iterable of arrays `(height, width)` uint8, 0 or 1, one a frame, at the size of the frame. Only one is in
+            memory at a time.
+        labels: Sequence of classes, one a frame. A normal frame has no segment, whatever its mask.
+        model: Name of the model, which the algorithm's identification tells beside busseg and its version.
+        remark: What else to tell of the segments.
+
+    Raises:
+        ValueError: If the header of the scan is none that a result can refer to.
+        ImportError: If highdicom is missing.
+    """
+    highdicom = _import_highdicom(scan.path)
+    model = "".join(letter if " " <= letter <= "~" and letter != "\\" else "_" for letter in model)[:64]
+    found = [label for label in LESIONS if label in labels]
+    with _without_quotes(scan.path):
+        source = _read_source(scan)
+        # highdicom knows no clips without patient coordinates: it makes the segmentation of one frame, whose
+        # description is the model of all.
+        segmentation = highdicom.seg.Segmentation(
+            source_images=[_reference(source, scan)],
+            pixel_array=np.zeros(scan.shape, np.uint8),
+            segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
+            omit_empty_frames=False,
+            segment_descriptions=[_describe(*each, model, remark) for each in enumerate(found or ["lesion"], start=1)],
+            series_instance_uid=highdicom.UID(),
+            series_number=_SERIES_NUMBERS["segmentation"],
+            series_description="Lesions, by busseg",
+            sop_instance_uid=highdicom.UID(),
+            instance_number=1,
+            content_label="LESIONS",
+            content_description=NOTICE,
+            device_serial_number=model,
+            **_MAKER,
+        )
+        lesions = (
+            (number, found.index(label) + 1, mask)
+            for number, (mask, label) in enumerate(zip(masks, labels, strict=True), start=1)
+            if label in found
+        )
+        _fill(segmentation, lesions, scan, source)
+        _write(path, segmentation, source)
+
+
+def write_overlay(path, scan, number, picture, run):
+    """Write a picture of a frame, such as its overlay, as a DICOM Secondary Capture, which every viewer shows.
+
+    Args:
+        path: Path of the file to write.
+        scan: The `busseg.data.dicom.Scan` that the frame is of.
+        number: Number of the frame, from 1.
+        picture: Array `(height, width, 3)` uint8, RGB. The file says that it may hold names, as the frame may.
+        run: Text that no other run has. The pictures of a scan by one run are a series.
+
+    Raises:
+        ValueError: If the header of the scan is none that a result can refer to.
+        ImportError: If highdicom is missing.
+    """
+    highdicom = _import_highdicom(scan.path)
+    from pydicom.uid import generate_uid
+
+    with _without_quotes(scan.path):
+        source = _read_source(scan)
+        capture = highdicom.sc.SCImage.from_ref_dataset(
+            _reference(source, scan),
+            pixel_array=picture,
+            photometric_interpretation=highdicom.PhotometricInterpretationValues.RGB,
+            bits_allocated=8,
+            coordinate_system=highdicom.CoordinateSystemNames.PATIENT,
+            patient_orientation=("L", "P"),  # highdicom wants one; nobody knows it, and `_write` takes it back
+            series_instance_uid=generate_uid(entropy_srcs=[run, source.SOPInstanceUID]),
+            series_number=_SERIES_NUMBERS["overlays"],
+            series_description="Overlays, by busseg",
+            sop_instance_uid=generate_uid(),
+            instance_number=number,
+            **_MAKER,
+        )
+        capture.Laterality = source.get("Laterality")
+        capture.BurnedInAnnotation = "YES"
+        capture.DerivationDescription = f"Class and outline of the lesion, by busseg. {NOTICE}"
+        capture.SourceImageSequence = [_frame_reference(source, number)]
+        for keyword in _COMPRESSION:
+            if keyword in source:
+                capture[keyword] = source[keyword]
+        _write(path, capture, source)
+
+
+def _import_highdicom(path):
+    import_pydicom(path)
+    try:
+        import highdicom
+    except ImportError as error:
+        line = f'Expected highdicom to write DICOM, found none; pip install "busseg[dicom]": {path}'
+        raise ImportError(line) from error
+    return highdicom
+
+
+@contextmanager
+def _without_quotes(path):
+    """Tell of a header that cannot be used by the kind of the error alone: its words may quote the header."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        kind = type(error).__name__
+        raise ValueError(f"Expected a header that a result can refer to, found another ({kind}): {path}") from error
+
+
+def _read_source(scan):
+    return import_pydicom(scan.path).dcmread(scan.path, stop_before_pixels=True)
+
+
+def _reference(source, scan):
+    """What highdicom needs to know of the source: a single frame, of nobody."""
+    from pydicom import Dataset
+    from pydicom.valuerep import DS
+
+    reference = Dataset()
+    reference.file_meta = source.file_meta
+    for keyword in (*_REFERENCE, *_COMPRESSION):
+        if keyword in source:
+            reference[keyword] = source[keyword]
+    for keyword in (*_PATIENT, *_STUDY):
+        setattr(reference, keyword, None)
+    reference.Modality = "US"
+    reference.SOPClassUID = SOP_CLASSES[0]
+    if scan.spacing_mm:
+        reference.PixelSpacing = [DS(mm, auto_format=True) for mm in scan.spacing_mm]
+    return reference
+
+
+def _describe(number, label, model, remark):
+    """The description of a segment, with its codes."""
+    import highdicom
+    from pydicom.sr.codedict import codes
+
+    description = highdicom.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=label,
+        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+        segmented_property_type=codes.SCT.Lesion,
+        algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=highdicom.AlgorithmIdentificationSequence(
+            name="busseg",
+            version=__version__,
+            family=codes.cid7162.ArtificialIntelligence,
+            parameters={"model": model},
+        ),
+        anatomic_regions=[codes.SCT.Breast],
+    )
+    if label in LESIONS:
+        modifier = {"benign": codes.SCT.Benign, "malignant": codes.SCT.Malignant}[label]
+        (kind,) = description.SegmentedPropertyTypeCodeSequence
+        kind.SegmentedPropertyTypeModifierCodeSequence = [highdicom.sr.CodedConcept.from_code(modifier)]
+    if remark:
+        description.SegmentDescription = remark
+    return description
+
+
+def _fill(segmentation, lesions, scan, source):
+    """Put the frames with a lesion, `(number, segment, mask)`, in place of the one, empty, of `segmentation`."""
+    from pydicom import Dataset
+
+    model = segmentation.PerFrameFunctionalGroupsSequence[0]
+    frames, bits, rest = [], bytearray(), np.empty(0, np.uint8)
+    for number, segment, mask in lesions:
+        frames.append(_frame(model, number, segment, source))
+        # A frame may end within a byte; the next then begins there.
+        pixels = np.concatenate([rest, mask.ravel()])
+        whole = len(pixels) // 8 * 8
+        bits += np.packbits(pixels[:whole], bitorder="little").tobytes()
+        rest = pixels[whole:]
+    if not frames:
+        frames, rest = [_frame(model, 1, 1, source)], np.zeros(scan.shape, np.uint8).ravel()
+    bits += np.packbits(rest, bitorder="little").tobytes()
+    segmentation.PerFrameFunctionalGroupsSequence = frames
+    segmentation.NumberOfFrames = len(frames)
+    segmentation.PixelData = bytes(bits) + b"\0" * (len(bits) % 2)
+    segmentation.SourceImageSequence = [_frame_reference(source)]
+    (series,) = segmentation.ReferencedSeriesSequence
+    series.ReferencedInstanceSequence = [_frame_reference(source)]
+    # A segment that is the only one is told for all frames at once.
+    segmentation.SharedFunctionalGroupsSequence[0].pop("SegmentIdentificationSequence", None)
+    # The frames are told apart by their segment, and by their place in the clip.
+    (by_segment,) = segmentation.DimensionIndexSequence
+    by_time = Dataset()
+    by_time.DimensionOrganizationUID = by_segment.DimensionOrganizationUID
+    by_time.DimensionIndexPointer = "TemporalPositionIndex"
+    by_time.FunctionalGroupPointer = "FrameContentSequence"
+    by_time.DimensionDescriptionLabel = "Temporal Position Index"
+    segmentation.DimensionIndexSequence = [by_segment, by_time]
+
+
+def _frame(model, number, segment, source):
+    """What the segmentation tells of one of its frames."""
+    from pydicom import Dataset
+
+    frame = deepcopy(model)
+    (content,) = frame.FrameContentSequence
+    content.TemporalPositionIndex = number
+    content.DimensionIndexValues = [segment, number]
+    identification = Dataset()
+    identification.ReferencedSegmentNumber = segment
+    frame.SegmentIdentificationSequence = [identification]
+    frame.DerivationImageSequence[0].SourceImageSequence[0].update(_frame_reference(source, number))
+    return frame
+
+
+def _frame_reference(source, number=None):
+    """A reference to the source, or to the `number`-th of its frames."""
+    from pydicom import Dataset
+
+    reference = Dataset()
+    reference.ReferencedSOPClassUID = source.SOPClassUID
+    reference.ReferencedSOPInstanceUID = source.SOPInstanceUID
+    if number and source.SOPClassUID != SOP_CLASSES[0]:
+        reference.ReferencedFrameNumber = number
+    return reference
+
+
+def _write(path, result, source):
+    """Copy what the source tells of patient and study, and write the file, whole or not at all."""
+    result.copy_patient_and_study_information(source)
+    if "SpecificCharacterSet" in source:
+        result.SpecificCharacterSet = source.SpecificCharacterSet
+    result.PatientOrientation = None  # unknown, and must be told so
+    for element in result:
+        # Some files have dates and times as they were before DICOM, 1997.04.24 and 14:04:38.
+        mark = {"DA": ".", "TM": ":"}.get(element.VR)
+        if mark and element.value:
+            element.value = str(element.value).replace(mark, "")
+    with replacing(path) as temporary:
+        result.save_as(temporary)

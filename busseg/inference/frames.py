@@ -1,0 +1,126 @@
+"""What a file holds that can be predicted: one image, or the frames of ultrasound DICOM; and the DICOM results."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from busseg.data.dicom import Scan, is_dicom, read_dicom
+from busseg.data.dicom_seg import write_segmentation
+from busseg.data.images import read_image
+from busseg.inference.predictor import UNREADABLE
+
+SEGMENTATION = "_seg.dcm"  # ends the name of what is written of each DICOM file
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture to predict.
+
+    Args:
+        path: Path of its file.
+        target: Path of its results without suffix, relative to the output folder.
+        number: Its number in a clip, from 1; None of a single image.
+        scan: The `Scan` that it is of; None of an image file.
+        error: Why there is none in the file, one line, or None.
+    """
+
+    path: Path
+    target: Path
+    number: int | None = None
+    scan: Scan | None = None
+    error: str | None = None
+
+    @property
+    def key(self):
+        """What tells the frame apart in a table: its columns `file` and `frame`, as text."""
+        return str(self.path), "" if self.number is None else str(self.number)
+
+    @property
+    def ends_scan(self):
+        """Whether all of a DICOM file is predicted once this frame is."""
+        return self.scan is not None and self.number in (None, self.scan.frame_count)
+
+    def read(self, predictor):
+        """Read the pixels as `predictor` takes them; of DICOM, the frame with its B-mode region alone, for what stands
+        around it may name the patient.
+
+        Raises:
+            OSError, ValueError: If they cannot be read; one line that names the file.
+        """
+        if self.error:
+            raise ValueError(self.error)
+        if self.scan is None:
+            return predictor.read(self.path)
+        return self.scan.place(self.scan.crop(self.scan.read_frame(self.number or 1)))
+
+
+def find_frames(path, target, task):
+    """Find what a file holds, by its header alone.
+
+    Args:
+        path: Path of an image or DICOM file.
+        target: Path of its results without suffix, relative to the output folder.
+        task: The task of the model; only ultrasound is read from DICOM.
+
+    Returns:
+        List of `Frame`: of a clip, one for each of its frames, whose target ends in its number, `_frame001`; else one.
+
+    Raises:
+        ImportError: If pydicom is missing.
+    """
+    if task != "ultrasound" or not is_dicom(path):
+        return [Frame(path, target)]
+    try:
+        scan = read_dicom(path)
+    except (OSError, ValueError) as error:
+        return [Frame(path, target, error=str(error))]
+    if scan.frame_count == 1:
+        return [Frame(path, target, scan=scan)]
+    return [Frame(path, frame_target(target, number), number, scan) for number in range(1, scan.frame_count + 1)]
+
+
+def frame_target(target, number):
+    """The target of a clip's frame, or of a single image, where the number is None or empty."""
+    return Path(f"{target}_frame{int(number):03}") if number else target
+
+
+def count_frames(paths):
+    """How many pictures files hold, by the headers of those that are DICOM."""
+    return sum(len(find_frames(path, Path(), "ultrasound")) for path in paths)
+
+
+def predict_frames(predictor, pictures):
+    """Predict pictures in one pass of the network: of DICOM, the B-mode region alone.
+
+    Args:
+        predictor: A `Predictor`.
+        pictures: Sequence of `(frame, image)`: a `Frame` and its pixels, as `Frame.read` gives them.
+
+    Returns:
+        List of `Prediction`, one a picture, of its full size.
+    """
+    crops = [frame.scan.crop(image) if frame.scan else image for frame, image in pictures]
+    predictions = predictor.predict_batch(crops) if crops else []
+    return [
+        prediction.in_frame(frame.scan) if frame.scan else prediction
+        for (frame, _), prediction in zip(pictures, predictions)
+    ]
+
+
+def segment_scan(scan, target, rows, out, model):
+    """Write the DICOM SEG of a scan from its frames' results: the masks are read again, one at a time.
+
+    Args:
+        scan: A `Scan`, each frame of which is predicted.
+        target: Path of the scan's results without suffix, relative to the output folder.
+        rows: The frames' rows of the table, in their order.
+        out: Path of the output folder.
+        model: Name of the model.
+
+    Raises:
+        ValueError: If the header of the scan is none that a segmentation can refer to.
+    """
+    numbers = [row["frame"] for row in rows]
+    masks = (read_image(out / f"{frame_target(target, number)}_mask.png") // 255 for number in numbers)
+    foreign = sum(bool(row["warning"]) for row in rows)
+    remark = f"{UNREADABLE.capitalize()} in {foreign} of {len(rows)} frames" if foreign else ""
+    write_segmentation(out / f"{target}{SEGMENTATION}", scan, masks, [row["label"] for row in rows], model, remark)
