@@ -6,7 +6,7 @@ from functools import partial, wraps
 import gradio as gr
 
 from busseg.app.answers import Answer, address, answer_file, answer_frame, at_threshold, explain, facts, segmentation
-from busseg.app.batch import answer_files
+from busseg.app.packing import answer_files
 from busseg.data.phantom import draw_phantom
 from busseg.inference.predictor import THRESHOLD
 

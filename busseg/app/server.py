@@ -13,7 +13,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from busseg.app.endpoints import Endpoints
 from busseg.app.keeping import Results, Uploads
-from busseg.app.page import MAX_FILE_MB, SETTINGS, build_page
+from busseg.app.layout import MAX_FILE_MB, SETTINGS, build_page
 
 HOST = "127.0.0.1"
 MAX_REQUEST_MB = 500  # of all the files of a batch
@@ -49,7 +49,7 @@ def _listen(port):
         listening.listen()
     except OSError as error:
         listening.close()
-        raise OSError(f"Expected a port that is free, found {port} taken; tell another by --port") from error
+        raise OSError(f"Expected a free port, found {port} ({error.strerror}); tell another by --port") from error
     return listening
 
 

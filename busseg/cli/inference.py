@@ -112,8 +112,6 @@ def page(
 
     Example: busseg app --port 7860
     """
-    # Or else whoever stops the page by `kill`, as service managers do, leaves its temporary folder behind.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with Console().status("Starting the page ..."):
         try:
             from busseg.app.server import serve
@@ -121,4 +119,7 @@ def page(
             if error.name != "gradio":
                 raise
             raise ImportError('Expected Gradio, found it not installed: pip install "busseg[app]"') from error
-    serve(load_predictor(model), port, lambda address: print(f"Research software, not a medical device: {address}"))
+    predictor = load_predictor(model)
+    # Or else whoever stops the page by `kill`, as service managers do, leaves its temporary folder behind.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    serve(predictor, port, lambda address: print(f"Research software, not a medical device: {address}"))

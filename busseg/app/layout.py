@@ -10,8 +10,8 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 import gradio as gr
 
-from busseg.app.batch import MAX_IMAGES
 from busseg.app.endpoints import PHANTOMS
+from busseg.app.packing import MAX_IMAGES
 from busseg.app.views import view_facts, view_heat, view_picture, view_table
 from busseg.inference.predictor import THRESHOLD
 
@@ -79,7 +79,8 @@ def _lay_out_one():
             one.segmentation = gr.Button("Save DICOM SEG", size="sm", visible=False)
         with gr.Column(scale=3, min_width=320):
             one.picture = gr.HTML(view_picture())
-            one.frame = gr.Slider(1, 2, 1, step=1, label="Frame", visible=False)
+            # Programs are not shown a clip, which brings the end down to its last frame.
+            one.frame = gr.Slider(1, 100_000, 1, step=1, label="Frame", visible=False)
             one.threshold = gr.Slider(
                 0.01, 0.99, THRESHOLD, step=0.01, label="Lesion from this probability on", interactive=False
             )
