@@ -1,7 +1,7 @@
 """`busseg app` under load: programs that ask at once, what each answer takes, and the server's memory meanwhile.
 
 The server is a process of its own. Each program asks with Gradio's client, one question after the other: an image, and
-after every fourth image another threshold. A row is a part of the questions, in the order of their answers; memory that
+of every fifth another threshold, too. A row is a part of the questions, in the order of their answers; memory that
 grew would show from row to row. The last row tells how many files are left of all that was sent.
 
 Example: python -m benchmarks.app --requests 1000 --json app.json
@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 
 from benchmarks.cold_start import BUSSEG
@@ -22,7 +22,7 @@ from benchmarks.measuring import REPOSITORY, spread
 from benchmarks.reporting import measure_and_report, parse_arguments
 
 QUICK = {"requests": 16, "clients": 2, "parts": 2}
-_EVERY = 5  # question is for another threshold
+_FIFTH = 5
 
 
 def measure(requests=200, clients=8, parts=4, model="best"):
@@ -62,7 +62,7 @@ def measure(requests=200, clients=8, parts=4, model="best"):
 
 
 def _ask(address, pid, images, requests, clients):
-    """Dicts of each question, in the order of the answers: `end` and `s` in seconds, `memory` in MB, `error` or None."""
+    """Dicts of each question in the order of the answers: `end` and `s` in seconds, `memory` in MB, `error` or None."""
     from gradio_client import Client, handle_file
 
     programs = [Client(address, verbose=False, analytics_enabled=False) for _ in range(clients)]
@@ -73,7 +73,7 @@ def _ask(address, pid, images, requests, clients):
             begin, error, image = time.perf_counter(), None, images[number % len(images)]
             try:
                 told = program.predict(handle_file(image), api_name="/predict")
-                if number % _EVERY == _EVERY - 1:
+                if number % _FIFTH == 0:
                     told = program.predict(0.9, api_name="/threshold")
                 if told["file"] != image.name:
                     error = f"an answer to {told['file']}"
@@ -96,7 +96,7 @@ def _memory(pid):
 
 def _rows(asked, parts):
     bounds = [round(len(asked) * part / parts) for part in range(parts + 1)]
-    for first, last in zip(bounds, bounds[1:]):
+    for first, last in pairwise(bounds):
         part = asked[first:last]
         began = asked[first - 1]["end"] if first else 0
         yield {

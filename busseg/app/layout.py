@@ -38,8 +38,8 @@ _HEADING = """# busseg
 Breast ultrasound: which class, and where the lesion lies. **Research software, not a medical device.**
 Images are read on the machine that runs this page, and deleted as soon as they are answered."""
 _SAVE = "told => Object.assign(document.createElement('a'), {href: told.segmentation, download: told.file}).click()"
-# Of what follows a question: it is the page's own business, and quick.
-_QUIET = {"show_progress": "hidden", "api_visibility": "private"}
+# Of what follows a question: it is the page's own business, and quick. The last of several answers is shown, too.
+_QUIET = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "multiple"}
 
 
 def build_page(endpoints):
@@ -92,23 +92,25 @@ def _lay_out_one():
 
 
 def _ask_of_one(one, endpoints):
-    shown = [one.picture, one.facts, one.frame, one.segmentation, one.threshold, one.why, one.heat]
+    seen, offered = [one.picture, one.facts], [one.frame, one.segmentation, one.threshold, one.why, one.heat]
     asks = {"outputs": [one.answer, one.told], "concurrency_id": "network", "show_progress_on": [one.picture]}
     asked = one.file.upload(endpoints.predict, [one.file, one.threshold], api_name="predict", **asks)
     # What was answered before is no answer to a file that is refused.
-    asked.failure(lambda: (None, *_show(None)), outputs=[one.answer, *shown], **_QUIET)
+    asked.failure(lambda: (None, *_show(None), *_offer(None)), outputs=[one.answer, *seen, *offered], **_QUIET)
     _make_ready(one.file, asked)
     answered = [asked]
     for label, button in one.phantoms.items():
         draw = partial(endpoints.predict_phantom, label)
         answered.append(button.click(draw, one.threshold, api_visibility="private", **asks))
+    for asked in answered:
+        asked.success(_show, one.answer, seen, **_QUIET).success(_offer, one.answer, offered, **_QUIET)
     asks["trigger_mode"] = "always_last"  # of a slider that is drawn, where it comes to rest
-    answered.append(one.frame.input(endpoints.predict_frame, [one.answer, one.frame], api_name="frame", **asks))
+    asked = one.frame.input(endpoints.predict_frame, [one.answer, one.frame], api_name="frame", **asks)
+    asked.success(_show, one.answer, seen, **_QUIET).success(lambda: "", outputs=one.heat, **_QUIET)
     asks |= {"concurrency_id": None, "show_progress": "hidden"}
     moves = [one.answer, one.threshold]
-    answered.append(one.threshold.change(endpoints.move_threshold, moves, api_name="threshold", **asks))
-    for asked in answered:
-        asked.success(_show, one.answer, shown, **_QUIET)
+    asked = one.threshold.change(endpoints.move_threshold, moves, api_name="threshold", **asks)
+    asked.success(_show, one.answer, seen, **_QUIET)
 
     slow = {"inputs": one.answer, "concurrency_id": "slow"}
     asked = one.why.click(
@@ -123,11 +125,13 @@ def _ask_of_one(one, endpoints):
 
 
 def _show(answer):
-    """What the page shows of an `Answer`, or of none."""
+    return view_picture(answer), view_facts(answer)
+
+
+def _offer(answer):
+    """What can be asked of an `Answer`, or of none; what was asked of the one before is cleared."""
     frames = answer.scan.frame_count if answer and answer.scan else 1
     return (
-        view_picture(answer),
-        view_facts(answer),
         gr.Slider(maximum=max(2, frames), value=answer.frame if answer else 1, visible=frames > 1),
         gr.Button(visible=bool(answer and answer.scan)),
         gr.Slider(interactive=bool(answer)),

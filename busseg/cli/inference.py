@@ -122,4 +122,4 @@ def page(
     predictor = load_predictor(model)
     # Or else whoever stops the page by `kill`, as service managers do, leaves its temporary folder behind.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    serve(predictor, port, lambda address: print(f"Research software, not a medical device: {address}"))
+    serve(predictor, port, lambda address: print(f"Research software, not a medical device: {address}", flush=True))
