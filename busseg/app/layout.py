@@ -62,6 +62,7 @@ def build_page(endpoints):
         with gr.Tab("Many images"):
             _ask_of_many(_lay_out_many(), endpoints)
     page.state_session_capacity = MAX_SESSIONS
+    page.max_threads = 8  # of Gradio's 40, each holds on to some memory, and no answer comes sooner
     return page.queue(default_concurrency_limit=1)
 
 
