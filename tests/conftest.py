@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from busseg.data.phantom import write_phantoms
 os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")
 # Its start-up notes are not ours to test; the command line silences them in the same way.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Nor does a test report to the makers of ONNX Runtime; see `runtimes.py`.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -189,3 +192,17 @@ def tiny_exports(tmp_path_factory, tiny_run):
     for format, export in FORMATS.items():
         export(tiny_run, folder / names[format])
     return {format: folder / name for format, name in names.items()}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, driven by Playwright."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not program:
+        pytest.skip("needs Chromium or Chrome on the path")
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    with playwright.sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=program, args=quiet)
+        yield browser
+        browser.close()

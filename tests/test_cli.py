@@ -21,6 +21,7 @@ from busseg.data.sample import CLASSES
 from busseg.data.splits import grouped_splits, read_split, train_on_all, write_splits
 
 VERBS = (
+    "app",
     "audit",
     "compare",
     "crossval",
@@ -106,7 +107,7 @@ def test_help_of_every_verb_has_an_example(call, verb):
 def test_help_lists_every_verb(call):
     done = call("--help")
     assert set(re.findall(r"^[│ ]+(\w+)  ", done.out, re.MULTILINE)) >= set(VERBS)
-    assert {command.callback.__name__ for command in busseg.cli.app.registered_commands} == set(VERBS)
+    assert {command.name or command.callback.__name__ for command in busseg.cli.app.registered_commands} == set(VERBS)
 
 
 def test_help_of_every_verb_and_of_the_package_loads_no_framework():
@@ -470,6 +471,15 @@ def test_bad_dataset_folder_is_named(call, dataset, echo_file, tmp_path, verb, s
 def test_class_too_small_to_split_is_told(call, dataset, tmp_path, verb):
     name = with_too_few_of_a_class(dataset)
     assert name in fails(call, tmp_path, verb, dataset, "--out", tmp_path / "out")
+
+
+def test_page_without_gradio_says_what_to_install(call, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("busseg.app")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    done = call("app")
+    assert (done.status, done.out) == (2, "")
+    assert done.err == 'busseg: error: Expected Gradio, found it not installed: pip install "busseg[app]"\n'
 
 
 def claimed_png(width, height):

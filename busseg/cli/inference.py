@@ -1,10 +1,13 @@
 """The verbs of a trained model at work."""
 
+import signal
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.progress import track
 
 from busseg.cli.program import app, load_predictor, needs_keras, report_failures, report_foreign, starting_keras
@@ -13,18 +16,19 @@ Inputs = Annotated[
     list[Path],
     typer.Argument(help="Images or ultrasound DICOM, folders of them, or patterns such as 'scans/*.png'."),
 ]
+Model = Annotated[
+    Path,
+    typer.Option(
+        help="One that comes with busseg, best or small; or yours: a run's folder, or a file or folder of "
+        "`busseg export`."
+    ),
+]
 
 
 @app.command()
 def predict(
     inputs: Inputs,
-    model: Annotated[
-        Path,
-        typer.Option(
-            help="One that comes with busseg, best or small; or yours: a run's folder, or a file or folder of "
-            "`busseg export`."
-        ),
-    ] = Path("best"),
+    model: Model = Path("best"),
     out: Annotated[Path, typer.Option(help="Folder for masks, overlays and predictions.csv.")] = Path("predictions"),
     resume: Annotated[bool, typer.Option(help="Go on with the prediction in the folder, if there is one.")] = False,
     probability_maps: Annotated[
@@ -79,13 +83,7 @@ def _lesion(row):
 def explain(
     inputs: Inputs,
     out: Annotated[Path, typer.Option(help="Folder for pictures, arrays and explanations.csv.")],
-    model: Annotated[
-        Path,
-        typer.Option(
-            help="One that comes with busseg, best or small; or yours: a run's folder or a .keras file, for which "
-            "there is Grad-CAM, too, or an exported one."
-        ),
-    ] = Path("best"),
+    model: Model = Path("best"),
 ):
     """Show where a model looks: what it loses when a place is covered (occlusion), and of a Keras model also Grad-CAM.
 
@@ -148,3 +146,25 @@ def export(
     with starting_keras():
         difference = FORMATS[format](model, out, **told)
     print(f"Wrote {out}; its answers differ from the source's by at most {difference:.0e}")
+
+
+@app.command("app")
+def page(
+    model: Model = Path("best"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes any that is free.")] = 7860,
+):
+    """Answer images on a page in the browser, for this machine alone, until Ctrl-C.
+
+    Example: busseg app --port 7860
+    """
+    with Console().status("Starting the page ..."):
+        try:
+            from busseg.app.server import serve
+        except ModuleNotFoundError as error:
+            if error.name != "gradio":
+                raise
+            raise ImportError('Expected Gradio, found it not installed: pip install "busseg[app]"') from error
+    predictor = load_predictor(model)
+    # Or else whoever stops the page by `kill`, as service managers do, leaves its temporary folder behind.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    serve(predictor, port, lambda address: print(f"Research software, not a medical device: {address}", flush=True))

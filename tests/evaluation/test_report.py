@@ -497,19 +497,6 @@ def test_large_evaluation_stays_a_small_page(folder, scored):
 
 # === In a browser ===
 @pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if not program:
-        pytest.skip("needs Chromium or Chrome on the path")
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=program, args=quiet)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
 def full_report(tmp_path_factory, scored, phantom_samples):
     """A report with everything in it: folds, leak, mistakes, unreadable files, robustness, runs, long names."""
     folder = shutil.copytree(scored[0], tmp_path_factory.mktemp("full") / "crossval")

@@ -87,3 +87,13 @@ def test_command_answers_without_tensorflow_or_keras(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.endswith("heavy: []\n")
     assert (tmp_path / "out/scan_mask.png").is_file()
+
+
+def test_nothing_is_reported_and_no_number_of_the_machine_is_kept(tmp_path):
+    """ONNX Runtime would do both; where it is kept from it, it leaves no file."""
+    code = "from busseg.inference.predictor import Predictor; Predictor()"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment |= dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_DATA_HOME"), str(tmp_path))
+    del environment["ORT_DISABLE_TELEMETRY"]
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert list(tmp_path.rglob("*")) == []

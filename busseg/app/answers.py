@@ -1,0 +1,197 @@
+"""What the page answers to one image, apart from how it is shown: no web, no files left."""
+
+import base64
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from busseg.data.dicom import Scan
+from busseg.data.dicom_seg import write_segmentation
+from busseg.inference.frames import find_frames, predict_frames
+from busseg.inference.occlusion import occlusion
+from busseg.inference.overlay import draw_heat
+from busseg.inference.predictor import THRESHOLD, UNREADABLE, Prediction
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A prediction, and what it takes to show it, to move its threshold, and to go on to another frame.
+
+    Args:
+        name: Name of the file, without its folder.
+        image: Array `(height, width)` uint8, grey: the image, or the frame of DICOM, black outside its B-mode region.
+        prediction: The `Prediction`, whose mask is that of the threshold.
+        classes: Names of the classes, in the order of the prediction's probabilities.
+        threshold: Lesion probability from which on a pixel is lesion.
+        scan: The `Scan` of a DICOM file, whose path may be gone; None of other images.
+        content: The bytes of a DICOM file; None of other images.
+        frame: Number of the frame, from 1.
+    """
+
+    name: str
+    image: np.ndarray
+    prediction: Prediction
+    classes: tuple[str, ...]
+    threshold: float = THRESHOLD
+    scan: Scan | None = None
+    content: bytes | None = None
+    frame: int = 1
+
+    @property
+    def stem(self):
+        """What files that tell of the answer are named by."""
+        frame = f"_frame_{self.frame}" if self.scan and self.scan.frame_count > 1 else ""
+        return Path(self.name).stem + frame
+
+    @property
+    def seen(self):
+        """The part of the image that the model saw: of DICOM, its B-mode region."""
+        return self.image if self.scan is None else self.scan.crop(self.image)
+
+
+def answer_file(predictor, path, threshold=THRESHOLD, frame=1):
+    """Read an image file, or a frame of a DICOM file, and predict it.
+
+    Args:
+        predictor: A `Predictor` of ultrasound.
+        path: Path of an image or a DICOM file; see `images.read_image` and `dicom.read_dicom`.
+        threshold: Lesion probability, above 0 and up to 1, from which on a pixel is lesion.
+        frame: Number of the frame, from 1.
+
+    Returns:
+        An `Answer`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no image that can be read, or the frame or the threshold is out of its range.
+        ImportError: If the file is DICOM and pydicom is missing.
+    """
+    path = Path(path)
+    frames = find_frames(path, Path(path.name), predictor.task)
+    if not 1 <= frame <= len(frames):
+        raise ValueError(f"Expected a frame of 1 to {len(frames)}, found {frame}: {path}")
+    found = frames[frame - 1]
+    image = found.read(predictor)
+    (prediction,) = predict_frames(predictor, [(found, image)])
+    content = None if found.scan is None else path.read_bytes()
+    answer = Answer(path.name, image, prediction, predictor.classes, THRESHOLD, found.scan, content, frame)
+    return at_threshold(answer, threshold)
+
+
+def answer_frame(predictor, answer, frame):
+    """The answer to another frame of the same DICOM file, at the same threshold; see `answer_file`."""
+    with _as_file(answer) as path:
+        return answer_file(predictor, path, answer.threshold, frame)
+
+
+def segmentation(answer, model):
+    """The lesion as DICOM SEG, which refers to its frame of the source.
+
+    Args:
+        answer: An `Answer` to a DICOM file.
+        model: Name of the model, which the segmentation tells.
+
+    Returns:
+        The bytes of a DICOM file.
+
+    Raises:
+        ValueError: If the image was no DICOM, or one that a segmentation cannot refer to.
+        ImportError: If highdicom is missing.
+    """
+    with _as_file(answer) as path:
+        numbers = range(1, answer.scan.frame_count + 1)
+        labels = [answer.prediction.label if number == answer.frame else "normal" for number in numbers]
+        empty = np.zeros_like(answer.prediction.mask)
+        masks = (answer.prediction.mask if number == answer.frame else empty for number in numbers)
+        remark = f"Of {len(numbers)} frames, frame {answer.frame} alone was predicted" if len(numbers) > 1 else ""
+        out = path.parent / "segmentation" / "segmentation.dcm"
+        write_segmentation(out, replace(answer.scan, path=path), masks, labels, model, remark)
+        return out.read_bytes()
+
+
+@contextmanager
+def _as_file(answer):
+    """The file that was answered, for as long as a block needs it."""
+    if answer.content is None:
+        raise ValueError(f"Expected an answer to a DICOM file, found one to another image: {answer.name}")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / answer.name
+        path.write_bytes(answer.content)
+        yield path
+
+
+def at_threshold(answer, threshold):
+    """The same answer with the mask of another threshold; the network is not asked again."""
+    if not 0 < threshold <= 1:
+        raise ValueError(f"Expected a threshold above 0 and up to 1, found {threshold}")
+    mask = (answer.prediction.probability_map >= threshold).astype(np.uint8)
+    return replace(answer, prediction=replace(answer.prediction, mask=mask), threshold=float(threshold))
+
+
+def explain(predictor, answer):
+    """Where a model looks; see `occlusion`.
+
+    Args:
+        predictor: The `Predictor` that gave the answer.
+        answer: An `Answer`.
+
+    Returns:
+        Dict for JSON: `file`, `label`, `drop`, the most that its probability falls by when a place is covered, and
+        `heat`, a PNG as a `data:` address: what the model saw, from blue, where covering makes the label likelier
+        or changes it least, to yellow, where the drop is greatest.
+    """
+    label = answer.prediction.label
+    drops = occlusion(predictor, answer.seen, label)
+    heat = png_address(draw_heat(answer.seen, drops))
+    return {"file": answer.name, "label": label, "drop": round(float(drops.max()), 6), "heat": heat}
+
+
+def facts(answer):
+    """What an answer says, as a dict for JSON.
+
+    Returns:
+        Dict with `file`, `frame` and `frames`, `label`, `probabilities` (class to number), `threshold`, `width` and
+        `height` of the image, `lesion_px`, `lesion_mm2` (None where the image does not tell its scale),
+        `lesion_fraction`, `box` (left, top, width, height in pixels, or None), `contours` (lists of x, y),
+        `uncertainty`, `warning` (None, or that the image is none the model could read), and `mask`: a PNG of native
+        size, 0/255, as a `data:` address.
+    """
+    prediction = answer.prediction
+    height, width = answer.image.shape
+    return {
+        "file": answer.name,
+        "frame": answer.frame,
+        "frames": answer.scan.frame_count if answer.scan else 1,
+        "label": prediction.label,
+        "probabilities": {name: round(float(p), 6) for name, p in zip(answer.classes, prediction.probabilities)},
+        "threshold": answer.threshold,
+        "width": width,
+        "height": height,
+        "lesion_px": prediction.lesion_px,
+        "lesion_mm2": None if prediction.lesion_mm2 is None else round(prediction.lesion_mm2, 3),
+        "lesion_fraction": round(prediction.lesion_fraction, 6),
+        "box": prediction.box,
+        "contours": [outline.tolist() for outline in prediction.contours],
+        "uncertainty": None if prediction.uncertainty is None else round(prediction.uncertainty, 6),
+        "warning": None if prediction.readable else UNREADABLE,
+        "mask": png_address(prediction.mask * 255),
+    }
+
+
+def png_address(pixels):
+    """An image as a `data:` address: PNG, every pixel as it is.
+
+    Args:
+        pixels: Array `(height, width)` grey or `(height, width, 3)` RGB, uint8.
+    """
+    _, png = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels)
+    return address("image/png", png.tobytes())
+
+
+def address(kind, content):
+    """Bytes as a `data:` address, which a browser shows or saves without asking for anything."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

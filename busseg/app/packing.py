@@ -1,0 +1,53 @@
+"""Many images on the page: `busseg predict` in a folder that is gone once its results are packed."""
+
+import io
+import tempfile
+import zipfile
+from pathlib import Path
+
+from busseg.data.files import write_csv
+from busseg.inference.batch import TABLE, fields, find_inputs, predict_files
+from busseg.inference.frames import count_frames
+
+MAX_IMAGES = 200  # what is more is for the command line
+
+
+def answer_files(predictor, paths, progress=lambda rows, total: rows):
+    """Predict files as `busseg predict` does, and pack what it writes.
+
+    Args:
+        predictor: A `Predictor` of ultrasound.
+        paths: Paths of image and DICOM files, whose names differ.
+        progress: Function that wraps the iteration over the rows and is told their number, `total`, for a progress bar.
+
+    Returns:
+        `(rows, packed)`: dicts with the columns of `predictions.csv`, files by their names alone, and the bytes of a
+        ZIP with that table, masks and overlays of all that could be read, and DICOM SEG of DICOM.
+
+    Raises:
+        ValueError: If there is no file, or too many images in them, or two have one name.
+        ImportError: If a file is DICOM, and what reads it is missing.
+    """
+    inputs = find_inputs(paths)
+    count = count_frames(inputs)
+    if not 1 <= count <= MAX_IMAGES:
+        raise ValueError(f"Expected 1 to {MAX_IMAGES} images or frames, found {count}; busseg predict takes any number")
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "predictions"
+        rows = [_without_folder(row) for row in progress(predict_files(predictor, inputs, out), total=count)]
+        write_csv(out / TABLE, fields(predictor.task), rows)
+        return rows, _pack(out)
+
+
+def _without_folder(row):
+    """A row that names its file as the user does: where the page kept it meanwhile says nothing."""
+    path = Path(row["file"])
+    return row | {"file": path.name, "error": row["error"].replace(str(path), path.name)}
+
+
+def _pack(folder):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as packed:  # pictures are small already
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            packed.write(path, path.relative_to(folder))
+    return stream.getvalue()

@@ -1,0 +1,8 @@
+// An image in the clipboard, pasted anywhere on the page, is as if it had been picked.
+document.addEventListener("paste", (event) => {
+  const picker = document.querySelector("#drop input[type=file]");
+  if (!picker || !event.clipboardData.files.length) return;
+  event.preventDefault();
+  picker.files = event.clipboardData.files;
+  picker.dispatchEvent(new Event("change", { bubbles: true }));
+});

@@ -1,0 +1,137 @@
+import base64
+import io
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from busseg.app.answers import Answer, answer_file, answer_frame, at_threshold, explain, facts, segmentation
+from busseg.data.images import write_image
+from busseg.data.sample import CLASSES
+from busseg.inference.predictor import Prediction
+
+# 3 pixels from 0.2 on, 2 from 0.5, 1 from 0.9.
+MAP = np.float32([[0, 0, 0, 0], [0, 0.2, 0.5, 0.9]])
+
+
+@pytest.fixture
+def answer():
+    prediction = Prediction("benign", np.float32([0.1, 0.7, 0.2]), np.uint8(MAP >= 0.5), MAP, 0.25, 0.5)
+    return Answer("scan.png", np.full((2, 4), 90, np.uint8), prediction, CLASSES)
+
+
+def pixels(address):
+    """The image behind a `data:` address."""
+    content = base64.b64decode(address.removeprefix("data:image/png;base64,"), validate=True)
+    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+# === Threshold ===
+@pytest.mark.parametrize(
+    ("threshold", "lesion_px", "box"),
+    [(0.1, 3, (1, 1, 3, 1)), (0.5, 2, (2, 1, 2, 1)), (0.9, 1, (3, 1, 1, 1)), (1, 0, None)],
+)
+def test_threshold_moves_the_lesion_and_nothing_else(answer, threshold, lesion_px, box):
+    moved = at_threshold(answer, threshold)
+    assert (moved.prediction.lesion_px, moved.prediction.box, moved.threshold) == (lesion_px, box, threshold)
+    assert (moved.prediction.label, moved.prediction.uncertainty) == ("benign", 0.25)
+    assert answer.prediction.lesion_px == 2
+
+
+@pytest.mark.parametrize("threshold", [0, -0.1, 1.01, float("nan")])
+def test_threshold_out_of_its_range_is_refused(answer, threshold):
+    with pytest.raises(ValueError, match="Expected a threshold above 0 and up to 1, found"):
+        at_threshold(answer, threshold)
+
+
+# === Facts ===
+def test_facts_are_what_was_predicted(answer):
+    told = json.loads(json.dumps(facts(answer)))
+    mask = told.pop("mask")
+    assert told == {
+        "file": "scan.png", "frame": 1, "frames": 1, "label": "benign",
+        "probabilities": {"normal": 0.1, "benign": 0.7, "malignant": 0.2},
+        "threshold": 0.5, "width": 4, "height": 2,
+        "lesion_px": 2, "lesion_mm2": None, "lesion_fraction": 2 / 8, "box": [2, 1, 2, 1],
+        "contours": [[[2, 1], [3, 1]]], "uncertainty": 0.25, "warning": None,
+    }  # fmt: skip
+    np.testing.assert_array_equal(pixels(mask), [[0, 0, 0, 0], [0, 0, 255, 255]])
+
+
+def test_facts_warn_of_an_image_that_the_model_cannot_read(answer):
+    foreign = Prediction("benign", np.float32([0, 1, 0]), np.uint8(MAP > 0), MAP, novelty=1.01)
+    told = facts(Answer("scan.png", answer.image, foreign, CLASSES))
+    assert told["warning"] == "not like a breast ultrasound"
+
+
+# === Files ===
+def test_answer_to_a_file_is_that_of_the_predictor(echo, tmp_path):
+    image = np.uint8([[0, 255]] * 2).repeat(16, axis=0).repeat(16, axis=1)  # 32 x 32, as large as the model's square
+    write_image(tmp_path / "half.png", image)
+    answer = answer_file(echo, tmp_path / "half.png", threshold=0.25)
+    assert (answer.name, answer.stem, answer.threshold) == ("half.png", "half", 0.25)
+    np.testing.assert_array_equal(answer.prediction.mask, image // 255)
+    np.testing.assert_allclose(answer.prediction.probabilities, [0.5, 0.5, 0], atol=1e-6)
+
+
+def test_frame_that_an_image_has_not_is_refused(echo, tmp_path):
+    write_image(tmp_path / "scan.png", np.zeros((8, 8), np.uint8))
+    with pytest.raises(ValueError, match=r"Expected a frame of 1 to 1, found 2: .*scan\.png"):
+        answer_file(echo, tmp_path / "scan.png", frame=2)
+
+
+@pytest.mark.parametrize(
+    ("frame", "label", "lesion_px"), [(1, "normal", 0), (2, "benign", 32 * 32), (3, "normal", 0)]
+)  # 204 / 255 = 0.8 is lesion, 102 / 255 = 0.4 is none
+def test_frame_of_dicom_is_answered_by_its_region_alone(echo, clip, frame, label, lesion_px):
+    told = facts(answer_file(echo, clip, frame=frame))
+    assert (told["label"], told["lesion_px"], told["frame"], told["frames"]) == (label, lesion_px, frame, 3)
+    assert told["lesion_mm2"] == pytest.approx(lesion_px * 0.1 * 0.2)
+    assert told["box"] == ((20, 4, 32, 32) if lesion_px else None)
+    assert (told["width"], told["height"]) == (60, 40)
+
+
+def test_what_stands_around_the_region_is_not_shown(echo, clip):
+    answer = answer_file(echo, clip, frame=2)
+    assert (answer.image.sum(), answer.seen.shape) == (32 * 32 * 204, (32, 32))
+
+
+def test_other_frames_are_answered_when_the_file_is_gone(echo, clip, tmp_path):
+    copy = tmp_path / "clip.dcm"
+    copy.write_bytes(clip.read_bytes())
+    answer = answer_file(echo, copy, threshold=0.3)
+    copy.unlink()
+    third = answer_frame(echo, answer, 3)
+    assert (third.stem, third.threshold, third.prediction.lesion_px) == ("clip_frame_3", 0.3, 32 * 32)  # 0.4 >= 0.3
+
+
+def test_segmentation_refers_to_the_frame_that_was_answered(echo, clip):
+    pydicom = pytest.importorskip("pydicom")
+    pytest.importorskip("highdicom")
+    answer = answer_file(echo, clip, frame=2)
+    written = pydicom.dcmread(io.BytesIO(segmentation(answer, "echo")))
+    (frame,) = written.PerFrameFunctionalGroupsSequence
+    source = frame.DerivationImageSequence[0].SourceImageSequence[0]
+    assert source.ReferencedFrameNumber == 2
+    assert source.ReferencedSOPInstanceUID == pydicom.dcmread(clip).SOPInstanceUID
+    np.testing.assert_array_equal(written.pixel_array, answer.prediction.mask)
+
+
+def test_segmentation_of_another_image_is_refused(answer):
+    with pytest.raises(ValueError, match=r"Expected an answer to a DICOM file, found one to another image: scan\.png"):
+        segmentation(answer, "echo")
+
+
+# === Explanation ===
+def test_explanation_is_brightest_where_the_label_hangs_on(echo, tmp_path):
+    image = np.zeros((32, 32), np.uint8)
+    image[:, :24] = 255  # benign by 3 / 4; covering what is bright makes it less so
+    write_image(tmp_path / "scan.png", image)
+    told = explain(echo, answer_file(echo, tmp_path / "scan.png"))
+    heat = pixels(told["heat"]).astype(int)
+    assert (told["label"], heat.shape) == ("benign", (32, 32, 3))
+    assert 0 < told["drop"] < 1
+    # Of OpenCV's blue, green, red: from blue to yellow, and the image adds as much to each.
+    yellow = heat[..., 2] - heat[..., 0]
+    assert yellow[:, :16].mean() > yellow[:, 28:].mean() + 50

@@ -1,0 +1,377 @@
+import base64
+import http.client
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+import cv2
+import numpy as np
+import pytest
+
+from busseg.data.images import read_image, write_image
+from busseg.data.phantom import draw_phantom
+from busseg.inference.predictor import Predictor
+
+pytest.importorskip("gradio")
+
+# What the model that ships says of them; see `busseg.app.endpoints.PHANTOMS`.
+SEEDS = {"normal": 0, "benign": 1, "malignant": 1}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """`busseg app` in a process of its own: its `address`, its `process`, and the `folder` of its temporary files."""
+    folder = tmp_path_factory.mktemp("temporary")
+    environment = os.environ | {"TMPDIR": str(folder), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(
+        [sys.executable, "-m", "busseg.cli", "app", "--port", "0"],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        line = process.stdout.readline()
+        assert line.startswith("Research software, not a medical device: http://127.0.0.1:"), process.stderr.read()
+        yield SimpleNamespace(address=line.split()[-1], process=process, folder=folder)
+        process.kill()
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    """A program that asks."""
+    return new_client(server)
+
+
+def new_client(server):
+    gradio_client = pytest.importorskip("gradio_client")
+    return gradio_client.Client(server.address, verbose=False, analytics_enabled=False)
+
+
+def ask(client, path, *arguments):
+    from gradio_client import handle_file
+
+    return client.predict(handle_file(path), *arguments, api_name="/predict")
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """Dict from each class to a phantom that `best` tells rightly."""
+    folder = tmp_path_factory.mktemp("scans")
+    for label, seed in SEEDS.items():
+        write_image(folder / f"{label}.png", draw_phantom(label, seed)[0])
+    return {label: folder / f"{label}.png" for label in SEEDS}
+
+
+@pytest.fixture(scope="module")
+def foul(tmp_path_factory):
+    """Dict from what is wrong with a file to its path: a text named .png, and a PNG of 100 megapixels."""
+    folder = tmp_path_factory.mktemp("foul")
+    (folder / "text.png").write_text("This is no image.")
+    write_image(folder / "huge.png", np.zeros((10_000, 10_000), np.uint8))
+    return {"text": folder / "text.png", "huge": folder / "huge.png"}
+
+
+REFUSED = {
+    "text": "Expected a PNG, JPEG, BMP or TIFF image, found something else: text.png",
+    "huge": "Expected at most 50000000 pixels, found 10000 x 10000: huge.png",
+}
+
+
+def left(server):
+    """The files in the folder of temporary files."""
+    return [path for path in server.folder.rglob("*") if path.is_file()]
+
+
+def mask_of(told):
+    content = np.frombuffer(base64.b64decode(told["mask"].partition(",")[2]), np.uint8)
+    return cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
+
+
+# === Programs ===
+@pytest.mark.parametrize("label", SEEDS)
+def test_programs_are_told_class_and_mask(client, scans, label):
+    told, expected = ask(client, scans[label]), Predictor("best").predict(scans[label])
+    assert (told["file"], told["label"], told["warning"]) == (f"{label}.png", label, None)
+    np.testing.assert_array_equal(mask_of(told), expected.mask * 255)
+    assert list(told["probabilities"].values()) == pytest.approx(list(expected.probabilities), abs=1e-4)
+
+
+def test_programs_move_the_threshold_of_their_own_answer(server, scans):
+    first, second = new_client(server), new_client(server)
+    ask(first, scans["benign"])
+    ask(second, scans["malignant"])
+    moved = first.predict(0.9, api_name="/threshold")
+    assert (moved["file"], moved["threshold"]) == ("benign.png", 0.9)
+    expected = Predictor("best").predict(scans["benign"]).probability_map >= 0.9
+    assert moved["lesion_px"] == expected.sum()
+
+
+@pytest.mark.parametrize("wrong", REFUSED)
+def test_programs_are_refused_politely(client, foul, wrong):
+    from gradio_client.exceptions import AppError
+
+    with pytest.raises(AppError) as refusal:
+        ask(client, foul[wrong])
+    assert refusal.value.message == REFUSED[wrong]
+
+
+def test_question_without_an_answer_before_is_refused(server):
+    from gradio_client.exceptions import AppError
+
+    with pytest.raises(AppError, match="Expected an image that is still kept, found none; drop it again"):
+        new_client(server).predict(0.3, api_name="/threshold")
+
+
+def test_programs_get_frames_and_segmentation_of_dicom(server, clip):
+    pydicom, client = pytest.importorskip("pydicom"), new_client(server)
+    assert (ask(client, clip)["frames"], client.predict(3, api_name="/frame")["frame"]) == (3, 3)
+    made = client.predict(api_name="/segmentation")
+    assert made["file"] == "clip_frame_3_seg.dcm"
+    written = pydicom.dcmread(io.BytesIO(base64.b64decode(made["segmentation"].partition(",")[2])))
+    assert written.Modality == "SEG"
+
+
+def test_programs_get_a_table_and_a_zip_of_many(server, client, scans, foul):
+    from gradio_client import handle_file
+
+    paths = [*scans.values(), foul["text"]]
+    told = client.predict([handle_file(path) for path in paths], api_name="/batch")
+    assert [row["label"] for row in told["rows"]] == [*SEEDS, ""]
+    assert told["rows"][-1]["error"] == REFUSED["text"]
+    with urlopen(server.address + told["zip"]) as answer:
+        names = zipfile.ZipFile(io.BytesIO(answer.read())).namelist()
+    assert {"predictions.csv", "benign_mask.png", "benign_overlay.png"} <= set(names)
+
+
+def test_the_same_file_of_many_at_once_is_answered_to_all(server, scans):
+    clients = [new_client(server) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        told = list(pool.map(lambda client: [ask(client, scans["benign"])["label"] for _ in range(3)], clients))
+    assert told == [["benign"] * 3] * 4
+
+
+def test_nothing_is_left_of_what_was_answered(server, client, scans):
+    ask(client, scans["benign"])
+    assert left(server) == []
+
+
+def test_endpoints_for_programs_have_names_and_the_rest_is_hidden(client):
+    named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert set(named) == {"/predict", "/threshold", "/frame", "/explain", "/segmentation", "/batch"}
+
+
+@pytest.mark.slow
+def test_programs_are_told_where_the_model_looks(client, scans):
+    ask(client, scans["malignant"])
+    told = client.predict(api_name="/explain")
+    assert told["label"] == "malignant"
+    assert told["drop"] > 0
+    assert told["heat"].startswith("data:image/png;base64,")
+
+
+# === Requests ===
+def request(server, method, path, body=None, **headers):
+    connection = http.client.HTTPConnection(urlsplit(server.address).netloc, timeout=10)
+    connection.request(method, path, body, headers={name.replace("_", "-"): value for name, value in headers.items()})
+    answer = connection.getresponse()
+    return answer.status, answer.read().decode()
+
+
+def upload(server, size):
+    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + bytes(size) + b"\r\n--x--"
+    return request(server, "POST", "/gradio_api/upload", body, Content_Type="multipart/form-data; boundary=x")
+
+
+def test_file_above_the_limit_is_refused_and_not_kept(server):
+    assert upload(server, 50_000_001) == (413, "Expected files of at most 50 MB, found more: a.png")
+    assert left(server) == []
+
+
+def test_request_above_the_limit_is_refused_by_its_header(server):
+    told = request(server, "POST", "/gradio_api/upload", Content_Length="500000001")
+    assert told == (413, "Expected at most 500 MB at once, found more")
+
+
+def test_name_that_leads_here_from_elsewhere_is_refused(server):
+    assert request(server, "GET", "/", Host="evil.example")[0] == 400
+    assert request(server, "GET", "/", Host="localhost")[0] == 200
+
+
+def test_results_are_found_by_their_secret_alone(server):
+    assert request(server, "GET", "/results/guessed")[0] == 404
+
+
+def test_files_of_the_machine_are_not_served(server, scans):
+    for path in (scans["benign"], Path(__file__)):
+        assert request(server, "GET", f"/gradio_api/file={path}")[0] in (403, 404)
+
+
+# === The page in a browser ===
+@pytest.fixture
+def page(server, browser):
+    """The page, at 1280 pixels; `requests` and `errors` tell what it asked for and complained of."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.requests, page.errors = [], []
+    page.on("request", lambda request: page.requests.append(request.url))
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.goto(server.address)
+    yield page
+    page.close()
+
+
+def drop(page, path):
+    page.set_input_files("#drop input[type=file]", path)
+
+
+def lesion_px(page):
+    """The area that the page tells."""
+    return int(page.inner_text("dt:text-is('Lesion') + dd").split(" px")[0].replace(",", ""))
+
+
+def test_image_is_answered_drawn_moved_and_saved(server, page, scans, tmp_path):
+    predicted = Predictor("best").predict(scans["malignant"])
+    drop(page, scans["malignant"])
+    page.wait_for_selector(".facts")
+    assert page.inner_text(".facts .label") == "Malignant"
+    bars = [page.locator(".bars i").nth(number).bounding_box()["width"] for number in range(3)]
+    assert bars.index(max(bars)) == 2
+    assert lesion_px(page) == predicted.lesion_px
+
+    # The overlay lies where the lesion is, and its opacity and contour are the browser's business.
+    lesion, contour = page.locator(".picture .lesion"), page.locator(".picture .contour").first
+    assert lesion.evaluate("one => getComputedStyle(one).opacity") == "0.3"
+    page.get_by_label("number input for Opacity of the lesion").fill("0.8")
+    page.wait_for_function("getComputedStyle(document.querySelector('.lesion')).opacity == '0.8'")
+    assert contour.is_visible()
+    page.get_by_label("Contour").uncheck()
+    contour.wait_for(state="hidden")
+
+    slider = page.get_by_label("range slider for Lesion from this probability on")
+    slider.focus()
+    for _ in range(5):
+        slider.press("ArrowRight")
+    expected = predicted.probability_map >= 0.55
+    page.wait_for_selector(f"dt:text-is('Lesion') + dd:has-text('{expected.sum():,} px')")
+
+    with page.expect_download() as download:
+        page.click("a:text-is('mask')")
+    assert download.value.suggested_filename == "malignant_mask.png"
+    download.value.save_as(tmp_path / "mask.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "mask.png"), expected * np.uint8(255))
+    assert page.errors == []
+    assert [url for url in page.requests if not url.startswith((server.address, "data:", "blob:"))] == []
+    assert left(server) == []
+
+
+@pytest.mark.slow
+def test_what_is_refused_takes_the_answer_before_from_the_page(page, scans, foul):
+    drop(page, scans["benign"])
+    page.wait_for_selector(".facts")
+    for wrong, line in REFUSED.items():
+        drop(page, foul[wrong])
+        page.wait_for_selector(f".toast-body:has-text('{line}')")
+        page.wait_for_selector(".facts", state="detached")
+        page.click(".toast-close")
+    drop(page, scans["normal"])
+    page.wait_for_selector(".facts")
+    assert page.inner_text(".facts .label") == "Normal"
+
+
+@pytest.mark.slow
+def test_image_is_pasted(page, scans):
+    page.wait_for_selector("#drop input[type=file]", state="attached")
+    content = base64.b64encode(scans["benign"].read_bytes()).decode()
+    page.evaluate(
+        """async content => {
+            const clipboardData = new DataTransfer();
+            const bytes = await (await fetch(`data:image/png;base64,${content}`)).blob();
+            clipboardData.items.add(new File([bytes], "pasted.png", {type: "image/png"}));
+            document.body.dispatchEvent(new ClipboardEvent("paste", {clipboardData, bubbles: true}));
+        }""",
+        content,
+    )
+    page.wait_for_selector(".facts")
+    assert page.inner_text(".picture figcaption") == "pasted.png"
+
+
+@pytest.mark.slow
+def test_phantoms_are_what_they_are_called(page):
+    for label in SEEDS:
+        page.click(f"button:text-is('{label.capitalize()}')")
+        page.wait_for_selector(f"figcaption:text-is('phantom {label}.png')")
+        assert page.inner_text(".facts .label") == label.capitalize()
+
+
+@pytest.mark.slow
+def test_frames_of_a_clip_are_turned_to(page, clip):
+    drop(page, clip)
+    frame = page.get_by_label("number input for Frame")
+    frame.fill("3")
+    frame.press("Enter")
+    page.wait_for_selector("a[download='clip_frame_3_mask.png']")
+    with page.expect_download() as download:
+        page.click("button:has-text('DICOM SEG')")
+    assert download.value.suggested_filename == "clip_frame_3_seg.dcm"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_page_fits_its_width(server, page, scans, foul, width, theme):
+    page.set_viewport_size({"width": width, "height": 844})
+    page.goto(f"{server.address}?__theme={theme}")
+    drop(page, scans["malignant"])
+    page.wait_for_selector(".facts")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.click("[role=tab]:has-text('Many images')")
+    page.locator("input[type=file]").last.set_input_files([*scans.values(), foul["text"]])
+    page.wait_for_selector(".results td:has-text('malignant.png')")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    with page.expect_download() as download:
+        page.click("a:has-text('ZIP')")
+    assert zipfile.ZipFile(download.value.path()).testzip() is None
+
+
+@pytest.mark.slow
+def test_real_image_is_answered_rightly(page, busi_folder):
+    drop(page, busi_folder / "malignant" / "malignant (12).png")
+    page.wait_for_selector(".facts")
+    assert page.inner_text(".facts .label") == "Malignant"
+    assert lesion_px(page) > 1000
+
+
+# === Beginning and end ===
+def test_port_that_is_taken_is_told(echo):
+    from busseg.app.server import serve
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(OSError, match=rf"Expected a free port, found {port} \(.*\); tell another by --port"):
+            serve(echo, port)
+
+
+def test_model_of_tissue_is_refused(echo):
+    from busseg.app.server import serve
+
+    tissue = SimpleNamespace(task="histology")
+    with pytest.raises(
+        ValueError, match="Expected a model of ultrasound, which the page shows, found one of histology"
+    ):
+        serve(tissue, 0)
+
+
+def test_page_ends_cleanly_and_leaves_nothing(server):
+    """The last test of the file, for it ends the server."""
+    assert server.process.poll() is None
+    server.process.send_signal(signal.SIGINT)
+    out, err = server.process.communicate(timeout=15)
+    assert (server.process.returncode, out, err) == (130, "", "busseg: stopped\n")
+    assert left(server) == list(server.folder.glob("busseg*")) == []
