@@ -40,7 +40,7 @@ def train(
     ] = False,
     coordinator: Annotated[
         str | None,
-        typer.Option(help="HOST:PORT where process 0 of several listens that train together (JAX); needs the next two."),
+        typer.Option(help="HOST:PORT where process 0 of several that train together listens (JAX)."),
     ] = None,
     processes: Annotated[int | None, typer.Option(min=2, help="Number of the processes that train together.")] = None,
     process: Annotated[int | None, typer.Option(min=0, help="Number of this process; 0 writes the run.")] = None,

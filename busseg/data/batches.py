@@ -39,9 +39,9 @@ class Batches(keras.utils.PyDataset):
         workers: Number of threads that prepare batches ahead.
         task: One of `TASKS`.
         devices: Number of devices that share every batch evenly, and so must share `batch_size`. Of shuffled samples up
-            to `devices - 1` are left out of an epoch, others each time. Of samples in order the batches are of one size,
-            at most `batch_size`, filled up with images of weight 0, and the others weigh so much more that the means of
-            all batches are those of the samples.
+            to `devices - 1` are left out of an epoch, others each time. Of samples in order the batches get one size,
+            filled up with images of weight 0, and the others weigh so much more that the means over the batches are
+            those of the samples.
         process: Number of this process, of `processes` that train together: the batches hold its share only. What it
             holds is what one process would hold at these places of the whole batch.
         processes: Number of processes. Each has as many of the devices.

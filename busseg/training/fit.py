@@ -95,8 +95,10 @@ def _fit(recipe, split, out, fold, history, begun, workers, devices):
     keras.utils.set_random_seed(recipe.seed)
     # A run that goes on has its weights in its checkpoint, also where those it began with are gone.
     model = build_model(dataclasses.replace(recipe, weights="none") if history else recipe)
-    options = {"workers": devices.threads(workers), "task": recipe.task, "devices": len(devices.names), "process": devices.process,
-               "processes": devices.processes}  # fmt: skip
+    options = {
+        "workers": devices.threads(workers), "task": recipe.task,
+        "devices": len(devices.names), "process": devices.process, "processes": devices.processes,
+    }  # fmt: skip
     train = Batches(
         split.train, recipe.image_size, recipe.batch_size, augmentation=recipe.augmentation, shuffle=True,
         balance=recipe.balance, seed=recipe.seed, epoch=len(history), **options,
