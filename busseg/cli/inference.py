@@ -1,5 +1,6 @@
 """The verbs of a trained model at work."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,13 @@ def predict(
         bool, typer.Option(help="Also write lesion probabilities, NAME_probability.png.")
     ] = False,
     json_lines: Annotated[bool, typer.Option(help="Also write predictions.jsonl, with boxes and contours.")] = False,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="threads: this process. ray: Ray's workers, on this machine or on the cluster of RAY_ADDRESS; for "
+            "archives. Also writes predictions.parquet."
+        ),
+    ] = "threads",
 ):
     """Tell the class of images and where the lesion lies.
 
@@ -32,6 +40,12 @@ def predict(
     """
     from busseg.inference.batch import find_inputs, predict_files
 
+    if engine not in ("threads", "ray"):
+        raise ValueError(f"Expected an engine of threads, ray, found {engine!r}")
+    if engine == "ray":
+        from busseg.inference.ray_engine import predict_files_on_ray
+
+        predict_files = partial(predict_files_on_ray, model)
     files = find_inputs(inputs)
     predictor = load_predictor(model)
     rows = track(

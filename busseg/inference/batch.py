@@ -18,7 +18,7 @@ from busseg.data.sample import TASKS
 from busseg.inference.overlay import draw_overlay
 from busseg.inference.predictor import UNREADABLE
 
-TABLE, LINES = "predictions.csv", "predictions.jsonl"
+TABLE, LINES, PARQUET = "predictions.csv", "predictions.jsonl", "predictions.parquet"
 _OF_LESIONS = ("lesion_px", "lesion_fraction", "uncertainty", "novelty")
 _PICTURES = {  # of scans, by the ends of their names; the last one on request
     "_mask.png": lambda image, prediction: prediction.mask * 255,
@@ -95,13 +95,35 @@ def _is_mask(file, stems):
     return bool(match) and (file.parent, match["image"]) in stems
 
 
-def predict_files(predictor, inputs, out, resume=False, probability_maps=False, json_lines=False):
+def predict_in_threads(predictor, inputs, out, pictures, json_lines):
+    """Predict image files on this machine and write their pictures: threads read and write while the network computes.
+
+    A few images are in memory at a time, however many there are.
+
+    Args:
+        predictor, inputs, out, json_lines: See `predict_files`.
+        pictures: Those to write, by the ends of their names.
+
+    Yields:
+        `(row, line)` of each file, in the order of `inputs`; the line is None where none is wanted.
+    """
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        read = _in_turn(pool, partial(_try_to_read, predictor), inputs)
+        write = partial(_write, out, inputs, predictor.task, pictures, json_lines)
+        yield from _in_turn(pool, write, _predicted(predictor, read))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def predict_files(
+    predictor, inputs, out, resume=False, probability_maps=False, json_lines=False, engine=predict_in_threads
+):
     """Predict image files and write, for each, `NAME_mask.png` (0/255) and `NAME_overlay.png`, and one table of all.
 
     Of tissue, which has no mask, the table is all there is.
 
-    A file that cannot be read gets a row with its error, and the others go on. Threads read files and write results
-    while the network computes; a few images are in memory at a time, however many there are.
+    A file that cannot be read gets a row with its error, and the others go on.
 
     Args:
         predictor: A `Predictor`.
@@ -113,6 +135,7 @@ def predict_files(predictor, inputs, out, resume=False, probability_maps=False, 
             tissue.
         json_lines: Whether to write `predictions.jsonl`, too: a JSON object a file and line, with the box and the
             contours of the lesion; see `Prediction`.
+        engine: What predicts and writes pictures, a function like `predict_in_threads`.
 
     Yields:
         Dicts with `fields`, one a file in the order of `inputs`, as in `predictions.csv`. The file's results are
@@ -131,13 +154,12 @@ def predict_files(predictor, inputs, out, resume=False, probability_maps=False, 
         write_text(out / LINES, "".join(line for _, line in done.values()))
     else:
         (out / LINES).unlink(missing_ok=True)  # those of a former prediction tell of other results
-    pool = ThreadPoolExecutor(_THREADS)
+    (out / PARQUET).unlink(missing_ok=True)  # written last, by the engine that does
+    to_do = {path: target for path, target in inputs.items() if str(path) not in done}
+    predicted = engine(predictor, to_do, out, pictures, json_lines)
     try:
-        read = _in_turn(pool, partial(_try_to_read, predictor), (path for path in inputs if str(path) not in done))
-        write = partial(_write, out, inputs, predictor.task, pictures, json_lines)
-        predicted = _in_turn(pool, write, _predicted(predictor, read))
         for path in inputs:
-            if str(path) in done:
+            if path not in to_do:
                 yield done[str(path)][0]
                 continue
             row, line = next(predicted)
@@ -149,7 +171,7 @@ def predict_files(predictor, inputs, out, resume=False, probability_maps=False, 
                 csv.DictWriter(table, columns, lineterminator="\n").writerow(row)
             yield row
     finally:
-        pool.shutdown(cancel_futures=True)
+        predicted.close()
 
 
 def _done(inputs, out, columns, pictures, json_lines):
@@ -203,11 +225,16 @@ def _write(out, inputs, task, pictures, json_lines, predicted):
     """Write a file's results; return its row and, if wanted, its line."""
     path, image, error, prediction = predicted
     if error is not None:
-        row = dict.fromkeys(fields(task), "") | {"file": str(path), "error": error}
-        return row, json.dumps({"file": str(path), "error": error}) + "\n"
+        return failure(path, error, task)
     for end in pictures:
         write_image(out / f"{inputs[path]}{end}", _PICTURES[end](image, prediction))
     return _row(path, prediction, task), _line(path, prediction, task) if json_lines else None
+
+
+def failure(path, error, task):
+    """`(row, line)` of a file that could not be predicted."""
+    row = dict.fromkeys(fields(task), "") | {"file": str(path), "error": error}
+    return row, json.dumps({"file": str(path), "error": error}) + "\n"
 
 
 def _row(path, prediction, task):

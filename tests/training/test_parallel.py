@@ -236,7 +236,7 @@ def test_mirrored_devices_of_tensorflow_end_with_the_weights_of_one_where_nothin
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="what TensorFlow cannot")
 def test_processes_are_refused_on_tensorflow():
-    with pytest.raises(ValueError, match="^Expected JAX to train in several processes, found KERAS_"):
+    with pytest.raises(ValueError, match=r"^Expected JAX to train in several processes, found KERAS_"):
         all_devices(4, "127.0.0.1:9", 2, 0)
 
 
