@@ -98,6 +98,7 @@ def test_what_is_done_is_not_done_again(archive, predictor, cluster, tmp_path):
     assert len(read_csv(tmp_path / "predictions.csv")) == len(archive)
 
 
+@pytest.mark.slow
 def test_file_that_kills_its_workers_does_not_stop_the_others(archive, predictor, cluster, tmp_path, monkeypatch):
     """The worker of this test dies of one file; Ray sends the class, so that it need not be in the package."""
     from busseg.inference import ray_engine

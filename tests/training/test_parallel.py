@@ -26,7 +26,7 @@ import sys
 import keras
 import numpy as np
 from busseg.data.busi import find_samples
-from busseg.data.splits import grouped_splits
+from busseg.data.splits import Split, grouped_splits
 from busseg.training import fit as fitting
 from busseg.training.parallel import all_devices, one_device
 from busseg.training.recipe import load_recipe
@@ -46,7 +46,9 @@ class Keeping(fitting.RunKeeper):
         np.savez(f"{out}.{devices.process}.npz", *self.model.get_weights())
 
 fitting.RunKeeper = Keeping
-fitting.fit(recipe, grouped_splits(find_samples(data))[0], out, devices=devices)
+split = grouped_splits(find_samples(data))[0]
+# 18 images in batches of 4: two devices share the last two, and none is left out.
+fitting.fit(recipe, Split(split.train[:18], split.validation, split.test), out, devices=devices)
 """
 needs_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="needs JAX: pip install busseg[jax]")
 
@@ -126,7 +128,7 @@ def test_devices_together_end_with_the_weights_of_one_at_the_same_batch(jax_runs
     assert_close(saved, weights(jax_runs / f"{name}.0.npz"), atol=0)
     begun = read_csv(jax_runs / name / "history.csv")[0]
     for column, value in read_csv(jax_runs / "one" / "history.csv")[0].items():
-        # Of 6 images in batches of 4, Keras takes the parts of the loss for the mean of the two batches' means.
+        # Of 5 images in batches of 4, Keras takes the parts of the loss for the mean of the two batches' means.
         if column not in ("val_mask_loss", "val_label_loss"):
             assert float(begun[column]) == pytest.approx(float(value), abs=1e-4), column
 
@@ -157,12 +159,15 @@ def test_run_of_which_a_process_was_killed_goes_on_and_ends_as_one_that_was_not(
     jax_runs, phantom_folder, recipe, tmp_path
 ):
     out = tmp_path / "run"
-    command = ["-m", "busseg.cli", "train", phantom_folder, "--out", out, "--recipe", recipe, "--resume"]
+    splits = jax_runs / "processes/splits.csv"
+    command = ["-m", "busseg.cli", "train", phantom_folder, "--out", out, "--recipe", recipe, "--splits", splits]
 
     def together(name):
         address = free_address()
         more = ["--coordinator", address, "--processes", 2, "--process"]
-        return [start("jax", *command, *more, number, log=tmp_path / f"{name}{number}") for number in (0, 1)]
+        return [
+            start("jax", *command, "--resume", *more, number, log=tmp_path / f"{name}{number}") for number in (0, 1)
+        ]
 
     first, second = together("killed")
     while not (out / "checkpoints/0001.keras").exists():
@@ -172,15 +177,15 @@ def test_run_of_which_a_process_was_killed_goes_on_and_ends_as_one_that_was_not(
     assert first.wait(300) != 0  # JAX misses the other's heartbeat, and ends it
     second.wait(60)
     assert read_csv(out / "history.csv")[0]["epoch"] == "1"
-    keras.models.load_model(out / "model.keras")
+    keras.models.load_model(out / "model.keras", compile=False)
 
     again = together("again")
     assert [process.wait(600) for process in again] == [0, 0], (tmp_path / "again0").read_text()
     assert (tmp_path / "again0").read_text().endswith("model.keras\n")
     rows = read_csv(out / "history.csv")
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
-    whole = keras.models.load_model(jax_runs / "processes/model.keras").get_weights()
-    assert_close(keras.models.load_model(out / "model.keras").get_weights(), whole, atol=1e-4)
+    whole = keras.models.load_model(jax_runs / "processes/model.keras", compile=False).get_weights()
+    assert_close(keras.models.load_model(out / "model.keras", compile=False).get_weights(), whole, atol=1e-4)
 
 
 CASES = """
@@ -219,6 +224,7 @@ def test_processes_that_cannot_train_together_are_refused(devices, expected):
 
 # === TensorFlow ===
 @pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="needs TensorFlow")
 def test_mirrored_devices_of_tensorflow_end_with_the_weights_of_one_where_nothing_is_normalised(
     phantom_folder, tmp_path
 ):
