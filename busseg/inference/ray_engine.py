@@ -7,6 +7,7 @@ the order of the files, so that each file has exactly one, however often its blo
 
 import logging
 import os
+import socket
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -63,13 +64,26 @@ def _cluster(ray):
     if ray.is_initialized():
         yield
         return
-    local = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False, "object_store_memory": _STORE}
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        _try_to_reach(address)
+    local = {} if address else {"include_dashboard": False, "object_store_memory": _STORE}
     with _silence():  # what it logs by is told by its C++, past the level itself
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _try_to_reach(address):
+    """Ray itself would wait for minutes for a cluster that is not there."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if port.isdigit():  # else a word, such as "auto"
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise ConnectionError(f"Expected a Ray cluster at RAY_ADDRESS, found none ({error}): {address}") from error
 
 
 @contextmanager

@@ -132,6 +132,11 @@ def test_folder_that_cannot_be_written_stops_all(archive, predictor, cluster, tm
     ("arguments", "environment", "expected"),
     [
         (["--engine", "spark"], {}, "busseg: error: Expected an engine of threads, ray, found 'spark'"),
+        (
+            ["--engine", "ray"],
+            {"RAY_ADDRESS": "127.0.0.1:1"},
+            "Expected a Ray cluster at RAY_ADDRESS, found none ([Errno 111] Connection refused): 127.0.0.1:1",
+        ),
         (["--engine", "ray"], {"HIDE": "ray"}, 'Expected Ray, found it not installed: pip install "busseg[ray]"'),
     ],
 )
