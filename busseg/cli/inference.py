@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +39,13 @@ def predict(
     overlay_dicom: Annotated[
         bool, typer.Option(help="Also write the overlays of DICOM files as DICOM, NAME_overlay.dcm.")
     ] = False,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="threads: this process. ray: Ray's workers, on this machine or on the cluster of RAY_ADDRESS; for "
+            "archives. Also writes predictions.parquet."
+        ),
+    ] = "threads",
 ):
     """Tell the class of images and where the lesion lies. Of DICOM, its B-mode region is looked at, and the lesions are
     also written as DICOM SEG, NAME_seg.dcm.
@@ -47,6 +55,12 @@ def predict(
     from busseg.inference.batch import find_inputs, predict_files
     from busseg.inference.frames import count_frames
 
+    if engine not in ("threads", "ray"):
+        raise ValueError(f"Expected an engine of threads, ray, found {engine!r}")
+    if engine == "ray":
+        from busseg.inference.ray_engine import predict_files_on_ray
+
+        predict_files = partial(predict_files_on_ray, model)
     files = find_inputs(inputs)
     predictor = load_predictor(model)
     rows = predict_files(predictor, files, out, resume, probability_maps, json_lines, overlay_dicom)

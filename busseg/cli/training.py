@@ -35,6 +35,15 @@ def train(
         typer.Option("--all", help="Train with all images, for a model to be used; its recipe has validation = false."),
     ] = False,
     resume: Annotated[bool, typer.Option(help="Go on with the run in the folder, if there is one.")] = False,
+    data_parallel: Annotated[
+        bool, typer.Option("--data-parallel", help="Share every batch among all devices (JAX, TensorFlow).")
+    ] = False,
+    coordinator: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT where process 0 of several that train together listens (JAX)."),
+    ] = None,
+    processes: Annotated[int | None, typer.Option(min=2, help="Number of the processes that train together.")] = None,
+    process: Annotated[int | None, typer.Option(min=0, help="Number of this process; 0 writes the run.")] = None,
 ):
     """Train a network on a dataset: a U-Net for ultrasound, or by the recipe histology a classifier of tissue.
 
@@ -62,8 +71,16 @@ def train(
         chosen = folds[fold or 0]
     with starting_keras():
         from busseg.training import fit as fitting
-    fitting.fit(recipe, chosen, out, fold=fold or 0, resume=resume)
-    print(f"The model is in {out / fitting.MODEL}")
+        from busseg.training.parallel import all_devices, one_device
+    together = (coordinator, processes, process)
+    if data_parallel or together != (None, None, None):
+        devices = all_devices(recipe.batch_size, *together)
+        print(f"Every batch is shared among {', '.join(devices.names)}")
+    else:
+        devices = one_device()
+    fitting.fit(recipe, chosen, out, fold=fold or 0, resume=resume, devices=devices)
+    if devices.keeps:
+        print(f"The model is in {out / fitting.MODEL}")
 
 
 def _load_recipe(name, data):

@@ -38,6 +38,13 @@ class Batches(keras.utils.PyDataset):
         cache: Whether to keep the decoded, resized images in memory (2 bytes a pixel, of colours 3).
         workers: Number of threads that prepare batches ahead.
         task: One of `TASKS`.
+        devices: Number of devices that share every batch evenly, and so must share `batch_size`. Of shuffled samples up
+            to `devices - 1` are left out of an epoch, others each time. Of samples in order the batches get one size,
+            filled up with images of weight 0, and the others weigh so much more that the means over the batches are
+            those of the samples.
+        process: Number of this process, of `processes` that train together: the batches hold its share only. What it
+            holds is what one process would hold at these places of the whole batch.
+        processes: Number of processes. Each has as many of the devices.
     """
 
     def __init__(
@@ -53,10 +60,15 @@ class Batches(keras.utils.PyDataset):
         cache=True,
         workers=1,
         task="ultrasound",
+        devices=1,
+        process=0,
+        processes=1,
     ):
         super().__init__(workers=workers)
         if not samples:
             raise ValueError("Expected at least one sample, found none")
+        if shuffle and len(samples) < devices:
+            raise ValueError(f"Expected at least a sample for each of {devices} devices, found {len(samples)}")
         for name, value, allowed in (
             ("augmentation", augmentation, AUGMENTATIONS),
             ("balance", balance, BALANCES),
@@ -72,6 +84,15 @@ class Batches(keras.utils.PyDataset):
         self.balance = balance
         self.seed = seed
         self.epoch = epoch
+        self.process = process
+        self.processes = processes
+        self._places = len(self.samples)
+        if shuffle:
+            self._places -= self._places % devices
+        elif devices > 1:
+            count = -(-self._places // batch_size)
+            self.batch_size = -(-self._places // (count * devices)) * devices
+            self._places = count * self.batch_size
         self._marked = task == "ultrasound"
         self._cache = {} if cache else None
         self._thread = threading.local()
@@ -80,21 +101,27 @@ class Batches(keras.utils.PyDataset):
         self._weights = _label_weights(self._classes, balance)
 
     def __len__(self):
-        return -(-len(self.samples) // self.batch_size)
+        return -(-self._places // self.batch_size)
 
     def __getitem__(self, index):
-        chosen = self._order()[index * self.batch_size : (index + 1) * self.batch_size]
-        images, masks = zip(*(self._augmented(i, place) for place, i in enumerate(chosen, index * self.batch_size)))
+        begin, end = index * self.batch_size, min((index + 1) * self.batch_size, self._places)
+        share = (end - begin) // self.processes
+        places = np.arange(share) + begin + self.process * share
+        chosen = np.resize(self._order(), self._places)[places]
+        images, masks = zip(*(self._augmented(i, place) for i, place in zip(chosen, places)))
+        filled = self._places > len(self.samples)
+        # Keras divides by the number of images, those of weight 0 and all.
+        importance = np.float32(self._places / len(self.samples) if filled else 1) * (places < len(self.samples))
         classes = self._classes[chosen]
         # The label of an unlabelled sample is all zeros; its weight of 0 keeps it out of losses and metrics.
         targets = {LABEL: (classes[:, None] == np.arange(self._count)).astype(np.float32)}
-        weights = {LABEL: self._weights[chosen]}
+        weights = {LABEL: self._weights[chosen] * importance}
         image = np.stack(images).astype(np.float32)
         if self._marked:
             image = image[..., None]
             targets[MASK] = np.stack(masks)[..., None].astype(np.float32)
-            weights[MASK] = np.ones(len(chosen), np.float32)
-        return (image, targets) if np.all(self._weights == 1) else (image, targets, weights)
+            weights[MASK] = importance
+        return (image, targets) if np.all(self._weights == 1) and not filled else (image, targets, weights)
 
     def on_epoch_end(self):
         self.epoch += 1

@@ -7,7 +7,7 @@ import uuid
 from collections import Counter, defaultdict, deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import chain, islice, takewhile, tee
+from itertools import islice, takewhile, tee
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ from busseg.inference.frames import (
 from busseg.inference.overlay import draw_overlay
 from busseg.inference.predictor import UNREADABLE
 
-TABLE, LINES = "predictions.csv", "predictions.jsonl"
+TABLE, LINES, PARQUET = "predictions.csv", "predictions.jsonl", "predictions.parquet"
 EXPLANATIONS = "explanations.csv"
 _OVERLAY = "_overlay.dcm"  # of DICOM, on request
 _OF_LESIONS = ("lesion_px", "lesion_fraction", "lesion_mm2", "lesion_mm", "uncertainty", "novelty")
@@ -120,7 +120,35 @@ def _is_mask(file, stems):
     return bool(match) and (file.parent, match["image"]) in stems
 
 
-def predict_files(predictor, inputs, out, resume=False, probability_maps=False, json_lines=False, overlay_dicom=False):
+def predict_in_threads(predictor, frames, out, pictures, json_lines, run):
+    """Predict pictures in this process and write their results: threads read and write while the network computes.
+
+    A few images are in memory at a time, however many there are.
+
+    Args:
+        predictor: A `Predictor`.
+        frames: Iterable of `Frame`.
+        out: Path of the output folder.
+        pictures: Those to write of each, by the ends of their names.
+        json_lines: Whether lines are wanted; see `predict_files`.
+        run: What tells this run's overlays as DICOM from those of others; None writes none.
+
+    Yields:
+        `(row, line)` of each, in their order; the line is None where none is wanted.
+    """
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        read = _in_turn(pool, partial(_try_to_read, predictor), frames)
+        write = partial(_write, out, predictor.task, pictures, json_lines, run)
+        yield from _in_turn(pool, write, _predicted(predictor, read))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def predict_files(
+    predictor, inputs, out, resume=False, probability_maps=False, json_lines=False, overlay_dicom=False,
+    engine=predict_in_threads,
+):  # fmt: skip
     """Predict image and DICOM files and write, for each picture in them, `NAME_mask.png` (0/255) and
     `NAME_overlay.png`, and one table of all.
 
@@ -128,8 +156,7 @@ def predict_files(predictor, inputs, out, resume=False, probability_maps=False, 
     and overlays are of the whole frame. Each DICOM file gets its lesions of all frames as DICOM, too, `NAME_seg.dcm`;
     see `write_segmentation`. Of tissue, which has no mask, the table is all there is.
 
-    A file that cannot be read gets a row with its error, and the others go on. Threads read files and write results
-    while the network computes; a few images are in memory at a time, however many there are.
+    A file that cannot be read gets a row with its error, and the others go on.
 
     Args:
         predictor: A `Predictor`.
@@ -142,6 +169,7 @@ def predict_files(predictor, inputs, out, resume=False, probability_maps=False, 
         json_lines: Whether to write `predictions.jsonl`, too: a JSON object a picture and line, with the box and the
             contours of the lesion; see `Prediction`.
         overlay_dicom: Whether to write the overlays of DICOM files as DICOM, too, `NAME_overlay.dcm`.
+        engine: What predicts and writes pictures, a function like `predict_in_threads`.
 
     Yields:
         Dicts with `fields`, one a picture in the order of `inputs`, as in `predictions.csv`. Its results are written by
@@ -161,14 +189,12 @@ def predict_files(predictor, inputs, out, resume=False, probability_maps=False, 
         write_text(out / LINES, "".join(line for _, line in done.values()))
     else:
         (out / LINES).unlink(missing_ok=True)  # those of a former prediction tell of other results
-    pool = ThreadPoolExecutor(_THREADS)
+    (out / PARQUET).unlink(missing_ok=True)  # written last, by the engine that does
+    found = (frame for item in inputs.items() for frame in find_frames(*item, predictor.task))
+    ahead, frames = tee(found)
+    to_do = (frame for frame in ahead if frame.key not in done)
+    predicted = engine(predictor, to_do, out, pictures, json_lines, uuid.uuid4().hex if overlay_dicom else None)
     try:
-        found = _in_turn(pool, lambda item: find_frames(*item, predictor.task), inputs.items())
-        ahead, frames = tee(chain.from_iterable(found))
-        read = _in_turn(pool, partial(_try_to_read, predictor), (frame for frame in ahead if frame.key not in done))
-        run = uuid.uuid4().hex if overlay_dicom else None
-        write = partial(_write, out, predictor.task, pictures, json_lines, run)
-        predicted = _in_turn(pool, write, _predicted(predictor, read))
         told = _in_order(frames, done, predicted)
         for frame, row, line in _segmented(told, inputs, out, predictor):
             if frame.key not in done:
@@ -180,7 +206,7 @@ def predict_files(predictor, inputs, out, resume=False, probability_maps=False, 
                     csv.DictWriter(table, columns, lineterminator="\n").writerow(row)
             yield row
     finally:
-        pool.shutdown(cancel_futures=True)
+        predicted.close()
 
 
 def _done(inputs, out, columns, pictures, json_lines, overlay_dicom):
@@ -258,7 +284,7 @@ def _write(out, task, pictures, json_lines, run, predicted):
             except ValueError as header:
                 error = header
     if error is not None:
-        return _failed(frame, error, task)
+        return failure(frame, error, task)
     return _row(frame, prediction, task), _line(frame, prediction, task) if json_lines else None
 
 
@@ -283,11 +309,11 @@ def _segmented(told, inputs, out, predictor):
                 if not any(row["error"] for row in rows):
                     segment_scan(frame.scan, target, rows, out, predictor.name)
             except ValueError as error:
-                row, line = _failed(frame, error, predictor.task)
+                row, line = failure(frame, error, predictor.task)
         yield frame, row, line
 
 
-def _failed(frame, error, task):
+def failure(frame, error, task):
     """Row and line of a picture that has no answer, or none that could be written."""
     told = {"file": str(frame.path)} | ({"frame": frame.number} if frame.number else {}) | {"error": str(error)}
     return dict.fromkeys(fields(task), "") | told, json.dumps(told) + "\n"

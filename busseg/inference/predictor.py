@@ -114,6 +114,7 @@ class Predictor:
     Args:
         model: Name of a model that comes with the package, "best" or "small", or the path of a run's folder, of a
             `.keras`, `.onnx` or `.tflite` file, or of a folder of SavedModel or OpenVINO, or a `keras.Model`.
+        threads: Number of threads that ONNX Runtime computes by; one a core by default.
 
     Raises:
         FileNotFoundError: If there is no model at the path.
@@ -121,11 +122,11 @@ class Predictor:
             colour and `label` out.
     """
 
-    def __init__(self, model="best"):
+    def __init__(self, model="best", threads=None):
         if isinstance(model, (str, Path)):
             source = model
             self.name = Path(model).name
-            self._run, inputs, outputs = load(SHIPPED.get(str(model)) or Path(model))
+            self._run, inputs, outputs = load(SHIPPED.get(str(model)) or Path(model), threads)
         else:
             source = self.name = getattr(model, "name", type(model).__name__)
             self._run, inputs, outputs = run_keras(model)

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 
-def load(path):
+def load(path, threads=None):
     """Load a stored model, whatever its format.
 
     Args:
         path: Path of a run's folder, a `.keras`, `.onnx` or `.tflite` file, or a folder of SavedModel or OpenVINO.
+        threads: Number of threads that ONNX Runtime computes by; one a core by default.
 
     Returns:
         `(run, inputs, outputs)`: a function from a float32 batch to a dict of arrays; the shape of its input (or those
@@ -28,7 +29,7 @@ def load(path):
     if (path / "model.xml").is_file():
         return _run_openvino(path)
     if path.suffix == ".onnx" and path.is_file():
-        return _run_onnx(path)
+        return _run_onnx(path, threads)
     if path.suffix == ".tflite" and path.is_file():
         return _run_litert(path)
     return run_keras(load_keras(path))
@@ -95,13 +96,15 @@ def _run_saved_model(path):
     return run, _only(_shapes(inputs).values()), _shapes(signature.structured_outputs)
 
 
-def _run_onnx(path):
+def _run_onnx(path, threads):
     # Or else, from 1.29 on, it keeps a number that tells this machine apart, and sends reports with it to its makers.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0  # 0 leaves it to ONNX Runtime
     try:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors share no base class
         raise ValueError(f"Expected an ONNX model, found a file that cannot be loaded ({error}): {path}") from error
     inputs = {one.name: _numbers(one.shape) for one in session.get_inputs()}

@@ -26,6 +26,7 @@ from busseg.models.unet import build_unet
 from busseg.training.losses import LABEL_LOSSES, MASK_LOSSES
 from busseg.training.metrics import CleanNormalRate, LesionDice, LesionIoU
 from busseg.training.optimizer import SlowEncoderAdamW
+from busseg.training.parallel import apart, one_device
 from busseg.training.recipe import load_recipe
 
 MODEL, HISTORY, RECIPE, SPLITS, ENVIRONMENT = (
@@ -37,7 +38,7 @@ MODEL, HISTORY, RECIPE, SPLITS, ENVIRONMENT = (
 )
 
 
-def fit(recipe, split, out, fold=0, resume=False, workers=2):
+def fit(recipe, split, out, fold=0, resume=False, workers=2, devices=None):
     """Train a network: a U-Net for ultrasound, a classifier for tissue.
 
     The folder `out` then holds `model.keras`, the epoch with the lowest validation loss; `recipe.toml`, `splits.csv`,
@@ -55,6 +56,8 @@ def fit(recipe, split, out, fold=0, resume=False, workers=2):
         fold: Number of the fold, for `splits.csv`.
         resume: Whether to go on with the run that `out` holds. The rest of the run is as it would have been.
         workers: Number of threads that prepare batches.
+        devices: The `parallel.Devices` to train on; the one that Keras chooses by default. Of several processes, each
+            calls this with the same arguments but its own `devices`, and with an `out` that all of them see.
 
     Returns:
         The history: a list of dicts, one an epoch.
@@ -65,6 +68,18 @@ def fit(recipe, split, out, fold=0, resume=False, workers=2):
             the recipe.
         OSError: If an image cannot be read, or the folder not written.
     """
+    devices = devices or one_device()
+    split = _parts_to_learn(recipe, split)
+    out = claim_folder(out, ENVIRONMENT)
+    begun = (out / RECIPE).exists()
+    if begun and not resume:
+        raise FileExistsError(f"Expected a new folder, found another run; resume goes on with it: {out}")
+    history = _read_run(out, recipe, split) if begun else []
+    with devices.sharing():
+        return _fit(recipe, split, out, fold, history, begun, workers, devices)
+
+
+def _parts_to_learn(recipe, split):
     if recipe.magnification:
         learnt = ([s for s in part if parse_name(s.name).magnification == recipe.magnification]
                   for part in (split.train, split.validation))  # fmt: skip
@@ -73,43 +88,53 @@ def fit(recipe, split, out, fold=0, resume=False, workers=2):
         split = Split(split.train + split.validation, (), split.test)
     if recipe.validation and not split.validation:
         raise ValueError("Expected a validation part to choose the model by, found none in the split")
-    out = claim_folder(out, ENVIRONMENT)
-    begun = (out / RECIPE).exists()
-    if begun and not resume:
-        raise FileExistsError(f"Expected a new folder, found another run; resume goes on with it: {out}")
-    history = _read_run(out, recipe, split) if begun else []
+    return split
+
+
+def _fit(recipe, split, out, fold, history, begun, workers, devices):
     keras.utils.set_random_seed(recipe.seed)
     # A run that goes on has its weights in its checkpoint, also where those it began with are gone.
     model = build_model(dataclasses.replace(recipe, weights="none") if history else recipe)
+    options = {
+        "workers": devices.threads(workers), "task": recipe.task,
+        "devices": len(devices.names), "process": devices.process, "processes": devices.processes,
+    }  # fmt: skip
     train = Batches(
         split.train, recipe.image_size, recipe.batch_size, augmentation=recipe.augmentation, shuffle=True,
-        balance=recipe.balance, seed=recipe.seed, epoch=len(history), workers=workers, task=recipe.task,
+        balance=recipe.balance, seed=recipe.seed, epoch=len(history), **options,
     )  # fmt: skip
     read = [train]
     validation = None
     if split.validation:
-        validation = Batches(split.validation, recipe.image_size, recipe.batch_size, workers=workers, task=recipe.task)
+        validation = Batches(split.validation, recipe.image_size, recipe.batch_size, **options)
         read.append(validation)
     # Read everything once: a broken file shows before the first epoch, by name, and fills the cache.
-    for batches, index in track([(b, i) for b in read for i in range(len(b.samples))], "Reading images"):
+    to_read = [(batches, index) for batches in read for index in range(len(batches.samples))]
+    for batches, index in track(to_read, "Reading images", disable=not devices.keeps):
         batches.load(index)
-    if not begun:  # only now, so that a recipe of no network or a broken image leaves no run behind
-        _write_run(out, recipe, split, fold)
+    # Nobody writes before all have looked at what is there.
+    devices.agree([recipe, *([s.name for s in getattr(split, part)] for part in PARTS), len(history), begun])
+    if not begun and devices.keeps:  # only now, so that a recipe of no network or a broken image leaves no run behind
+        _write_run(out, recipe, split, fold, devices)
 
     if history:
         with _precision(recipe.precision):  # or else Keras forgets to scale the loss of "mixed_float16"
             model = keras.models.load_model(_checkpoint(out, len(history)))
     else:
         compile_model(model, recipe, steps_per_epoch=len(train))
-    keeper = RunKeeper(out, history, recipe)
+    keeper = RunKeeper(out if devices.keeps else None, history, recipe)
     callbacks = [keeper]
-    if importlib.util.find_spec("tensorflow"):  # Keras writes TensorBoard's files through TensorFlow
+    if devices.keeps and importlib.util.find_spec("tensorflow"):  # Keras writes TensorBoard's files through TensorFlow
         callbacks.append(keras.callbacks.TensorBoard(out / "logs", write_graph=False))
     if not keeper.finished:
+        if keras.backend.backend() != "tensorflow":
+            # Or else Keras builds the metrics by a first batch that it takes from the threads which prepare them, and
+            # hands on to the first epoch what they have prepared since, of the one before.
+            model.test_on_batch(*train[0])
         # `Batches` shuffles by seed and epoch; Keras' own shuffling on top would differ after a restart.
         model.fit(
             train, validation_data=validation, epochs=recipe.epochs, initial_epoch=len(history), shuffle=False,
-            callbacks=callbacks, verbose=1 if sys.stdout.isatty() else 2,
+            callbacks=callbacks, verbose=0 if not devices.keeps else 1 if sys.stdout.isatty() else 2,
         )  # fmt: skip
     return history
 
@@ -155,14 +180,13 @@ def compile_model(model, recipe, steps_per_epoch):
         learning_rate=learning_rate, weight_decay=recipe.weight_decay,
     )  # fmt: skip
     losses, weights = {LABEL: LABEL_LOSSES[recipe.label_loss]()}, {LABEL: recipe.label_weight}
-    metrics = {}
+    auc = keras.metrics.AUC(multi_label=True, num_labels=len(TASKS[recipe.task]), name="auc")
+    metrics = {LABEL: ["accuracy", auc]}
     if MASK in model.output:
         losses[MASK], weights[MASK] = MASK_LOSSES[recipe.mask_loss](), recipe.mask_weight
         metrics[MASK] = [LesionDice(), LesionIoU(), CleanNormalRate()]
-    auc = keras.metrics.AUC(multi_label=True, num_labels=len(TASKS[recipe.task]), name="auc")
-    # Weighted, because the label of a sample without one has weight 0.
-    weighted = {LABEL: ["accuracy", auc]}
-    model.compile(optimizer, losses, weights, metrics, weighted)
+    # Weighted, because the label of a sample without one has weight 0, and so has an image that fills up a batch.
+    model.compile(optimizer, losses, weights, weighted_metrics=metrics)
 
 
 class RunKeeper(keras.callbacks.Callback):
@@ -173,7 +197,7 @@ class RunKeeper(keras.callbacks.Callback):
     last: whatever a kill leaves half done before it is done again, the same way.
 
     Args:
-        out: Path of the run's folder.
+        out: Path of the run's folder; None where another process keeps it.
         history: List of dicts, the epochs so far; grows.
         recipe: The `Recipe`.
     """
@@ -204,6 +228,12 @@ class RunKeeper(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         learning_rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         self.history.append({"epoch": epoch + 1, "learning_rate": learning_rate, **logs})
+        if self.out:
+            with apart():  # or else Keras, to save, asks the other processes, which do not
+                self._keep(epoch)
+        self.model.stop_training = self.finished
+
+    def _keep(self, epoch):
         if self.best == len(self.history):
             self._save(self._served(), self.out / MODEL)
         write_csv(self.out / HISTORY, list(self.history[0]), self.history)
@@ -212,7 +242,6 @@ class RunKeeper(keras.callbacks.Callback):
         for old in checkpoint.parent.glob("*.keras"):
             if old != checkpoint:
                 old.unlink()
-        self.model.stop_training = self.finished
 
     def _served(self):
         """The network as it is used once trained: in float32, which every machine and every exported format can."""
@@ -241,9 +270,9 @@ def _checkpoint(out, epochs):
     return out / "checkpoints" / f"{epochs:04d}.keras"
 
 
-def _write_run(out, recipe, split, fold):
+def _write_run(out, recipe, split, fold, devices):
     """Write down what a run is made of. The recipe comes last: where it is, the rest is, too."""
-    write_text(out / ENVIRONMENT, json.dumps(_environment(split), indent=2) + "\n")
+    write_text(out / ENVIRONMENT, json.dumps(_environment(split, devices), indent=2) + "\n")
     write_splits(out / SPLITS, [split], first_fold=fold)
     recipe.save(out / RECIPE)
 
@@ -263,7 +292,7 @@ def _read_run(out, recipe, split):
     return [{key: float(value) for key, value in row.items()} | {"epoch": int(row["epoch"])} for row in rows]
 
 
-def _environment(split):
+def _environment(split, devices):
     packages = ("busseg", "keras", "tensorflow", "jax", "torch", "numpy", "opencv-python-headless", "albumentations")
     versions = {}
     for package in packages:
@@ -277,6 +306,8 @@ def _environment(split):
         "python": platform.python_version(),
         "platform": platform.platform(),
         "backend": keras.backend.backend(),
+        "devices": devices.names,
+        "processes": devices.processes,
         "packages": versions,
         "images": {part: len(getattr(split, part)) for part in PARTS},
     }

@@ -125,6 +125,51 @@ def test_same_sample_drawn_twice_is_augmented_twice(phantom_samples):
     assert len({one.tobytes() for one in image}) > 4
 
 
+# === Shared among devices ===
+@pytest.mark.parametrize("balance", ["none", "weights"])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_shares_of_the_processes_make_up_the_whole_batch(phantom_samples, shuffle, balance):
+    options = RANDOM | {"shuffle": shuffle, "balance": balance, "devices": 4}
+    samples = phantom_samples[1:]  # of each class another number
+    whole = Batches(samples, SIZE, 8, **options)
+    shares = [Batches(samples, SIZE, 8, **options, process=number, processes=2) for number in (0, 1)]
+    for index in range(len(whole)):
+        first, second = (keras.tree.flatten(share[index]) for share in shares)
+        assert {len(part) % 2 for part in first + second} == {0}  # two devices in each process
+        together = [np.concatenate(parts) for parts in zip(first, second, strict=True)]
+        assert same(together, whole[index])
+
+
+def test_shuffled_samples_that_cannot_be_shared_are_left_out_of_an_epoch_others_each_time(phantom_samples):
+    alone = Batches(phantom_samples[:29], SIZE, 8, shuffle=True)
+    shared = Batches(phantom_samples[:29], SIZE, 8, shuffle=True, devices=4)
+    assert [len(shared[index][0]) for index in range(len(shared))] == [8, 8, 8, 4]  # 28 of 29
+    left = set()
+    for _ in range(5):
+        assert same(shared[3][0], alone[3][0][:4])
+        left.add(alone[3][0][4].tobytes())
+        shared.on_epoch_end()
+        alone.on_epoch_end()
+    assert len(left) > 1
+
+
+def test_samples_in_order_are_filled_up_by_images_that_do_not_count(phantom_samples):
+    samples = phantom_samples[:9]
+    batches = Batches(samples, SIZE, 8, devices=2)
+    # 9 in two batches: 5 each, and 6 for two devices; 12 places, so each of the 9 weighs 12 / 9.
+    weights = [batches[index][2] for index in (0, 1)]
+    for name in (MASK, LABEL):
+        given = np.concatenate([one[name] for one in weights])
+        np.testing.assert_allclose(given, [12 / 9] * 9 + [0] * 3, rtol=1e-6)
+    images = np.concatenate([batches[index][0] for index in (0, 1)])
+    np.testing.assert_array_equal(images[:9], Batches(samples, SIZE, 9)[0][0])
+
+
+def test_fewer_samples_than_devices_are_refused(phantom_samples):
+    with pytest.raises(ValueError, match=r"^Expected at least a sample for each of 4 devices, found 3$"):
+        Batches(phantom_samples[:3], SIZE, 8, shuffle=True, devices=4)
+
+
 # === Balance ===
 SKEWED = {"benign": 10, "malignant": 5, "normal": 5}
 
