@@ -112,6 +112,7 @@ def test_folder_of_something_else_is_refused(tmp_path, phantom_samples):
         cross_validate(phantom_samples, tmp_path, RECIPE)
 
 
+@pytest.mark.slow
 def test_leak_of_random_folds_is_told(tmp_path, phantom_samples):
     # Every two neighbours are copies of each other: ten groups of three classes, each image twice.
     copies = [replace(sample, group=f"{sample.label} {i // 2}") for i, sample in enumerate(phantom_samples)]

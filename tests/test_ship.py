@@ -53,6 +53,7 @@ def test_shipped_model_is_the_run_calibrated_that_knows_foreign_images(trained, 
     score_together(phantom_samples, [crossval], tmp_path)  # again, in its place
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")  # tf2onnx, under NumPy 2
 def test_model_rounded_to_half_precision_answers_alike_in_both_formats(trained, phantom_samples, tmp_path):
     ship(phantom_samples, *([folder] for folder in trained), tmp_path / "half", float16=True)
@@ -69,6 +70,7 @@ def scores(folder):
     return {row["file"]: row for row in read_rows(folder / TABLE)}
 
 
+@pytest.mark.slow
 def test_one_cross_validation_scored_alone_has_its_own_scores(trained, phantom_samples, tmp_path):
     score_together(phantom_samples, trained[:1], tmp_path)
     before, after = scores(trained[0]), scores(tmp_path)
@@ -78,6 +80,7 @@ def test_one_cross_validation_scored_alone_has_its_own_scores(trained, phantom_s
         assert after[name]["fold"] == row["fold"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")  # tf2onnx, under NumPy 2
 def test_networks_of_two_sizes_answer_with_their_mean_and_ship_as_one(trained, phantom_samples, tmp_path):
     smaller = replace(RECIPE, image_size=24, seed=1)

@@ -337,6 +337,7 @@ FOREIGN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")  # Keras, under NumPy 2
 def test_uncertainty_and_novelty_are_told_by_every_format(tmp_path, tiny_run):
     network = load_keras(tiny_run)

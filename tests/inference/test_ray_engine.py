@@ -83,6 +83,7 @@ def test_workers_write_what_this_process_would_and_parquet(archive, predictor, c
     assert sum(row["error"] != "" for row in rows) == 2
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(archive, predictor, cluster, tmp_path):
     first = [*predict_files_on_ray(MODEL, predictor, archive, tmp_path)]
     rows = read_csv(tmp_path / "predictions.csv")

@@ -286,6 +286,7 @@ def fit_interrupted(split, monkeypatch):
     return fit_for
 
 
+@pytest.mark.slow
 def test_interrupted_run_ends_as_one_that_was_not_whatever_lies_about(run, split, tmp_path, fit_interrupted):
     whole, _ = run
     out = tmp_path / "run"
@@ -303,6 +304,7 @@ def test_interrupted_run_ends_as_one_that_was_not_whatever_lies_about(run, split
     assert files_of(out) == FILES | {"checkpoints/0004.keras"}
 
 
+@pytest.mark.slow
 def test_optimizer_goes_on_where_it_was_in_half_precision_too(split, tmp_path, fit_interrupted):
     # The optimizer that scales the loss has a state of its own, and knows the epochs only from its count of steps.
     recipe = dataclasses.replace(RECIPE, precision="mixed_float16", epochs=2, warmup_epochs=0)
