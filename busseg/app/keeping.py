@@ -20,7 +20,7 @@ class Uploads:
     """
 
     def __init__(self, folder):
-        self.folder = Path(folder)
+        self.folder = Path(folder).resolve()
 
     def keep(self, name, stream):
         """Store a file until it is answered.
@@ -48,8 +48,9 @@ class Uploads:
         try:
             yield
         finally:
-            for path in paths:
-                shutil.rmtree(Path(path).parent, ignore_errors=True)
+            for place in (Path(path).resolve().parent for path in paths):
+                if place.parent == self.folder:  # never a folder of somebody's own, whoever names it
+                    shutil.rmtree(place, ignore_errors=True)
             for left in self.folder.iterdir():
                 if left.is_file():  # Gradio's file component makes an empty one whenever it hands on another
                     left.unlink(missing_ok=True)

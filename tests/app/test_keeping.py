@@ -32,6 +32,15 @@ def test_answered_files_are_gone_whatever_comes_of_them(uploads):
     assert list(uploads.folder.iterdir()) == []
 
 
+def test_files_that_are_no_uploads_stay_whoever_asks_about_them(uploads, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mine")
+    for path in (folder / "scan.png", uploads.folder.parent / "other.png"):
+        path.write_bytes(b"pixels")
+        with uploads.until_answered([path]):
+            pass
+        assert path.exists()
+
+
 def test_file_that_nobody_asks_about_is_gone_with_the_next_one(uploads):
     old, young = keep(uploads), keep(uploads)
     long_ago = time.time() - FORGOTTEN_S - 1
