@@ -235,6 +235,8 @@ def lesion_px(page):
 
 
 def test_image_is_answered_drawn_moved_and_saved(server, page, scans, tmp_path):
+    from playwright.sync_api import expect
+
     predicted = Predictor("best").predict(scans["malignant"])
     drop(page, scans["malignant"])
     page.wait_for_selector(".facts")
@@ -253,9 +255,11 @@ def test_image_is_answered_drawn_moved_and_saved(server, page, scans, tmp_path):
     contour.wait_for(state="hidden")
 
     slider = page.get_by_label("range slider for Lesion from this probability on")
+    expect(slider).to_be_enabled(timeout=30_000)  # a moment after the answer is shown
     slider.focus()
     for _ in range(5):
         slider.press("ArrowRight")
+    expect(slider).to_have_value("0.55", timeout=30_000)
     expected = predicted.probability_map >= 0.55
     page.wait_for_selector(f"dt:text-is('Lesion') + dd:has-text('{expected.sum():,} px')")
 
