@@ -104,7 +104,8 @@ def _ask_of_one(one, endpoints):
         draw = partial(endpoints.predict_phantom, label)
         answered.append(button.click(draw, one.threshold, api_visibility="private", **asks))
     for asked in answered:
-        asked.success(_show, one.answer, seen, **_QUIET).success(_offer, one.answer, offered, **_QUIET)
+        # At once: a second event behind the first is lost now and then, if something else is touched meanwhile.
+        asked.success(lambda answer: (*_show(answer), *_offer(answer)), one.answer, [*seen, *offered], **_QUIET)
     asks["trigger_mode"] = "always_last"  # of a slider that is drawn, where it comes to rest
     asked = one.frame.input(endpoints.predict_frame, [one.answer, one.frame], api_name="frame", **asks)
     asked.success(_show, one.answer, seen, **_QUIET).success(lambda: "", outputs=one.heat, **_QUIET)

@@ -234,6 +234,7 @@ def lesion_px(page):
     return int(page.inner_text("dt:text-is('Lesion') + dd").split(" px")[0].replace(",", ""))
 
 
+@pytest.mark.slow
 def test_image_is_answered_drawn_moved_and_saved(server, page, scans, tmp_path):
     from playwright.sync_api import expect
 
