@@ -82,7 +82,6 @@ class Endpoints:
     @_politely
     def predict_batch(self, files: list[str], progress=gr.Progress()):  # noqa: B008 - where Gradio looks for it
         """A table of many image files, and the address on this server of a ZIP with it, masks and overlays."""
-
         files = files or []
         with self.uploads.until_answered(files):
             rows, packed = answer_files(self.predictor, files, partial(progress.tqdm, desc="Predicting", unit="images"))

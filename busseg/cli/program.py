@@ -60,15 +60,10 @@ def starting_keras():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Off by default on some processors; twice as fast there.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    with Console().status("Starting Keras ..."), Path(os.devnull).open("w") as nowhere:
-        # The notes come from C++, past Python's own stderr.
-        stderr = os.dup(2)
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
+    from busseg.inference.silence import silence
+
+    with Console().status("Starting Keras ..."), silence():
+        yield
 
 
 def needs_keras(model):

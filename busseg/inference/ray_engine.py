@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from busseg.data.files import replacing
 from busseg.inference.batch import PARQUET, TABLE, failure, predict_files, predict_in_threads
 from busseg.inference.predictor import SHIPPED, Predictor
+from busseg.inference.silence import silence
 
 _BLOCK = 32  # files that are done again when a worker dies, at most
 _TRIES = 3  # of a block, for a file of it may be what its workers die of
@@ -70,7 +71,7 @@ def _cluster(ray):
     if address:
         _try_to_reach(address)
     local = {} if address else {"include_dashboard": False, "object_store_memory": _STORE}
-    with _silence():  # what it logs by is told by its C++, past the level itself
+    with silence():  # what it logs by is told by its C++, past the level itself
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
     try:
         yield
@@ -86,18 +87,6 @@ def _try_to_reach(address):
             socket.create_connection((host, int(port)), timeout=10).close()
         except OSError as error:
             raise ConnectionError(f"Expected a Ray cluster at RAY_ADDRESS, found none ({error}): {address}") from error
-
-
-@contextmanager
-def _silence():
-    stderr = os.dup(2)
-    with Path(os.devnull).open("w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
 
 
 class _Worker:
