@@ -38,8 +38,11 @@ _HEADING = """# busseg
 Breast ultrasound: which class, and where the lesion lies. **Research software, not a medical device.**
 Images are read on the machine that runs this page, and deleted as soon as they are answered."""
 _SAVE = "told => Object.assign(document.createElement('a'), {href: told.segmentation, download: told.file}).click()"
+# Of what comes on the heels of another event. Gradio's browser code loses a queued one now and then: the server closes
+# the stream of answers behind the event before, and the browser may learn so after it has asked for the next.
+_AT_ONCE = {"queue": False}
 # Of what follows a question: it is the page's own business, and quick. The last of several answers is shown, too.
-_QUIET = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "multiple"}
+_QUIET = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "multiple", **_AT_ONCE}
 
 
 def build_page(endpoints):
@@ -104,14 +107,13 @@ def _ask_of_one(one, endpoints):
         draw = partial(endpoints.predict_phantom, label)
         answered.append(button.click(draw, one.threshold, api_visibility="private", **asks))
     for asked in answered:
-        # At once: a second event behind the first is lost now and then, if something else is touched meanwhile.
         asked.success(lambda answer: (*_show(answer), *_offer(answer)), one.answer, [*seen, *offered], **_QUIET)
-    asks["trigger_mode"] = "always_last"  # of a slider that is drawn, where it comes to rest
-    asked = one.frame.input(endpoints.predict_frame, [one.answer, one.frame], api_name="frame", **asks)
-    asked.success(_show, one.answer, seen, **_QUIET).success(lambda: "", outputs=one.heat, **_QUIET)
-    asks |= {"concurrency_id": None, "show_progress": "hidden"}
+    drawn = {"trigger_mode": "always_last", **_AT_ONCE}  # a slider: what counts is where it comes to rest
+    asked = one.frame.input(endpoints.predict_frame, [one.answer, one.frame], api_name="frame", **asks | drawn)
+    asked.success(lambda answer: (*_show(answer), ""), one.answer, [*seen, one.heat], **_QUIET)
+    drawn |= {"outputs": asks["outputs"], "show_progress": "hidden"}
     moves = [one.answer, one.threshold]
-    asked = one.threshold.change(endpoints.move_threshold, moves, api_name="threshold", **asks)
+    asked = one.threshold.change(endpoints.move_threshold, moves, api_name="threshold", **drawn)
     asked.success(_show, one.answer, seen, **_QUIET)
 
     slow = {"inputs": one.answer, "concurrency_id": "slow"}

@@ -234,7 +234,6 @@ def lesion_px(page):
     return int(page.inner_text("dt:text-is('Lesion') + dd").split(" px")[0].replace(",", ""))
 
 
-@pytest.mark.slow
 def test_image_is_answered_drawn_moved_and_saved(server, page, scans, tmp_path):
     from playwright.sync_api import expect
 
@@ -270,6 +269,8 @@ def test_image_is_answered_drawn_moved_and_saved(server, page, scans, tmp_path):
     download.value.save_as(tmp_path / "mask.png")
     np.testing.assert_array_equal(read_image(tmp_path / "mask.png"), expected * np.uint8(255))
     assert page.errors == []
+    # What follows an answer is not queued, for then it would be lost now and then.
+    assert len([url for url in page.requests if url.partition("?")[0].endswith("/queue/join")]) == 1
     assert [url for url in page.requests if not url.startswith((server.address, "data:", "blob:"))] == []
     assert left(server) == []
 
