@@ -107,9 +107,9 @@ def test_file_that_kills_its_workers_does_not_stop_the_others(archive, predictor
     deadly = [*archive][17]
 
     class Mortal(ray_engine._Worker):
-        def _predict(self, inputs, tries):
-            results = super()._predict(inputs, tries)
-            if deadly in inputs and tries.stat().st_size <= 3:
+        def _predict(self, frames, tries):
+            results = super()._predict(frames, tries)
+            if any(frame.path == deadly for frame in frames) and tries.stat().st_size <= 3:
                 os.kill(os.getpid(), signal.SIGKILL)
             return results
 
