@@ -37,9 +37,11 @@ SETTINGS = {
 _HEADING = """# busseg
 Breast ultrasound: which class, and where the lesion lies. **Research software, not a medical device.**
 Images are read on the machine that runs this page, and deleted as soon as they are answered."""
+_NO_ANSWER = "No answer: the image is no longer kept, or this frame of it cannot be read. Drop it again."
 _SAVE = "told => Object.assign(document.createElement('a'), {href: told.segmentation, download: told.file}).click()"
 # Of what comes on the heels of another event. Gradio's browser code loses a queued one now and then: the server closes
-# the stream of answers behind the event before, and the browser may learn so after it has asked for the next.
+# the stream of answers behind the event before, and the browser may learn so after it has asked for the next. That one
+# of these has failed, it does not tell.
 _AT_ONCE = {"queue": False}
 # Of what follows a question: it is the page's own business, and quick. The last of several answers is shown, too.
 _QUIET = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "multiple", **_AT_ONCE}
@@ -109,12 +111,14 @@ def _ask_of_one(one, endpoints):
     for asked in answered:
         asked.success(lambda answer: (*_show(answer), *_offer(answer)), one.answer, [*seen, *offered], **_QUIET)
     drawn = {"trigger_mode": "always_last", **_AT_ONCE}  # a slider: what counts is where it comes to rest
-    asked = one.frame.input(endpoints.predict_frame, [one.answer, one.frame], api_name="frame", **asks | drawn)
-    asked.success(lambda answer: (*_show(answer), ""), one.answer, [*seen, one.heat], **_QUIET)
+    turned = one.frame.input(endpoints.predict_frame, [one.answer, one.frame], api_name="frame", **asks | drawn)
+    turned.success(lambda answer: (*_show(answer), ""), one.answer, [*seen, one.heat], **_QUIET)
     drawn |= {"outputs": asks["outputs"], "show_progress": "hidden"}
     moves = [one.answer, one.threshold]
-    asked = one.threshold.change(endpoints.move_threshold, moves, api_name="threshold", **drawn)
-    asked.success(_show, one.answer, seen, **_QUIET)
+    moved = one.threshold.change(endpoints.move_threshold, moves, api_name="threshold", **drawn)
+    moved.success(_show, one.answer, seen, **_QUIET)
+    for asked in (turned, moved):
+        asked.failure(lambda: (view_picture(note=_NO_ANSWER), ""), outputs=seen, **_QUIET)
 
     slow = {"inputs": one.answer, "concurrency_id": "slow"}
     asked = one.why.click(

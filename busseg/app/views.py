@@ -16,15 +16,16 @@ _templates = jinja2.Environment(
 )
 
 
-def view_picture(answer=None):
+def view_picture(answer=None, note="The image and its lesion will be here."):
     """The image with its lesion on top, which the browser makes more or less opaque; or a place for one.
 
     Args:
         answer: An `Answer`, or None.
+        note: What stands in that place.
     """
     template = _templates.get_template("picture.html")
     if answer is None:
-        return template.render(answer=None)
+        return template.render(answer=None, note=note)
     height, width = answer.image.shape
     image, mask = png_address(answer.image), png_address(answer.prediction.mask * 255)
     color = "rgb({}, {}, {})".format(*LESION_RGB)

@@ -1,6 +1,7 @@
 import base64
 import http.client
 import io
+import json
 import os
 import signal
 import socket
@@ -287,6 +288,17 @@ def test_what_is_refused_takes_the_answer_before_from_the_page(page, scans, foul
     drop(page, scans["normal"])
     page.wait_for_selector(".facts")
     assert page.inner_text(".facts .label") == "Normal"
+
+
+def test_answer_that_is_no_longer_kept_is_told(server, page, scans):
+    drop(page, scans["benign"])
+    page.wait_for_selector(".facts")
+    for number in range(32):  # others, for whom the page makes room
+        asked = json.dumps({"data": [None, 0.5], "session_hash": f"other {number}"})
+        assert request(server, "POST", "/gradio_api/run/threshold", asked, Content_Type="application/json")[0] == 500
+    page.get_by_label("range slider for Lesion from this probability on").press("ArrowRight")
+    page.wait_for_selector(".no-picture:has-text('No answer: the image is no longer kept')")
+    assert not page.is_visible(".facts")
 
 
 @pytest.mark.slow
