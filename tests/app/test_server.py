@@ -291,14 +291,18 @@ def test_what_is_refused_takes_the_answer_before_from_the_page(page, scans, foul
 
 
 def test_answer_that_is_no_longer_kept_is_told(server, page, scans):
+    from playwright.sync_api import expect
+
     drop(page, scans["benign"])
     page.wait_for_selector(".facts")
     for number in range(32):  # others, for whom the page makes room
         asked = json.dumps({"data": [None, 0.5], "session_hash": f"other {number}"})
         assert request(server, "POST", "/gradio_api/run/threshold", asked, Content_Type="application/json")[0] == 500
-    page.get_by_label("range slider for Lesion from this probability on").press("ArrowRight")
+    slider = page.get_by_label("range slider for Lesion from this probability on")
+    expect(slider).to_be_enabled(timeout=30_000)
+    slider.press("ArrowRight")
     page.wait_for_selector(".no-picture:has-text('No answer: the image is no longer kept')")
-    assert not page.is_visible(".facts")
+    page.wait_for_selector(".facts", state="detached")
 
 
 @pytest.mark.slow
