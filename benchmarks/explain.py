@@ -118,6 +118,8 @@ def score(scores, heats, occlusion, mask):
 def told(scores):
     """A row of what the scores of one kind of heat are together."""
     values = {name: np.array([one[name] for one in scores]) for name in scores[0]}
+    if "agreement" in values:  # there is none where occlusion finds nothing, as in a network that is wholly sure
+        values["agreement"] = values["agreement"][np.isfinite(values["agreement"])]
     return {
         "lesions": len(scores),
         "share in lesion": float(values["share"].mean()),
@@ -125,7 +127,7 @@ def told(scores):
         "factor, median": interval(values["factor"], np.median),
         "above chance": float((values["factor"] > 1).mean()),
         "peak": interval(values["peak"], np.mean),
-        "agreement": interval(values["agreement"], np.mean) if "agreement" in values else None,
+        "agreement": interval(values["agreement"], np.mean) if len(values.get("agreement", ())) else None,
         "factors": values["factor"].tolist(),
     }
 
