@@ -1,6 +1,7 @@
 """The protocols of cross-validation, each by its name: which images, which folds, scored at which size."""
 
 import csv
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def tang_splits(samples, folder=PUBLISHED / "tang"):
     """Read the three splits of BUSI's 647 lesion images behind a much used table of U-shaped networks.
 
     They have no test part: the table's authors chose each model's epoch on the part they report, and so does this.
-    28 to 30 % of its images have a copy in training.
+    28 to 30 % of its images have a copy in training, so every image is a group of its own, as in `random_splits`.
 
     Args:
         samples: The samples of BUSI.
@@ -66,7 +67,7 @@ def tang_splits(samples, folder=PUBLISHED / "tang"):
     Reference:
         Tang et al., https://github.com/FengheTan9/Medical-Image-Segmentation-Benchmarks
     """
-    by_stem = _by_stem(samples)
+    by_stem = _by_stem([replace(sample, group=sample.name) for sample in samples])
     splits = []
     for number in (1, 2, 3):
         train, validation = (_read_stems(folder / f"{part}{number}.txt", by_stem) for part in ("train", "val"))

@@ -1,11 +1,12 @@
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from busseg.data.busi import find_samples
 from busseg.data.protocols import PROTOCOLS, PUBLISHED, curated_splits, make_splits, tang_splits
 from busseg.data.sample import Sample
-from busseg.data.splits import grouped_splits, leaked, random_splits
+from busseg.data.splits import PARTS, grouped_splits, leaked, random_splits, read_split, write_splits
 
 
 def samples_like_busi():
@@ -33,6 +34,21 @@ def test_tang_s_splits_are_three_of_452_and_195_lesion_images():
         parts = split.train + split.validation
         assert len({sample.name for sample in parts}) == 452 + 195
         assert {sample.label for sample in parts} == {"benign", "malignant"}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS[:-1])  # the last one is for BreaKHis
+def test_folds_with_copies_are_read_back_as_they_were_written(tmp_path, protocol):
+    """A fold that is resumed, or scored again, is read from its file."""
+    samples = [replace(sample, group=f"group {number // 2}") for number, sample in enumerate(samples_like_busi())]
+    splits = make_splits(protocol, samples)
+    write_splits(tmp_path / "splits.csv", splits)
+    for fold, split in enumerate(splits):
+        read = read_split(tmp_path / "splits.csv", samples, fold)
+        assert names(read) == names(split)
+
+
+def names(split):
+    return [[sample.name for sample in getattr(split, part)] for part in PARTS]
 
 
 def test_tang_s_files_are_read_in_their_order(tmp_path):
