@@ -173,6 +173,12 @@ def test_nothing_is_said_of_copies_where_none_is_trained_with(tmp_path):
     assert "copy in training" not in format_comparison(comparison)
 
 
+def test_image_of_several_folds_leaks_only_where_its_fold_has_a_copy(tmp_path):
+    rows = [row(number, fold=fold, leaked=number < 5 and fold == 1) for fold in (0, 1) for number in range(IMAGES)]
+    (one,) = compare([folder(tmp_path / name, rows) for name in "ab"])["differences"]
+    assert (one["images"], one["leaked"]["images"]) == (2 * IMAGES, 5)
+
+
 @pytest.mark.parametrize("names", [["only one"], ["same", "same"], ["a", "b", "c"]])
 def test_names_must_tell_the_folders_apart(tmp_path, names):
     a = plain(tmp_path / "a")
