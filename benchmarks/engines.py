@@ -81,11 +81,10 @@ def run_saved_model(folder, batch):
 
 
 def run_onnxruntime(folder, batch):
-    import onnxruntime
+    from busseg.inference.runtimes import load
 
-    session = onnxruntime.InferenceSession(Path(folder) / "model.onnx", providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return compared(folder, batch, lambda image: session.run(None, {name: image}))
+    run, _, _ = load(Path(folder) / "model.onnx")
+    return compared(folder, batch, lambda image: list(run(image).values()))
 
 
 def run_openvino(folder, batch):

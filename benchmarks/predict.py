@@ -154,13 +154,14 @@ def networks_like(name):
 def model_alone(name):
     """A worker's maker: one batch through a model that ships, no files."""
     import numpy as np
-    import onnxruntime
+
+    from busseg.inference.runtimes import load
 
     facts = shipped(name)
-    session = onnxruntime.InferenceSession(SHIPPED[name], providers=["CPUExecutionProvider"])
+    run, _, _ = load(SHIPPED[name])
     batch = np.random.default_rng(0).uniform(0, 255, (16, facts["size"], facts["size"], 1)).astype(np.float32)
-    session.run(None, {"image": batch})
-    return {"images": 16, **facts}, lambda: session.run(None, {"image": batch})
+    run(batch)
+    return {"images": 16, **facts}, lambda: run(batch)
 
 
 def keras_files(inputs, out, size):
