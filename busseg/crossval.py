@@ -57,7 +57,7 @@ def cross_validate(samples, out, recipe, protocol="grouped", folds=5, seed=0, jo
     settings = {"protocol": protocol, "folds": len(splits), "seed": seed, "recipe": dataclasses.asdict(recipe)}
     _settle(out, recipe, settings)
     write_splits(out / "splits.csv", splits)
-    by_name = {sample.name: sample for sample in samples}  # for the groups, which "random" and "tang" take from them
+    by_name = {sample.name: sample for sample in samples}  # for the groups: "random" and "tang" part them
     scored = [[by_name[sample.name] for sample in split.test or split.validation] for split in splits]
 
     tasks = [

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from busseg.data.files import claim_folder, replacing, write_csv, write_text
-from busseg.evaluation.intervals import paired_differences, what_tells_images
+from busseg.evaluation.intervals import image_key, paired_differences
 from busseg.evaluation.protocol import SUMMARY, TABLE, read_rows
 from busseg.evaluation.scores import scored
 
@@ -106,9 +106,9 @@ def compare(folders, out=None, names=None):
 
 def _leaked(rows_a, rows_b):
     """The rows of the images of which one of two models was trained with a copy."""
-    image_of = what_tells_images(rows_a, rows_b)
-    images = {image_of(row) for row in (*rows_a, *rows_b) if row["leaked"]}
-    return [[row for row in rows if image_of(row) in images] for rows in (rows_a, rows_b)]
+    key = image_key(rows_a, rows_b)
+    images = {key(row) for row in (*rows_a, *rows_b) if row["leaked"]}
+    return [[row for row in rows if key(row) in images] for rows in (rows_a, rows_b)]
 
 
 def _names(folders):

@@ -108,8 +108,8 @@ def paired_differences(rows_a, rows_b, replicates=1000, seed=0):
     }
 
 
-def what_tells_images(rows_a, rows_b):
-    """A function from a row of two models' to what tells its image from others: a tuple, see `paired_differences`."""
+def image_key(rows_a, rows_b):
+    """The function that gives rows of one image the same key, others another; see `paired_differences`."""
     names = ("file", "label", "true_px", "width_px", "height_px")
     if any(len({row["file"] for row in rows}) < len(rows) for rows in (rows_a, rows_b)):
         names = (*names, "fold")
@@ -118,8 +118,8 @@ def what_tells_images(rows_a, rows_b):
 
 def _match(rows_a, rows_b):
     """The rows of the images in both, in one order, and how many each has alone."""
-    image_of = what_tells_images(rows_a, rows_b)
-    by_image_a, by_image_b = ({image_of(row): row for row in rows} for rows in (rows_a, rows_b))
+    key = image_key(rows_a, rows_b)
+    by_image_a, by_image_b = ({key(row): row for row in rows} for rows in (rows_a, rows_b))
     common = [image for image in by_image_a if image in by_image_b]
     return (
         [by_image_a[image] for image in common],
