@@ -1,6 +1,7 @@
 """One labelled image, as paths, and the names every room agrees on."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 CLASSES = ("normal", "benign", "malignant")
@@ -19,6 +20,8 @@ TASKS = {
         "papillary_carcinoma",
     ),
 }
+# What a dataset may know of an image beside its class. `patient` pools the views of one patient in the scores.
+ATTRIBUTES = ("patient", "birads", "histology", "device", "side")
 MASK = "mask"
 LABEL = "label"
 
@@ -33,6 +36,9 @@ class Sample:
         masks: Paths of the mask files. The lesion is their union.
         label: One of the classes of its task, see `TASKS`, or None where the dataset tells no class.
         group: Samples of one group (copies of one scan, scans of one patient) must stay in one part of a split.
+        source: Name of the dataset that the sample comes from.
+        pixel_mm: Side of a pixel in mm, or None where the dataset gives no scale.
+        attributes: What the dataset knows beside the class, by name, as text: see `ATTRIBUTES`.
     """
 
     name: str
@@ -40,3 +46,6 @@ class Sample:
     masks: tuple[Path, ...]
     label: str | None
     group: str
+    source: str = ""
+    pixel_mm: float | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
