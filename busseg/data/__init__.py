@@ -35,18 +35,22 @@ def find_reader(root):
         root: Path of a folder; see `find_samples`.
 
     Returns:
-        `(reader, folder)`: the module that reads it, `busi`, `breakhis` or `pairs`, and the folder that has the shape:
-        `root`, or the only one inside.
+        `(reader, folder)`: the module that reads it, `busi`, `busbra`, `breast`, `breakhis` or `pairs`, and the folder
+        that has the shape: `root`, or the only one inside.
 
     Raises:
         FileNotFoundError: If the folder is missing or has none of these shapes.
     """
-    from busseg.data import breakhis, busi, pairs
+    from busseg.data import breakhis, breast, busbra, busi, pairs
     from busseg.data.sample import CLASSES
 
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"Expected a dataset folder, found {'a file' if root.exists() else 'nothing'}: {root}")
+    if busbra.is_busbra(root):
+        return busbra, root
+    if breast.is_breast(root):
+        return breast, root
     inner = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))]
     if len(inner) == 1 and inner[0].name not in (*CLASSES, "images", "masks"):
         return find_reader(inner[0])
@@ -58,5 +62,6 @@ def find_reader(root):
     if names & set(CLASSES):
         return busi, root
     raise FileNotFoundError(
-        f"Expected the folders {', '.join(CLASSES)}, or images and masks, or files of BreaKHis, found none: {root}"
+        f"Expected the folders {', '.join(CLASSES)}, or images and masks, or the files of BUS-BRA, BrEaST or BreaKHis, "
+        f"found none: {root}"
     )
