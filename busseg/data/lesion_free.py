@@ -5,14 +5,16 @@ import numpy as np
 from busseg.data.images import fit_to_square
 
 _MARGIN = 0.03  # of the square's side, kept between crop and lesion: its rim is blurred
-_LEAST = 0.4  # of the image's own height and width
+_LEAST = 0.33  # of the image's own width
+_NARROWEST = 0.6  # width over height of a crop
 
 
 def crop_beside_lesion(image, mask, random):
     """Crop an image beside its lesion, and fit the crop to the square.
 
-    The crop is a rectangle left of, right of, above or below the lesion's bounding box, chosen with a chance in
-    proportion to its area, and as large as it can be.
+    The crop lies left or right of the lesion's bounding box and begins at the skin, so that it shows what a scan
+    without a lesion shows. What lies below a lesion is in its shadow. Of two sides one is chosen with a chance in
+    proportion to its width.
 
     Args:
         image: Array `(size, size)`, uint8, as `fit_to_square` gives it.
@@ -20,25 +22,20 @@ def crop_beside_lesion(image, mask, random):
         random: `numpy.random.Generator`.
 
     Returns:
-        Array `(size, size)`, uint8; or None where no side leaves a crop of 0.4 of the image's height and width.
+        Array `(size, size)`, uint8; or None where neither side is a third as wide as the image.
     """
     size = len(image)
     (top, bottom), (left, right) = (_range(image.any(axis)) for axis in (1, 0))
-    (first, last), (begin, end) = (_range(mask.any(axis)) for axis in (1, 0))
+    begin, end = _range(mask.any(axis=0))
     margin = round(_MARGIN * size)
-    candidates = [
-        (top, first - margin, left, right),
-        (last + margin, bottom, left, right),
-        (top, bottom, left, begin - margin),
-        (top, bottom, end + margin, right),
-    ]
-    height, width = _LEAST * (bottom - top), _LEAST * (right - left)
-    candidates = [(a, b, c, d) for a, b, c, d in candidates if b - a >= height and d - c >= width]
-    if not candidates:
+    sides = [(left, begin - margin), (end + margin, right)]
+    sides = [(start, stop) for start, stop in sides if stop - start >= _LEAST * (right - left)]
+    if not sides:
         return None
-    areas = np.array([(b - a) * (d - c) for a, b, c, d in candidates], float)
-    a, b, c, d = candidates[random.choice(len(candidates), p=areas / areas.sum())]
-    return fit_to_square(image[a:b, c:d], size)
+    widths = np.array([stop - start for start, stop in sides])
+    start, stop = sides[random.choice(len(sides), p=widths / widths.sum())]
+    height = min(bottom - top, round((stop - start) / _NARROWEST))
+    return fit_to_square(image[top : top + height, start:stop], size)
 
 
 def _range(present):

@@ -66,6 +66,9 @@ class Recipe:
     augmentation: str = "card"
     magnification: int = 0  # of tissue, the only one to learn from; 0 learns from all
     balance: str = "none"
+    balance_power: float = 0.0  # "sampling" draws sources and classes in proportion to this power of their sizes
+    lesion_free: float = 0.0  # share of lesion images that are drawn as a crop beside the lesion, as normals
+    grey_transfer: float = 0.0  # share of images that get the grey values of another source
     validation: bool = True  # whether a part chooses the epoch; if not, it is trained with, and the last epoch is kept
 
     # === Losses ===
@@ -100,6 +103,9 @@ class Recipe:
                      "weight_decay", "seed"):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise ValueError(f"`{name}` must be >= 0. Received: {getattr(self, name)}")
+        for name in ("balance_power", "lesion_free", "grey_transfer"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` must be in [0, 1]. Received: {getattr(self, name)}")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be one of {', '.join(allowed)}. Received: {getattr(self, name)!r}")
