@@ -65,7 +65,7 @@ def test_images_may_lie_beside_the_table(root):
 
 def test_folder_is_recognised_by_its_table(root):
     assert find_reader(root) == (breast, root)
-    assert find_samples(root) == breast.find_samples(root)
+    assert len(find_samples(root)) == 3
 
 
 def test_mask_without_a_row_is_refused_by_name(root):

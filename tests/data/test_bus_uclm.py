@@ -44,7 +44,7 @@ def test_green_and_red_are_lesion_alike_and_black_is_none(root):
 @pytest.mark.parametrize("parent", [False, True])
 def test_folder_is_recognised_by_its_table_not_as_a_folder_of_pairs(root, parent):
     assert find_reader(root.parent if parent else root) == (bus_uclm, root)
-    assert find_samples(root) == bus_uclm.find_samples(root)
+    assert len(find_samples(root)) == 3
 
 
 def test_image_without_a_mask_is_refused_by_name(root):

@@ -46,7 +46,7 @@ def test_views_of_a_patient_share_a_group(root):
 @pytest.mark.parametrize("parent", [False, True])
 def test_folder_is_recognised_by_its_table(root, parent):
     assert find_reader(root.parent if parent else root) == (busbra, root)
-    assert find_samples(root.parent if parent else root) == busbra.find_samples(root)
+    assert len(find_samples(root.parent if parent else root)) == 3
 
 
 def test_image_without_a_mask_is_refused_by_name(root):
