@@ -65,22 +65,21 @@ def find_reader(root):
         root: Path of a folder; see `find_samples`.
 
     Returns:
-        `(reader, folder)`: the module that reads it, `busi`, `busbra`, `breast`, `breakhis` or `pairs`, and the folder
-        that has the shape: `root`, or the only one inside.
+        `(reader, folder)`: the module that reads it, `busi`, `busbra`, `breast`, `bus_uclm`, `udiat`, `breakhis` or
+        `pairs`, and the folder that has the shape: `root`, or the only one inside.
 
     Raises:
         FileNotFoundError: If the folder is missing or has none of these shapes.
     """
-    from busseg.data import breakhis, breast, busbra, busi, pairs
+    from busseg.data import breakhis, breast, bus_uclm, busbra, busi, pairs, udiat
     from busseg.data.sample import CLASSES
 
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"Expected a dataset folder, found {'a file' if root.exists() else 'nothing'}: {root}")
-    if busbra.is_busbra(root):
-        return busbra, root
-    if breast.is_breast(root):
-        return breast, root
+    for reader in (busbra, breast, bus_uclm, udiat):  # by their tables, which other shapes lack
+        if reader.recognises(root):
+            return reader, root
     inner = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))]
     if len(inner) == 1 and inner[0].name not in (*CLASSES, "images", "masks"):
         return find_reader(inner[0])
@@ -92,6 +91,6 @@ def find_reader(root):
     if names & set(CLASSES):
         return busi, root
     raise FileNotFoundError(
-        f"Expected the folders {', '.join(CLASSES)}, or images and masks, or the files of BUS-BRA, BrEaST or BreaKHis, "
-        f"found none: {root}"
+        f"Expected the folders {', '.join(CLASSES)}, or images and masks, or the files of BUS-BRA, BrEaST, BUS-UCLM, "
+        f"UDIAT or BreaKHis, found none: {root}"
     )

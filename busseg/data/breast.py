@@ -15,7 +15,7 @@ UNKNOWN = ("", "not applicable", "not available")
 _ATTRIBUTES = {"patient": "CaseID", "birads": "BIRADS", "histology": "Diagnosis"}
 
 
-def is_breast(root):
+def recognises(root):
     """Whether a folder holds the clinical table of BrEaST."""
     return any(Path(root).glob(TABLES))
 
@@ -78,5 +78,5 @@ def list_samples(root):
 
     columns = ("Image_filename", "Mask_tumor_filename", "Pixel_size", "Classification", *_ATTRIBUTES.values())
     images = [path for path in files if "_" not in path.stem]
-    masks = [path for path in files if path.stem.endswith("_tumor")]
+    masks = [path for path in files if "_tumor" in path.stem]
     return list_table(table, columns, to_sample, images, masks)

@@ -14,7 +14,7 @@ TABLE = "bus_data.csv"
 _ATTRIBUTES = {"patient": "Case", "birads": "BIRADS", "histology": "Histology", "device": "Device", "side": "Side"}
 
 
-def is_busbra(root):
+def recognises(root):
     """Whether a folder holds the table of BUS-BRA."""
     return (Path(root) / TABLE).is_file()
 

@@ -79,11 +79,7 @@ def read_excel(path, required=()):
         ImportError: If openpyxl is not installed.
         ValueError: If it is no Excel file, or a required column is missing.
     """
-    try:
-        import openpyxl
-    except ImportError as error:
-        line = f'Expected openpyxl to read Excel, found none; pip install "busseg[excel]": {path}'
-        raise ImportError(line) from error
+    openpyxl = import_openpyxl(path)
     try:
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
         lines = [["" if cell is None else str(cell).strip() for cell in line] for line in book.worksheets[0].values]
@@ -95,3 +91,13 @@ def read_excel(path, required=()):
     if missing:
         raise ValueError(f"Expected the column {missing[0]!r}, found {', '.join(columns) or 'no header'}: {path}")
     return [dict(zip(columns, line)) for line in lines[1:] if any(line)]
+
+
+def import_openpyxl(path):
+    """The module openpyxl, which reads Excel files such as `path`; an ImportError says how to install it."""
+    try:
+        import openpyxl
+    except ImportError as error:
+        line = f'Expected openpyxl to read Excel, found none; pip install "busseg[excel]": {path}'
+        raise ImportError(line) from error
+    return openpyxl
