@@ -12,6 +12,8 @@ from busseg.data.tables import list_table
 
 TABLE = "bus_data.csv"
 _ATTRIBUTES = {"patient": "Case", "birads": "BIRADS", "histology": "Histology", "device": "Device", "side": "Side"}
+# bus_0853-l and bus_0854-s show one lesion, as `busseg audit` finds.
+_SAME_LESION = {"854": "853"}
 
 
 def recognises(root):
@@ -28,7 +30,8 @@ def find_samples(root):
         root: Path of the folder.
 
     Returns:
-        List of `Sample`, sorted by name. The group is the patient: most have two views, left and right.
+        List of `Sample`, sorted by name. The group is the patient: most have two views, left and right. Cases 853 and
+        854, whose images show one lesion, share a group.
 
     Raises:
         FileNotFoundError: If the table, an image's mask or a mask's image is missing, or there are no images.
@@ -58,7 +61,7 @@ def list_samples(root):
             image=root / "Images" / name,
             masks=(root / "Masks" / name.replace("bus", "mask", 1),),
             label=row["Pathology"],
-            group=row["Case"],
+            group=_SAME_LESION.get(row["Case"], row["Case"]),
             attributes={name: row[column] for name, column in _ATTRIBUTES.items() if row[column]},
         )
 
