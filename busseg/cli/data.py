@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from busseg.cli.program import Data, Groups, app, progress_bar, read_samples
+from busseg.cli.program import Data, Groups, app, check_datasets, progress_bar, read_samples
 
 
 @app.command()
@@ -13,16 +13,15 @@ def audit(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for audit.html, audit.json and groups.csv.")] = Path("audit"),
 ):
-    """Look a dataset over before it is trusted: faulty files and masks, copies, classes, sizes of lesions.
+    """Look datasets over before they are trusted: faulty files and masks, copies, classes, sizes of lesions.
 
     Example: busseg audit data/busi --out audit
     """
-    from busseg.data import find_reader
     from busseg.data.audit import audit_dataset, format_audit
     from busseg.data.files import claim_folder
     from busseg.evaluation.audit_page import AUDIT, PAGE, write_audit
 
-    find_reader(data)  # A wrong folder on either side is refused before the work, and leaves nothing behind.
+    check_datasets(data)  # A wrong folder on either side is refused before the work, and leaves nothing behind.
     claim_folder(out, AUDIT)
     found = audit_dataset(data, progress=progress_bar("Looking"))
     write_audit(found, out)
@@ -43,14 +42,15 @@ def split(
         bool, typer.Option("--keep-conflicts", help="Keep the groups whose images carry different classes.")
     ] = False,
 ):
-    """Split a dataset into stratified folds that keep copies of an image together, and the images of a patient.
+    """Split datasets into stratified folds that keep copies of an image together, and the images of a patient.
 
     Example: busseg split data/busi --folds 5 --out splits.csv
     """
     from busseg.data import breakhis, find_reader
     from busseg.data.splits import PARTS, grouped_splits, patient_splits, write_splits
 
-    samples, tissue = read_samples(data, groups), find_reader(data)[0] is breakhis
+    tissue = find_reader(data[0])[0] is breakhis
+    samples = read_samples(data, groups, "histology" if tissue else "ultrasound")
     splits = patient_splits(samples, folds, seed) if tissue else grouped_splits(samples, folds, seed, keep_conflicts)
     write_splits(out, splits)
     for number, fold in enumerate(splits):

@@ -6,10 +6,10 @@ from importlib.resources import files
 from pathlib import Path
 
 from busseg.data.files import read_csv
-from busseg.data.splits import Split, grouped_splits, patient_splits, random_splits
+from busseg.data.splits import Split, grouped_splits, leave_one_source_out, patient_splits, random_splits
 
 PUBLISHED = files("busseg.data") / "published"
-PROTOCOLS = ("grouped", "random", "tang", "curated", "busbra5", "busbra10", "patient")
+PROTOCOLS = ("grouped", "leave-one-source-out", "random", "tang", "curated", "busbra5", "busbra10", "patient")
 # Side in pixels of the square that masks are scored at; the others score at native size.
 SCORED_SIZE = {"tang": 256}
 
@@ -23,6 +23,7 @@ def make_splits(protocol, samples, folds=5, seed=0):
     """Split samples by a named protocol.
 
     - "grouped": `grouped_splits`. No copy of a tested image is trained with. The protocol for numbers to trust.
+    - "leave-one-source-out": `leave_one_source_out`. Fold by fold another source is new to its model.
     - "random": `random_splits`, the field's habit, for comparison.
     - "tang": `tang_splits`, three published splits of BUSI's lesion images.
     - "curated": `curated_splits`, four folds of a published choice of 450 images of BUSI.
@@ -32,7 +33,7 @@ def make_splits(protocol, samples, folds=5, seed=0):
     Args:
         protocol: One of `PROTOCOLS`.
         samples: Sequence of `Sample`.
-        folds: Number of folds of "grouped", "random" and "patient"; the published ones have theirs.
+        folds: Number of folds of "grouped", "random" and "patient"; the others have theirs.
         seed: Integer. The same seed gives the same folds.
 
     Returns:
@@ -42,6 +43,8 @@ def make_splits(protocol, samples, folds=5, seed=0):
         raise ValueError(f"Expected a protocol of {', '.join(PROTOCOLS)}, found {protocol!r}")
     if protocol == "grouped":
         return grouped_splits(samples, folds, seed)
+    if protocol == "leave-one-source-out":
+        return leave_one_source_out(samples, seed)
     if protocol == "random":
         return random_splits(samples, folds, seed)
     if protocol == "patient":
