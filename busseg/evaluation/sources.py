@@ -1,0 +1,56 @@
+"""Scores of several sources side by side, and their mean with every source counted once."""
+
+import numpy as np
+
+MEAN = "mean of sources"
+SOURCE_SCORES = {  # in the tables of sources
+    "dice": "Dice",
+    "missed_rate": "missed",
+    "clean_normal_rate": "clean",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced",
+    "malignant_auc": "mal. AUC",
+}
+
+
+def rows_by_source(rows):
+    """The rows of each source: a dict by the sources' names, in their order; "" is that of rows without one."""
+    sources = sorted({row.get("source") or "" for row in rows})
+    return {source: [row for row in rows if (row.get("source") or "") == source] for source in sources}
+
+
+def mean_of_sources(scores):
+    """The mean of each score over the sources that define it, every source counted once.
+
+    Args:
+        scores: Sequence of dicts, one a source, from the name of a score to float or None.
+
+    Returns:
+        Dict of the same names to float, or None where no source defines the score.
+    """
+    means = {}
+    for name in scores[0]:
+        values = [one[name] for one in scores if one[name] is not None]
+        means[name] = float(np.mean(values)) if values else None
+    return means
+
+
+def format_sources(one):
+    """The sources of a part as lines of text: a table, a row a source, and their mean.
+
+    Args:
+        one: What `summarise` says of a part of several sources.
+    """
+    lines = [f"{'by source':20}{'images':>8}" + "".join(f"{title:>10}" for title in SOURCE_SCORES.values())]
+    for source, mine in one["sources"].items():
+        lines.append(f"{_short(source):20}{mine['images']:8}" + _cells(mine["scores"]))
+    lines.append(f"{MEAN:28}" + _cells(one["mean_of_sources"]))
+    return lines
+
+
+def _short(name):
+    return name if len(name) < 20 else f"...{name[-16:]}"
+
+
+def _cells(scores):
+    return "".join(f"{'n/a' if scores[name] is None else format(scores[name], '.3f'):>10}" for name in SOURCE_SCORES)
