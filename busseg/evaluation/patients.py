@@ -4,7 +4,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from busseg.evaluation.intervals import bootstrap_intervals
+from busseg.evaluation.intervals import bootstrap_intervals, match_images, paired_differences
 from busseg.evaluation.scores import classes_of, point_scores, scored
 
 PATIENT_SCORES = {
@@ -67,3 +67,19 @@ def patient_scores(rows):
         "scores": {name: scores[name] for name in PATIENT_SCORES},
         "intervals": {name: intervals[name] for name in PATIENT_SCORES if name in intervals},
     }
+
+
+def paired_patients(rows_a, rows_b):
+    """Compare two models patient by patient, on the images that both have scored.
+
+    Args:
+        rows_a: As for `pool_patients`.
+        rows_b: The same of the other model.
+
+    Returns:
+        Dict of the number of `patients`, and `differences`, those of `PATIENT_SCORES` as `paired_differences` has them.
+    """
+    rows_a, rows_b, _, _ = match_images(scored(rows_a), scored(rows_b))
+    paired = paired_differences(pool_patients(rows_a), pool_patients(rows_b))
+    differences = {name: one for name, one in paired["differences"].items() if name in PATIENT_SCORES}
+    return {"patients": paired["images"], "differences": differences}

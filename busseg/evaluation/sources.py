@@ -2,6 +2,9 @@
 
 import numpy as np
 
+from busseg.evaluation.intervals import match_images, paired_differences
+from busseg.evaluation.scores import scored
+
 MEAN = "mean of sources"
 SOURCE_SCORES = {  # in the tables of sources
     "dice": "Dice",
@@ -33,6 +36,33 @@ def mean_of_sources(scores):
         values = [one[name] for one in scores if one[name] is not None]
         means[name] = float(np.mean(values)) if values else None
     return means
+
+
+def paired_sources(rows_a, rows_b):
+    """Compare two models source by source, on the images that both have scored.
+
+    Args:
+        rows_a: Sequence of dicts, one an image; see `busseg.evaluation.protocol.fields`. Those with an error are left
+            out. Its rows tell the sources.
+        rows_b: The same of the other model.
+
+    Returns:
+        Dict of `sources`, from the name of each source to what `paired_differences` says of it; and `mean_of_sources`,
+        from the name of a score to the means of `a`, `b` and `difference` over the sources that define it, every source
+        counted once. Both are empty where there is only one source.
+    """
+    rows_a, rows_b, _, _ = match_images(scored(rows_a), scored(rows_b))
+    sources = {}
+    for source in rows_by_source(rows_a):
+        mine = [pair for pair in zip(rows_a, rows_b) if (pair[0].get("source") or "") == source]
+        sources[source] = paired_differences(*zip(*mine))
+    if len(sources) < 2:
+        return {"sources": {}, "mean_of_sources": {}}
+    means = {}
+    for name in dict.fromkeys(name for one in sources.values() for name in one["differences"]):
+        of_sources = [one["differences"][name] for one in sources.values() if name in one["differences"]]
+        means[name] = {key: float(np.mean([one[key] for one in of_sources])) for key in ("a", "b", "difference")}
+    return {"sources": sources, "mean_of_sources": means}
 
 
 def format_sources(one):
