@@ -16,7 +16,7 @@ def make_row(file, group=None, label="benign", probabilities=(0.2, 0.5, 0.3), di
         "label": label,
     }
     row |= {f"p_{name}": float(p) for name, p in zip(CLASSES, probabilities, strict=True)}
-    row |= {"width_px": 50, "height_px": 40, "predicted_px": marked}
+    row |= {"width_px": 50, "height_px": 40, "predicted_px": marked, "pixel_mm": 0.1}
     if dice is None:
         return row | {"true_px": 0, "clean": marked == 0} | others
     row |= {"true_px": 100, "dice": dice, "iou": dice / (2 - dice), "sensitivity": dice, "nsd": dice**2}
