@@ -156,7 +156,8 @@ def test_evaluation_of_one_source_is_compared_with_that_of_several(tmp_path):
 
 
 def test_names_that_clash_without_their_source_keep_it(tmp_path):
-    rows = [one | {"file": f"{one['source']}/{number % 10}.png"} for number, one in enumerate(two_sources())]
+    numbers = [*range(10), *range(20)]
+    rows = [one | {"file": f"{one['source']}/{n}.png"} for n, one in zip(numbers, two_sources(), strict=True)]
     alone = [one | {"file": one["file"].removeprefix("here/")} for one in rows[:10]]
     comparison = compare([folder(tmp_path / "alone", alone), folder(tmp_path / "several", rows)])
     assert comparison["differences"][0]["images"] == 0

@@ -62,13 +62,12 @@ def test_long_names_of_sources_keep_the_columns():
     rows = [each | {"source": f"a/rather/long/path/to/{each['source']}"} for each in ROWS]
     lines = format_sources(summarise(rows))
     assert {len(line) for line in lines} == {len(lines[0])}
-    assert lines[1].startswith("...g/path/to/here ")
+    assert lines[1].startswith("...ong/path/to/here ")
 
 
 def test_models_are_compared_source_by_source():
-    better = [
-        each | {"dice": each["dice"] + shift} if each["dice"] else each for each, shift in zip(ROWS, [0.1] * 4 + [0.5])
-    ]
+    shifts = [0.1, 0.1, 0.1, 0, 0.5]
+    better = [each | {"dice": each["dice"] and each["dice"] + shift} for each, shift in zip(ROWS, shifts, strict=True)]
     paired = paired_sources(ROWS, [*better, row("there", 2, 0.5)])
     assert list(paired["sources"]) == ["here", "there"]
     assert paired["sources"]["here"] == paired_differences(ROWS[:4], better[:4])
