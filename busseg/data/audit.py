@@ -80,7 +80,7 @@ def audit_dataset(roots, progress=iter):
     """
     roots = [Path(roots)] if isinstance(roots, str | Path) else [Path(root) for root in roots]
     if len(roots) > 1:
-        roots = [root.absolute() for root in roots]
+        roots = [root.resolve() for root in roots]
     samples, faults, readers = _list_samples(roots)
     root = Path(os.path.commonpath(roots))
     with ThreadPoolExecutor(os.cpu_count()) as pool:

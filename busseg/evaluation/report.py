@@ -25,7 +25,15 @@ MAIN_SCORES = {  # in the tables of parts and folds
     "macro_auc": "macro AUC",
     "ece": "ECE",
 }
-SOURCE_SCORES = MAIN_SCORES | {"malignant_auc": "malignant AUC"}
+SOURCE_SCORES = {
+    "dice": "Dice",
+    "missed_rate": "missed",
+    "clean_normal_rate": "clean normals",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "malignant_auc": "AUC, malignant or benign",
+    "ece": "ECE",
+}
 CURVES = {
     "loss": "Loss",
     "mask_lesion_dice": "Lesion Dice",
