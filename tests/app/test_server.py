@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import uuid
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -295,8 +296,8 @@ def test_answer_that_is_no_longer_kept_is_told(server, page, scans):
 
     drop(page, scans["benign"])
     page.wait_for_selector(".facts")
-    for number in range(32):  # others, for whom the page makes room
-        asked = json.dumps({"data": [None, 0.5], "session_hash": f"other {number}"})
+    for _ in range(32):  # others, for whom the page makes room
+        asked = json.dumps({"data": [None, 0.5], "session_hash": str(uuid.uuid4())})
         assert request(server, "POST", "/gradio_api/run/threshold", asked, Content_Type="application/json")[0] == 500
     slider = page.get_by_label("range slider for Lesion from this probability on")
     expect(slider).to_be_enabled(timeout=30_000)
