@@ -54,8 +54,10 @@ async def _receive(request, uploads):
         form = await _SizedParser(request.headers, arriving(request.receive, MAX_REQUEST_MB)).parse()
     except (KeyError, MultiPartException):  # no Content-Type; another one, or a broken body
         raise Refusal(400, "Expected files as multipart/form-data, found something else") from None
-    async with form:
+    try:
         files = [file for file in form.getlist("files") if not isinstance(file, str)]
         kept = [str(await run_in_threadpool(uploads.keep, file.filename, file.file)) for file in files]
+    finally:
+        await form.close()
     asyncio.get_running_loop().call_later(FORGOTTEN_S + 1, uploads.forget)
     return kept
