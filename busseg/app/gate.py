@@ -218,7 +218,8 @@ async def arriving(receive, max_mb):
         try:
             message = await asyncio.wait_for(receive(), left_s)
         except TimeoutError:
-            raise Refusal(408, "Expected the whole request, found that it arrives too slowly") from None
+            late = "Expected the whole request, found that it arrives too slowly"
+            raise Refusal(408, late, {"Connection": "close"}) from None
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         chunk, more = message.get("body", b""), message.get("more_body", False)

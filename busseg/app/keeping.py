@@ -49,7 +49,7 @@ class Uploads:
             Its `Path`: a regular file in a folder of this folder, reached by no link.
 
         Raises:
-            ValueError: If it is anything else, such as a URL, a pipe, or a file of this machine. The file is not opened.
+            ValueError: If it is anything else, such as a URL, a pipe, or a file of this machine. It is not opened.
         """
         with suppress(OSError, ValueError):  # no such file; a name that no file can have
             named = Path(path if isinstance(path, str | Path) else "")

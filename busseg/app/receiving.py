@@ -41,7 +41,7 @@ async def receive_files(request, uploads):
     try:
         return JSONResponse(await _receive(request, uploads))
     except Refusal as refusal:
-        return PlainTextResponse(refusal.detail, refusal.status_code)
+        return PlainTextResponse(refusal.detail, refusal.status_code, refusal.headers)
 
 
 async def _receive(request, uploads):

@@ -191,7 +191,7 @@ def page(
                 raise
             raise ImportError('Expected Gradio, found it not installed: pip install "busseg[app]"') from error
     predictor = load_predictor(model)
-    # Or else whoever stops the page by `kill`, as service managers do, or closes its terminal, leaves its folder behind.
+    # Or else whoever stops the page by `kill`, as service managers do, or by closing its terminal, leaves its folder.
     for ending in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:
         if signal.getsignal(ending) != signal.SIG_IGN:  # `nohup`
             signal.signal(ending, lambda number, _: sys.exit(128 + number))

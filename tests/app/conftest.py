@@ -1,3 +1,9 @@
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -54,3 +60,34 @@ def clip(tmp_path_factory):
     path = tmp_path_factory.mktemp("clip") / "clip.dcm"
     header.save_as(path, enforce_file_format=True)
     return path
+
+
+@contextmanager
+def _running(folder, *arguments, **environment):
+    own = {"TMPDIR": str(folder), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(
+        [sys.executable, "-m", "busseg.cli", "app", "--port", "0", *arguments],
+        env=os.environ | own | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        line = process.stdout.readline()
+        assert line.startswith("Research software, not a medical device: http://"), process.stderr.read()
+        left = lambda: [path for path in folder.rglob("*") if path.is_file()]  # noqa: E731
+        yield SimpleNamespace(address=line.split()[-1], process=process, folder=folder, left=left)
+        process.kill()
+
+
+@pytest.fixture(scope="session")
+def running():
+    """`busseg app` in a process of its own, as long as a block is: `with running(folder, *arguments, **environment)`.
+
+    Of what it yields, `folder` holds the temporary files, and `left()` lists them; `address` and `process` are its own.
+    """
+    pytest.importorskip("gradio")
+    return _running
+
+
+@pytest.fixture(scope="module")
+def server(running, tmp_path_factory):
+    """A server for the tests of a file; see `running`."""
+    with running(tmp_path_factory.mktemp("temporary")) as server:
+        yield server

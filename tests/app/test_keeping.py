@@ -46,9 +46,9 @@ def test_files_that_are_no_uploads_are_refused_and_stay(tmp_path, where):
     path, upload = NO_UPLOADS[where](uploads), keep(uploads)
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"pixels")
-    with pytest.raises(ValueError, match="Expected an uploaded file, found something else"):
-        with uploads.until_answered([path, upload]):
-            pytest.fail("it was answered")
+    refused = pytest.raises(ValueError, match="Expected an uploaded file, found something else")
+    with refused, uploads.until_answered([path, upload]):
+        pytest.fail("it was answered")
     assert not upload.exists()
     assert path.exists() == (where != "beside")  # Gradio's own files lie there, which go with each answer
 

@@ -30,21 +30,6 @@ SEEDS = {"normal": 0, "benign": 1, "malignant": 1}
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """`busseg app` in a process of its own: its `address`, its `process`, and the `folder` of its temporary files."""
-    folder = tmp_path_factory.mktemp("temporary")
-    environment = os.environ | {"TMPDIR": str(folder), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    with subprocess.Popen(
-        [sys.executable, "-m", "busseg.cli", "app", "--port", "0"],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        line = process.stdout.readline()
-        assert line.startswith("Research software, not a medical device: http://127.0.0.1:"), process.stderr.read()
-        yield SimpleNamespace(address=line.split()[-1], process=process, folder=folder)
-        process.kill()
-
-
-@pytest.fixture(scope="module")
 def client(server):
     """A program that asks."""
     return new_client(server)
@@ -83,11 +68,6 @@ REFUSED = {
     "text": "Expected a PNG, JPEG, BMP or TIFF image, found something else: text.png",
     "huge": "Expected at most 50000000 pixels, found 10000 x 10000: huge.png",
 }
-
-
-def left(server):
-    """The files in the folder of temporary files."""
-    return [path for path in server.folder.rglob("*") if path.is_file()]
 
 
 def mask_of(told):
@@ -160,7 +140,7 @@ def test_the_same_file_of_many_at_once_is_answered_to_all(server, scans):
 
 def test_nothing_is_left_of_what_was_answered(server, client, scans):
     ask(client, scans["benign"])
-    assert left(server) == []
+    assert server.left() == []
 
 
 def test_endpoints_for_programs_have_names_and_the_rest_is_hidden(client):
@@ -192,7 +172,7 @@ def upload(server, size):
 
 def test_file_above_the_limit_is_refused_and_not_kept(server):
     assert upload(server, 50_000_001) == (413, "Expected files of at most 50 MB, found more: a.png")
-    assert left(server) == []
+    assert server.left() == []
 
 
 def test_request_above_the_limit_is_refused_by_its_header(server):
@@ -274,7 +254,7 @@ def test_image_is_answered_drawn_moved_and_saved(server, page, scans, tmp_path):
     # What follows an answer is not queued, for then it would be lost now and then.
     assert len([url for url in page.requests if url.partition("?")[0].endswith("/queue/join")]) == 1
     assert [url for url in page.requests if not url.startswith((server.address, "data:", "blob:"))] == []
-    assert left(server) == []
+    assert server.left() == []
 
 
 @pytest.mark.slow
@@ -313,7 +293,7 @@ def test_image_is_pasted(page, scans):
     page.evaluate(
         """async content => {
             const clipboardData = new DataTransfer();
-            const bytes = await (await fetch(`data:image/png;base64,${content}`)).blob();
+            const bytes = Uint8Array.from(atob(content), letter => letter.charCodeAt(0));
             clipboardData.items.add(new File([bytes], "pasted.png", {type: "image/png"}));
             document.body.dispatchEvent(new ClipboardEvent("paste", {clipboardData, bubbles: true}));
         }""",
@@ -397,4 +377,4 @@ def test_page_ends_cleanly_and_leaves_nothing(server):
     server.process.send_signal(signal.SIGINT)
     out, err = server.process.communicate(timeout=15)
     assert (server.process.returncode, out, err) == (130, "", "busseg: stopped\n")
-    assert left(server) == list(server.folder.glob("busseg*")) == []
+    assert server.left() == list(server.folder.glob("busseg*")) == []
