@@ -1,18 +1,11 @@
 import base64
-import http.client
 import io
-import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import uuid
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import SimpleNamespace
-from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import cv2
@@ -157,43 +150,6 @@ def test_programs_are_told_where_the_model_looks(client, scans):
     assert told["heat"].startswith("data:image/png;base64,")
 
 
-# === Requests ===
-def request(server, method, path, body=None, **headers):
-    connection = http.client.HTTPConnection(urlsplit(server.address).netloc, timeout=10)
-    connection.request(method, path, body, headers={name.replace("_", "-"): value for name, value in headers.items()})
-    answer = connection.getresponse()
-    return answer.status, answer.read().decode()
-
-
-def upload(server, size):
-    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + bytes(size) + b"\r\n--x--"
-    return request(server, "POST", "/gradio_api/upload", body, Content_Type="multipart/form-data; boundary=x")
-
-
-def test_file_above_the_limit_is_refused_and_not_kept(server):
-    assert upload(server, 50_000_001) == (413, "Expected files of at most 50 MB, found more: a.png")
-    assert server.left() == []
-
-
-def test_request_above_the_limit_is_refused_by_its_header(server):
-    told = request(server, "POST", "/gradio_api/upload", Content_Length="500000001")
-    assert told == (413, "Expected at most 500 MB at once, found more")
-
-
-def test_name_that_leads_here_from_elsewhere_is_refused(server):
-    assert request(server, "GET", "/", Host="evil.example")[0] == 400
-    assert request(server, "GET", "/", Host="localhost")[0] == 200
-
-
-def test_results_are_found_by_their_secret_alone(server):
-    assert request(server, "GET", "/results/guessed")[0] == 404
-
-
-def test_files_of_the_machine_are_not_served(server, scans):
-    for path in (scans["benign"], Path(__file__)):
-        assert request(server, "GET", f"/gradio_api/file={path}")[0] in (403, 404)
-
-
 # === The page in a browser ===
 @pytest.fixture
 def page(server, browser):
@@ -277,8 +233,8 @@ def test_answer_that_is_no_longer_kept_is_told(server, page, scans):
     drop(page, scans["benign"])
     page.wait_for_selector(".facts")
     for _ in range(32):  # others, for whom the page makes room
-        asked = json.dumps({"data": [None, 0.5], "session_hash": str(uuid.uuid4())})
-        assert request(server, "POST", "/gradio_api/run/threshold", asked, Content_Type="application/json")[0] == 500
+        asked = {"data": [None, 0.5], "session_hash": str(uuid.uuid4())}
+        assert server.ask("/gradio_api/run/threshold", asked)[0] == 500
     slider = page.get_by_label("range slider for Lesion from this probability on")
     expect(slider).to_be_enabled(timeout=30_000)
     slider.press("ArrowRight")
@@ -359,6 +315,17 @@ def test_port_that_is_taken_is_told(echo):
         port = other.getsockname()[1]
         with pytest.raises(OSError, match=rf"Expected a free port, found {port} \(.*\); tell another by --port"):
             serve(echo, port)
+
+
+def test_host_that_others_reach_demands_a_password(echo):
+    from busseg.app.server import serve
+
+    with pytest.raises(ValueError, match=r"Expected a password, for other machines reach 0\.0\.0\.0, found none"):
+        serve(echo, 0, host="0.0.0.0")
+    with pytest.raises(ValueError, match="Expected a password of at least 8 letters, found 7"):
+        serve(echo, 0, host="0.0.0.0", password="1234567")
+    with pytest.raises(OSError, match=r"Expected a name or address of this machine, found nowhere\.invalid"):
+        serve(echo, 0, host="nowhere.invalid", password="12345678")
 
 
 def test_model_of_tissue_is_refused(echo):
