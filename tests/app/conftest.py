@@ -132,10 +132,12 @@ def _running(folder, *arguments, **environment):
         [sys.executable, "-m", "busseg.cli", "app", "--port", "0", *arguments],
         env=os.environ | own | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
-        line = process.stdout.readline()
-        assert line.startswith("Research software, not a medical device: http://"), process.stderr.read()
-        yield Server(line.split()[-1], process, folder)
-        process.kill()
+        try:
+            line = process.stdout.readline()
+            assert line.startswith("Research software, not a medical device: http://"), process.stderr.read()
+            yield Server(line.split()[-1], process, folder)
+        finally:
+            process.kill()
 
 
 @pytest.fixture(scope="session")

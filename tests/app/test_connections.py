@@ -7,13 +7,12 @@ import pytest
 
 pytest.importorskip("gradio")
 
-from busseg.app.connections import is_loopback
-
+from busseg.app.connections import HEAD_S, is_loopback
 
 UPLOAD = (
     "POST /gradio_api/upload HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n"
     "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
-    '42\r\n--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n\r\n'  # 0x42 = 66 bytes
+    '47\r\n--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n\r\n'  # 0x47 = 71 bytes
 )
 
 

@@ -32,8 +32,9 @@ OPEN = """
 GET / | GET /assets/{} | GET /config | GET /favicon.ico | GET /gradio_api/app_id
 GET /gradio_api/call/v2/{}/{} | GET /gradio_api/call/{}/{} | GET /gradio_api/heartbeat/{} | GET /gradio_api/info
 GET /gradio_api/queue/data | GET /gradio_api/startup-events | GET /gradio_api/theme.css
-GET /gradio_api/upload_progress | GET /manifest.json | GET /results/{} | GET /static/{} | GET /svelte/{} | GET /theme.css
-HEAD / | POST /gradio_api/call/v2/{} | POST /gradio_api/call/{} | POST /gradio_api/cancel | POST /gradio_api/queue/join
+GET /gradio_api/upload_progress | GET /manifest.json | GET /results/{} | GET /static/{} | GET /svelte/{}
+GET /theme.css | HEAD / | POST /gradio_api/call/v2/{} | POST /gradio_api/call/{}
+POST /gradio_api/cancel | POST /gradio_api/queue/join
 POST /gradio_api/run/{} | POST /gradio_api/upload
 """
 SHUT = """
