@@ -1,5 +1,8 @@
+import asyncio
+import io
 import time
 from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 
@@ -66,3 +69,19 @@ def test_text_in_a_form_is_no_file(server):
     body = b'--x\r\nContent-Disposition: form-data; name="files"\r\n\r\n/etc/passwd\r\n--x--'
     answer = server.request("POST", "/gradio_api/upload", body, Content_Type="multipart/form-data; boundary=x")
     assert (answer.status, answer.text, server.left()) == (200, "[]", [])
+
+
+def test_uploads_that_wait_are_held_to_a_size(tmp_path, monkeypatch):
+    from busseg.app import receiving
+    from busseg.app.keeping import Uploads
+
+    async def receive():
+        pytest.fail("the body was read")
+
+    uploads = Uploads(tmp_path)
+    path = uploads.keep("scan.png", io.BytesIO(bytes(1_000_001)))
+    monkeypatch.setattr(receiving, "MAX_WAITING_MB", 1)
+    answer = asyncio.run(receiving.receive_files(SimpleNamespace(headers={}, receive=receive), uploads))
+    assert answer.status_code == 503
+    assert answer.body.startswith(b"Expected at most 1 MB that wait for an answer, found more")
+    assert path.exists()
