@@ -84,7 +84,10 @@ class Endpoints:
         """A table of many image files, and the address on this server of a ZIP with it, masks and overlays."""
         files = files or []
         with self.uploads.until_answered(files):
-            rows, packed = answer_files(self.predictor, files, partial(progress.tqdm, desc="Predicting", unit="images"))
+            told = partial(progress.tqdm, desc="Predicting", unit="images")
+            rows, packed = answer_files(
+                self.predictor, files, lambda rows, total: told(self.uploads.while_open(rows), total=total)
+            )
         return {"rows": rows, "zip": f"/results/{self.results.keep(packed, request.state.client)}"}
 
 

@@ -4,12 +4,14 @@ import re
 import secrets
 import shutil
 import stat
+import threading
 import time
 from collections import OrderedDict
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 FORGOTTEN_S = 600  # an upload that nobody asked about until then, for its page was closed, is not waited for
+_CLOSING_S = 10
 _RESULTS = 4
 
 
@@ -22,6 +24,8 @@ class Uploads:
 
     def __init__(self, folder):
         self.folder = Path(folder).resolve()
+        self.closed = False
+        self._answering, self._answered = 0, threading.Condition()
 
     def keep(self, name, stream):
         """Store a file until it is answered.
@@ -71,6 +75,8 @@ class Uploads:
         Raises:
             ValueError: If one of them is no upload; the others are deleted.
         """
+        with self._answered:
+            self._answering += 1
         try:
             for path in paths:
                 self.find(path)
@@ -80,6 +86,26 @@ class Uploads:
             for left in self.folder.iterdir():
                 if left.is_file():  # Gradio's file component makes an empty one whenever it hands on another
                     left.unlink(missing_ok=True)
+            with self._answered:
+                self._answering -= 1
+                self._answered.notify_all()
+
+    def while_open(self, rows):
+        """Yield the rows of a long answer, until the uploads are closed.
+
+        Raises:
+            ValueError: Then.
+        """
+        for row in rows:
+            if self.closed:
+                raise ValueError("Expected a page that goes on, found that it ends")
+            yield row
+
+    def close(self):
+        """End long answers, and wait for a while until nobody works on an upload, so that the folder can go."""
+        self.closed = True
+        with self._answered:
+            self._answered.wait_for(lambda: not self._answering, _CLOSING_S)
 
     def size(self):
         """Bytes of all that waits to be asked about."""

@@ -52,7 +52,10 @@ def serve(predictor, port, host=HOST, password=None, started=print):
             timeout_graceful_shutdown=1, limit_concurrency=MAX_CONNECTIONS,
         )  # fmt: skip
         started(f"http://{f'[{address}]' if ':' in address else address}:{port}")
-        uvicorn.Server(settings).run([listening])
+        try:
+            uvicorn.Server(settings).run([listening])
+        finally:
+            server.uploads.close()
 
 
 def names(host, address):

@@ -191,10 +191,11 @@ def page(
                 raise
             raise ImportError('Expected Gradio, found it not installed: pip install "busseg[app]"') from error
     predictor = load_predictor(model)
-    # Or else whoever stops the page by `kill`, as service managers do, or by closing its terminal, leaves its folder.
-    for ending in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:
-        if signal.getsignal(ending) != signal.SIG_IGN:  # `nohup`
-            signal.signal(ending, lambda number, _: sys.exit(128 + number))
+    # Or else whoever stops the page by `kill`, as service managers do, leaves its temporary folder behind ...
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    # ... as does who closes its terminal, where `nohup` does not keep it running.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
 
     def started(address):
         print(f"Research software, not a medical device: {address}", flush=True)

@@ -113,15 +113,15 @@ class Server:
         answer = self.request("POST", path, body, Content_Type="application/json", **headers)
         return answer.status, answer.text
 
-    def upload(self, content, **headers):
-        """The answer to an upload of a file `a.png`."""
-        part = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + content + b"\r\n--x--"
-        kind = "multipart/form-data; boundary=x"
+    def upload(self, content, name="a.png", **headers):
+        """The answer to an upload of a file."""
+        head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
+        part, kind = head.encode() + content + b"\r\n--x--", "multipart/form-data; boundary=x"
         return self.request("POST", "/gradio_api/upload", part, Content_Type=kind, **headers)
 
     def uploaded(self, path):
         """A file as Gradio's clients name it in a question, after its upload."""
-        (kept,) = json.loads(self.upload(path.read_bytes()).text)
+        (kept,) = json.loads(self.upload(path.read_bytes(), path.name).text)
         return {"path": kept, "meta": {"_type": "gradio.FileData"}}
 
 

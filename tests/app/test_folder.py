@@ -69,10 +69,22 @@ def test_next_start_clears_what_a_killed_server_left(running, secret, tmp_path):
         killed.process.send_signal(signal.SIGKILL)
         killed.process.wait()
     assert len(killed.left()) == 1
-    with running(tmp_path) as ended:
-        assert ended.left() == []
-        ended.uploaded(secret)
-        ended.process.send_signal(signal.SIGTERM)
-        ended.process.communicate(timeout=15)
-        assert ended.process.returncode == 128 + signal.SIGTERM
+    with running(tmp_path) as server:
+        assert server.left() == []
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_server_that_is_ended_amid_its_work_leaves_nothing(running, secret, tmp_path_factory, tmp_path, name):
+    images = [tmp_path_factory.mktemp("images") / f"{number}.png" for number in range(30)]
+    for path in images:
+        path.write_bytes(secret.read_bytes())
+    with running(tmp_path) as server:
+        status, _ = server.ask("/gradio_api/call/batch", {"data": [[server.uploaded(path) for path in images]]})
+        assert status == 200
+        (tmp,) = tmp_path.glob("busseg-app-*/tmp")
+        while not any(tmp.rglob("*_mask.png")):
+            time.sleep(0.01)
+        server.process.send_signal(getattr(signal, name))
+        _, err = server.process.communicate(timeout=30)
+        assert (server.process.returncode, err) == (128 + signal.SIGTERM, "")
     assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,9 @@
 import io
 import os
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 
 import pytest
 
@@ -97,6 +100,27 @@ def test_only_regular_files_by_their_own_path_are_uploads(uploads, name):
     assert uploads.find(str(path)) == path
     with pytest.raises(ValueError, match="Expected an uploaded file, found something else"):
         uploads.find(name(path))
+
+
+def test_closing_waits_for_answers_and_ends_long_ones(uploads):
+    path, begun, order = keep(uploads), threading.Event(), []
+
+    def answer():
+        with uploads.until_answered([path]):
+            for _ in uploads.while_open(count()):
+                order.append("row")
+                begun.set()
+                time.sleep(0.01)
+
+    with ThreadPoolExecutor() as pool:
+        answered = pool.submit(answer)
+        begun.wait()
+        uploads.close()
+        order.append("closed")
+        with pytest.raises(ValueError, match="Expected a page that goes on, found that it ends"):
+            answered.result()
+    assert order[-1] == "closed"
+    assert not path.exists()
 
 
 def test_file_that_nobody_asks_about_is_gone_after_a_while(uploads):
