@@ -154,7 +154,8 @@ class Gate:
     def _client(self, headers, cookie):
         """The value of a cookie that this server set, or an empty text."""
         value = cookie_parser(headers.get("cookie", "")).get(cookie, "")
-        return value if hmac.compare_digest(value, self._signed(value.partition(".")[0])) else ""
+        own = hmac.compare_digest(value.encode(), self._signed(value.partition(".")[0]).encode())
+        return value if own else ""
 
     def _signed(self, token):
         return f"{token}.{self._hash(token)}"

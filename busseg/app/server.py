@@ -20,7 +20,7 @@ MAX_CONNECTIONS = 250  # a page or program has up to 6; this many stay below the
 _LEAST_PASSWORD = 8
 WARNING = (
     "Other machines reach this page. They need the password, with any user name. Images and password travel "
-    "unencrypted: use it in a network that you trust, or behind a proxy that speaks HTTPS."
+    "unencrypted: use it in a network that you trust, or leave out --host and go through a tunnel, such as ssh -L."
 )
 
 
@@ -61,7 +61,7 @@ def serve(predictor, port, host=HOST, password=None, started=print):
 def names(host, address):
     """What a request may call a server by that listens on `host`, whose address is `address`."""
     own = {host, address, "localhost"}
-    return {name.lower() for name in (own if is_loopback(host) else own | {socket.gethostname(), socket.getfqdn()})}
+    return {name.lower() for name in (own if is_loopback(host) else own | {socket.gethostname()})}
 
 
 def build_server(predictor, folder, hosts=(HOST, "localhost"), any_address=False, password=None):

@@ -334,7 +334,11 @@ def test_packed_results_belong_to_the_browser_that_asked(server, secret):
 def test_cookie_is_for_this_server_alone(server):
     _, _, rest = server.request("GET", "/").headers["Set-Cookie"].partition(";")
     assert rest.strip() == "Path=/; HttpOnly; SameSite=Lax"
-    assert server.request("GET", "/", Cookie=cookie_of(server)).headers["Set-Cookie"] is None
+    own = cookie_of(server)
+    assert server.request("GET", "/", Cookie=own).headers["Set-Cookie"] is None
+    for foreign in (own.partition("=")[0] + "=\xe9", own + "\xe9", "other=1"):
+        answer = server.request("GET", "/", Cookie=foreign)
+        assert (answer.status, answer.headers["Set-Cookie"] is None) == (200, False)
 
 
 # === Bodies ===
