@@ -1,6 +1,9 @@
 """The page's server: on this machine unless asked otherwise, nothing fetched from elsewhere, nothing left on disk."""
 
+import os
 import socket
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
 
 import gradio as gr
 import uvicorn
@@ -53,9 +56,20 @@ def serve(predictor, port, host=HOST, password=None, started=print):
         )  # fmt: skip
         started(f"http://{f'[{address}]' if ':' in address else address}:{port}")
         try:
-            uvicorn.Server(settings).run([listening])
+            with _quiet():
+                uvicorn.Server(settings).run([listening])
         finally:
             server.uploads.close()
+
+
+@contextmanager
+def _quiet():
+    """Let Gradio print no traceback of a wrong question, of which anybody may send many; it is answered."""
+    if os.environ.get("BUSSEG_TRACEBACK"):
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
+        yield
 
 
 def names(host, address):

@@ -338,8 +338,10 @@ def test_model_of_tissue_is_refused(echo):
         serve(tissue, 0)
 
 
-def test_page_ends_cleanly_and_leaves_nothing(server):
-    """The last test of the file, for it ends the server."""
+def test_page_ends_cleanly_and_leaves_nothing(server, scans):
+    """The last test of the file, for it ends the server. Nothing that was asked printed anything."""
+    for wrong in ([server.uploaded(scans["benign"]), 2], [], ["text", "text"], [{}, {}]):
+        assert server.ask("/gradio_api/run/predict", {"data": wrong})[0] == 500
     assert server.process.poll() is None
     server.process.send_signal(signal.SIGINT)
     out, err = server.process.communicate(timeout=15)
