@@ -30,7 +30,7 @@ from busseg.inference.export import export_onnx
 from busseg.inference.predictor import Predictor
 from busseg.inference.runtimes import load_keras
 from busseg.models.serving import (
-    average_mirrored,
+    average,
     network_inside,
     reconcile,
     set_temperature,
@@ -62,14 +62,14 @@ def score_together(samples, crossvals, out):
     Raises:
         FileExistsError: If `out` holds something else.
         FileNotFoundError: If one of the folders is none.
-        ValueError: If the folds differ, or networks of several are not `mirrored`.
+        ValueError: If the folds differ, or only some recipes are `mirrored`.
     """
     crossvals = [Path(crossval) for crossval in crossvals]
     recipes = [load_recipe(_fold(crossval, 0) / "recipe.toml") for crossval in crossvals]
     splits = _read_splits(samples, crossvals[0])
     for crossval, recipe in zip(crossvals, recipes):
-        if len(crossvals) > 1 and not recipe.mirrored:
-            raise ValueError(f"Expected recipes with mirrored = true to average networks of, found another: {crossval}")
+        if recipe.mirrored != recipes[0].mirrored:
+            raise ValueError(f"Expected recipes that are all mirrored or none, found another: {crossval}")
         if [split.test for split in _read_splits(samples, crossval)] != [split.test for split in splits]:
             raise ValueError(f"Expected cross-validations by the same folds, found others: {crossval}")
     out = claim_folder(out, SHIPPED)
@@ -155,7 +155,8 @@ def ship(samples, crossvals, runs, out, float16=False):
 
 
 def _serve(networks, recipe):
-    model = tell_uncertainty(average_mirrored(*networks) if recipe.mirrored else networks[0])
+    several = recipe.mirrored or len(networks) > 1
+    model = tell_uncertainty(average(*networks, mirrored=recipe.mirrored) if several else networks[0])
     return reconcile(model) if recipe.reconciled else model
 
 

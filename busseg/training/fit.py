@@ -21,7 +21,7 @@ from busseg.data.files import claim_folder, read_csv, replacing, write_csv, writ
 from busseg.data.sample import LABEL, MASK, TASKS
 from busseg.data.splits import PARTS, Split, read_split, write_splits
 from busseg.models.classifier import build_classifier
-from busseg.models.serving import average_mirrored, reconcile, tell_uncertainty
+from busseg.models.serving import average, reconcile, tell_uncertainty
 from busseg.models.unet import build_unet
 from busseg.training.losses import LABEL_LOSSES, MASK_LOSSES
 from busseg.training.metrics import CleanNormalRate, LesionDice, LesionIoU
@@ -102,7 +102,8 @@ def _fit(recipe, split, out, fold, history, begun, workers, devices):
     train = Batches(
         split.train, recipe.image_size, recipe.batch_size, augmentation=recipe.augmentation, shuffle=True,
         balance=recipe.balance, balance_power=recipe.balance_power, normals_drawn=recipe.normals_drawn,
-        lesion_free=recipe.lesion_free, grey_transfer=recipe.grey_transfer, seed=recipe.seed, epoch=len(history), **options,
+        lesion_free=recipe.lesion_free, grey_transfer=recipe.grey_transfer, seed=recipe.seed,
+        epoch=len(history), **options,
     )  # fmt: skip
     read = [train]
     validation = None
@@ -256,7 +257,7 @@ class RunKeeper(keras.callbacks.Callback):
     def _copy(self):
         network = served = build_model(dataclasses.replace(self.recipe, precision="float32", weights="none"))
         if self.recipe.mirrored:
-            served = average_mirrored(served)
+            served = average(served, mirrored=True)
         if self.recipe.reconciled:
             served = reconcile(tell_uncertainty(served))  # which reads it off the map before that is scaled
         return network, served
