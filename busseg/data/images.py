@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from busseg.data.files import replacing
+from busseg.data.signature import sign
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MAX_PIXELS = 50_000_000  # A B-mode frame has about half a million; beyond this a file is a mistake or an attack.
@@ -133,7 +134,7 @@ def write_image(path, pixels):
     # A third of the time that Pillow takes for a PNG, which would otherwise be most of what `busseg predict` does.
     _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels)
     with replacing(path) as temporary:
-        temporary.write_bytes(encoded)
+        temporary.write_bytes(sign(encoded.tobytes()) if path.suffix.lower() == ".png" else encoded)
 
 
 def fit_to_square(pixels, size):

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from busseg.data.busi import MASK_STEM
+from busseg.data.claims import EXPLANATION, PREDICTION, claim_folder
 from busseg.data.dicom import is_dicom
 from busseg.data.dicom_seg import write_overlay
-from busseg.data.files import claim_folder, read_csv, write_csv, write_text
+from busseg.data.files import flush, read_csv, write_csv, write_text
 from busseg.data.images import is_image, write_image
 from busseg.data.sample import TASKS
 from busseg.inference.frames import (
@@ -28,9 +29,9 @@ from busseg.inference.frames import (
 )
 from busseg.inference.overlay import draw_overlay
 from busseg.inference.predictor import UNREADABLE
+from busseg.inference.results import refuse_foreign
 
-TABLE, LINES, PARQUET = "predictions.csv", "predictions.jsonl", "predictions.parquet"
-EXPLANATIONS = "explanations.csv"
+TABLE, LINES, PARQUET = PREDICTION.marker, "predictions.jsonl", "predictions.parquet"
 _OVERLAY = "_overlay.dcm"  # of DICOM, on request
 _OF_LESIONS = ("lesion_px", "lesion_fraction", "lesion_mm2", "lesion_mm", "uncertainty", "novelty")
 _PICTURES = {  # of scans, by the ends of their names; the last one on request
@@ -70,7 +71,7 @@ def find_inputs(paths):
     found = {}
     for path in map(Path, paths):
         if path.is_dir():
-            written = {table.parent for name in (TABLE, EXPLANATIONS) for table in path.rglob(name)}
+            written = {table.parent for name in (TABLE, EXPLANATION.marker) for table in path.rglob(name)}
             images = _images(file for file in path.rglob("*") if not written & set(file.parents))
             if not images:
                 raise FileNotFoundError(f"Expected images in the folder, found none: {path}")
@@ -172,41 +173,54 @@ def predict_files(
         engine: What predicts and writes pictures, a function like `predict_in_threads`.
 
     Yields:
-        Dicts with `fields`, one a picture in the order of `inputs`, as in `predictions.csv`. Its results are written by
-        then.
+        Dicts with `fields`, one a picture in the order of `inputs`, as in `predictions.csv`. Its results are on the
+        disk by then; the table itself is once all are done, so that a crash of the machine may cost rows, no more.
 
     Raises:
-        FileExistsError: If `out` holds other files than a former prediction.
+        FileExistsError: If `out` holds other files than a former prediction, or one of them has a result's name.
+        BlockingIOError: If another process writes there.
         OSError: If the folder cannot be written.
         ImportError: If a file is DICOM, and what reads it is missing.
     """
     columns = fields(predictor.task)
     pictures = list(_PICTURES)[: 2 + probability_maps] if predictor.task == "ultrasound" else []
-    out = claim_folder(out, TABLE)
-    done = _done(inputs, out, columns, pictures, json_lines, overlay_dicom) if resume else {}
-    write_csv(out / TABLE, columns, [row for row, _ in done.values()])
-    if json_lines:
-        write_text(out / LINES, "".join(line for _, line in done.values()))
-    else:
-        (out / LINES).unlink(missing_ok=True)  # those of a former prediction tell of other results
-    (out / PARQUET).unlink(missing_ok=True)  # written last, by the engine that does
-    found = (frame for item in inputs.items() for frame in find_frames(*item, predictor.task))
-    ahead, frames = tee(found)
-    to_do = (frame for frame in ahead if frame.key not in done)
-    predicted = engine(predictor, to_do, out, pictures, json_lines, uuid.uuid4().hex if overlay_dicom else None)
-    try:
-        told = _in_order(frames, done, predicted)
-        for frame, row, line in _segmented(told, inputs, out, predictor):
-            if frame.key not in done:
-                # One by one, so that what is done stays told when the rest is stopped; the row last, which says it is.
-                if json_lines:
-                    with (out / LINES).open("a", encoding="utf-8") as lines:
-                        lines.write(line)
-                with (out / TABLE).open("a", newline="", encoding="utf-8") as table:
-                    csv.DictWriter(table, columns, lineterminator="\n").writerow(row)
-            yield row
-    finally:
-        predicted.close()
+    with claim_folder(out, PREDICTION) as out:
+        done = _done(inputs, out, columns, pictures, json_lines, overlay_dicom) if resume else {}
+        found = (frame for item in inputs.items() for frame in find_frames(*item, predictor.task))
+        if (out / TABLE).exists():
+            ahead, found = tee(found)
+            ends = [*pictures, _OVERLAY] if overlay_dicom else pictures
+            to_write = (frame for frame in ahead if frame.key not in done)
+            refuse_foreign(out, (name for frame in to_write for name in _results(frame, inputs[frame.path], ends)))
+        write_csv(out / TABLE, columns, [row for row, _ in done.values()])
+        if json_lines:
+            write_text(out / LINES, "".join(line for _, line in done.values()))
+        else:
+            (out / LINES).unlink(missing_ok=True)  # those of a former prediction tell of other results
+        (out / PARQUET).unlink(missing_ok=True)  # written last, by the engine that does
+        ahead, frames = tee(found)
+        to_do = (frame for frame in ahead if frame.key not in done)
+        predicted = engine(predictor, to_do, out, pictures, json_lines, uuid.uuid4().hex if overlay_dicom else None)
+        try:
+            told = _in_order(frames, done, predicted)
+            for frame, row, line in _segmented(told, inputs, out, predictor):
+                if frame.key not in done:
+                    # One by one, so that what is done stays told when the rest is stopped; the row last, which says it.
+                    if json_lines:
+                        with (out / LINES).open("a", encoding="utf-8") as lines:
+                            lines.write(line)
+                    with (out / TABLE).open("a", newline="", encoding="utf-8") as table:
+                        csv.DictWriter(table, columns, lineterminator="\n").writerow(row)
+                yield row
+        finally:
+            predicted.close()
+            flush(out / TABLE)
+
+
+def _results(frame, target, ends):
+    """The names of a frame's results; `target` is that of its file."""
+    names = [f"{frame.target}{end}" for end in ends]
+    return [*names, f"{target}{SEGMENTATION}"] if frame.scan else names
 
 
 def _done(inputs, out, columns, pictures, json_lines, overlay_dicom):
