@@ -122,7 +122,7 @@ def _check_name(path, what, is_ours, force):
         return
     if (path.is_file() or path.is_dir()) and is_ours(path):
         return
-    found = "a folder" if path.is_dir() else "another file"
+    found = "a folder" if path.is_dir() and force is not None else "something else"
     hint = " (--force replaces it)" if force is False and path.is_file() else ""
     raise FileExistsError(f"Expected a new name or {what} of busseg to replace, found {found}{hint}: {path}")
 

@@ -8,7 +8,8 @@ import os
 import shutil
 import sys
 import tempfile
-from contextlib import contextmanager, suppress
+import uuid
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from busseg.data.locks import hold_lock, release, try_lock
@@ -18,7 +19,7 @@ _LOCK, _FORMER = ".lock", ".former"  # in one
 
 
 @contextmanager
-def replacing(path):
+def replacing(path, place=None):
     """Yield a temporary path beside `path`; move it there once the block ends without an error.
 
     A reader sees the old content or the new one, never half of it, whatever kills the writer or the machine: the new
@@ -27,6 +28,8 @@ def replacing(path):
 
     Args:
         path: Path of the file or folder to write. Missing parent folders are made.
+        place: A `hidden_folder` on the same disk, for one who writes many small files: none is made for each, and it
+            is the caller who waits, by `flush` of the folder of `path`, until the new names are on the disk.
 
     Raises:
         FileExistsError: If a folder stands where a file is to be, or the other way round.
@@ -34,16 +37,16 @@ def replacing(path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with hidden_folder(path.parent) as folder:
-        # The name is kept, because writers choose their format by its suffix.
-        temporary = folder / path.name
+    with nullcontext(place) if place else hidden_folder(path.parent) as folder:
+        # The suffix is kept, because writers choose their format by it.
+        temporary = folder / (f"{uuid.uuid4().hex}{path.suffix}" if place else path.name)
         try:
             yield temporary
             _refuse_another_kind(temporary, path)
             _flush_all(temporary)
         except OSError as error:
-            # A full disk does not say what it was too full for.
-            if error.errno and not error.filename:
+            # A full disk does not say what it was too full for, and no one knows the temporary name.
+            if error.errno and (not error.filename or folder in Path(os.fsdecode(error.filename)).parents):
                 error.filename = str(path)
             raise
         if not path.is_dir():
@@ -52,7 +55,8 @@ def replacing(path):
             (folder / _FORMER).mkdir()
             path.replace(folder / _FORMER / path.name)
             temporary.replace(path)
-    flush(path.parent)
+    if not place:
+        flush(path.parent)
 
 
 def _refuse_another_kind(new, path):

@@ -16,7 +16,7 @@ from busseg.data.busi import MASK_STEM
 from busseg.data.claims import EXPLANATION, PREDICTION, claim_folder
 from busseg.data.dicom import is_dicom
 from busseg.data.dicom_seg import write_overlay
-from busseg.data.files import flush, read_csv, write_csv, write_text
+from busseg.data.files import flush, hidden_folder, read_csv, write_csv, write_text
 from busseg.data.images import is_image, write_image
 from busseg.data.sample import TASKS
 from busseg.inference.frames import (
@@ -137,13 +137,14 @@ def predict_in_threads(predictor, frames, out, pictures, json_lines, run):
     Yields:
         `(row, line)` of each, in their order; the line is None where none is wanted.
     """
-    pool = ThreadPoolExecutor(_THREADS)
-    try:
-        read = _in_turn(pool, partial(_try_to_read, predictor), frames)
-        write = partial(_write, out, predictor.task, pictures, json_lines, run)
-        yield from _in_turn(pool, write, _predicted(predictor, read))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with hidden_folder(out) as place:
+        pool = ThreadPoolExecutor(_THREADS)
+        try:
+            read = _in_turn(pool, partial(_try_to_read, predictor), frames)
+            write = partial(_write, out, place, predictor.task, pictures, json_lines, run)
+            yield from _in_turn(pool, write, _predicted(predictor, read))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def predict_files(
@@ -173,8 +174,9 @@ def predict_files(
         engine: What predicts and writes pictures, a function like `predict_in_threads`.
 
     Yields:
-        Dicts with `fields`, one a picture in the order of `inputs`, as in `predictions.csv`. Its results are on the
-        disk by then; the table itself is once all are done, so that a crash of the machine may cost rows, no more.
+        Dicts with `fields`, one a picture in the order of `inputs`, as in `predictions.csv`. The content of its results
+        is on the disk by then; their names and the rows are once all are done. If the machine stops before, `resume`
+        does again what is missing.
 
     Raises:
         FileExistsError: If `out` holds other files than a former prediction, or one of them has a result's name.
@@ -214,6 +216,9 @@ def predict_files(
                 yield row
         finally:
             predicted.close()
+            for path in {out, *((out / target).parent for target in inputs.values())}:
+                if path.is_dir():  # none is made for files that cannot be read
+                    flush(path)
             flush(out / TABLE)
 
 
@@ -285,12 +290,12 @@ def _predicted(predictor, read):
             yield frame, image, error, next(predictions) if error is None else None
 
 
-def _write(out, task, pictures, json_lines, run, predicted):
+def _write(out, place, task, pictures, json_lines, run, predicted):
     """Write a picture's results; return its row and, if wanted, its line."""
     frame, image, error, prediction = predicted
     if error is None:
         for end in pictures:
-            write_image(out / f"{frame.target}{end}", _PICTURES[end](image, prediction))
+            write_image(out / f"{frame.target}{end}", _PICTURES[end](image, prediction), place)
         if run and frame.scan:
             picture = draw_overlay(image, prediction)
             try:
