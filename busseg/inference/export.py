@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
@@ -66,15 +67,13 @@ def export_saved_model(model, out, raw=False):
     with claim(out, "a SavedModel", _is_own_saved_model):
         source = _load_source(model)
         with replacing(out) as temporary:
-            try:
+            with _naming(out, tf.errors.OpError):
                 if raw:
                     module = tf.Module()
                     module.network = source  # keeps its weights
                     tf.saved_model.save(module, str(temporary), signatures=raw_function(source))
                 else:
                     source.export(temporary, format="tf_saved_model", input_signature=_signature(source), verbose=False)
-            except tf.errors.OpError as error:  # TensorFlow's words for a full disk
-                raise OSError(f"The SavedModel cannot be written ({error.message}): {out}") from error
             write_text(temporary / "assets.extra" / METADATA, _metadata(source))
             return (_check_raw if raw else _check)(temporary, source, out)
 
@@ -193,16 +192,18 @@ def export_openvino(model, out, weights="float32"):
     _need_tensorflow("OpenVINO's converter")
     _check_weights(weights, "float32", "float16")
     import openvino
+    import tensorflow as tf
 
     with claim(out, "an OpenVINO model", _is_own_openvino):
         source = _load_source(model)
         with replacing(out) as temporary:
             folder = temporary.with_name(f"{out.name} source")
-            source.export(folder, format="tf_saved_model", input_signature=_signature(source), verbose=False)
-            temporary.mkdir()
-            network = openvino.convert_model(folder)
-            network.set_rt_info(_metadata(source), "busseg")
-            openvino.save_model(network, temporary / "model.xml", compress_to_fp16=weights == "float16")
+            with _naming(out, tf.errors.OpError, RuntimeError):
+                source.export(folder, format="tf_saved_model", input_signature=_signature(source), verbose=False)
+                temporary.mkdir()
+                network = openvino.convert_model(folder)
+                network.set_rt_info(_metadata(source), "busseg")
+                openvino.save_model(network, temporary / "model.xml", compress_to_fp16=weights == "float16")
             return _check(temporary, source, out, weights)
 
 
@@ -213,6 +214,16 @@ FORMATS = {
     "litert": export_litert,
     "openvino": export_openvino,
 }
+
+
+@contextmanager
+def _naming(out, *errors):
+    """Turn what TensorFlow and OpenVINO raise when a disk is full, which names a hidden file, into an `OSError`."""
+    try:
+        yield
+    except errors as error:
+        reason = " ".join(str(error).split()).rpartition("; ")[2]
+        raise OSError(f"The model cannot be written ({reason}): {out}") from error
 
 
 def _is_own_saved_model(folder):

@@ -276,7 +276,7 @@ def test_model_whose_answers_are_no_numbers_leaves_nothing(tmp_path, echo_file):
 @pytest.mark.parametrize(
     ("export", "name", "message"),
     [
-        (export_saved_model, "export", r"The SavedModel cannot be written .*too large.*\): .*export"),
+        (export_saved_model, "export", r"The model cannot be written .*too large.*\): .*export"),
         (export_onnx, "export.onnx", r"\[Errno 27\] File too large: '.*export\.onnx'"),
     ],
 )
