@@ -700,12 +700,14 @@ main()
     ("verb", "limit", "name", "left"),
     [
         ("split", 500, "", set()),
+        ("audit", 500, "audit.json", set()),
+        ("predict", 100, "predictions.csv", set()),  # the table's header
         ("train", 10_000, "model.keras", {"out", "out/recipe.toml", "out/splits.csv", "out/environment.json"}),
     ],
 )
 def test_full_disk_is_told_and_leaves_no_half_file(dataset, recipe, tmp_path, verb, limit, name, left):
     before, out = names(tmp_path), tmp_path / "out"
-    arguments = ["--recipe", recipe] if verb == "train" else []
+    arguments = {"train": ["--recipe", recipe], "predict": ["--model", "small"]}.get(verb, [])
     done = finish(start(limit, verb, dataset, *arguments, "--out", out, code=FULL))
     assert done.status == 2
     assert done.err.splitlines() == [f"busseg: error: File too large: {out / name}"]

@@ -40,15 +40,10 @@ def replacing(path, place=None):
     with nullcontext(place) if place else hidden_folder(path.parent) as folder:
         # The suffix is kept, because writers choose their format by it.
         temporary = folder / (f"{uuid.uuid4().hex}{path.suffix}" if place else path.name)
-        try:
+        with _naming(path, folder):
             yield temporary
             _refuse_another_kind(temporary, path)
             _flush_all(temporary)
-        except OSError as error:
-            # A full disk does not say what it was too full for, and no one knows the temporary name.
-            if error.errno and (not error.filename or folder in Path(os.fsdecode(error.filename)).parents):
-                error.filename = str(path)
-            raise
         if not path.is_dir():
             temporary.replace(path)
         elif not _exchange(temporary, path):
@@ -57,6 +52,17 @@ def replacing(path, place=None):
             temporary.replace(path)
     if not place:
         flush(path.parent)
+
+
+@contextmanager
+def _naming(path, temporary=None):
+    """Name `path` in the system's errors: a full disk does not say for what, and a temporary folder says nothing."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and (not error.filename or temporary in Path(os.fsdecode(error.filename)).parents):
+            error.filename = str(path)
+        raise
 
 
 def _refuse_another_kind(new, path):
@@ -165,6 +171,18 @@ def write_csv(path, fields, rows):
         writer = csv.DictWriter(file, fields, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def append_row(path, fields, row):
+    """Append a row to a CSV file; its first part alone if the process is killed meanwhile."""
+    with _naming(path), Path(path).open("a", newline="", encoding="utf-8") as file:
+        csv.DictWriter(file, fields, lineterminator="\n").writerow(row)
+
+
+def append_text(path, text):
+    """Append `text` to a file as UTF-8; its first part alone if the process is killed meanwhile."""
+    with _naming(path), Path(path).open("a", encoding="utf-8") as file:
+        file.write(text)
 
 
 def read_csv(path, required=()):

@@ -1,6 +1,5 @@
 """Predict files and folders: masks, overlays and a table, whatever single files are like."""
 
-import csv
 import glob
 import json
 import uuid
@@ -16,7 +15,7 @@ from busseg.data.busi import MASK_STEM
 from busseg.data.claims import EXPLANATION, PREDICTION, claim_folder
 from busseg.data.dicom import is_dicom
 from busseg.data.dicom_seg import write_overlay
-from busseg.data.files import flush, hidden_folder, read_csv, write_csv, write_text
+from busseg.data.files import append_row, append_text, flush, hidden_folder, read_csv, write_csv, write_text
 from busseg.data.images import is_image, write_image
 from busseg.data.sample import TASKS
 from busseg.inference.frames import (
@@ -209,10 +208,8 @@ def predict_files(
                 if frame.key not in done:
                     # One by one, so that what is done stays told when the rest is stopped; the row last, which says it.
                     if json_lines:
-                        with (out / LINES).open("a", encoding="utf-8") as lines:
-                            lines.write(line)
-                    with (out / TABLE).open("a", newline="", encoding="utf-8") as table:
-                        csv.DictWriter(table, columns, lineterminator="\n").writerow(row)
+                        append_text(out / LINES, line)
+                    append_row(out / TABLE, columns, row)
                 yield row
         finally:
             predicted.close()

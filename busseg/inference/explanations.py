@@ -1,13 +1,12 @@
 """Explain files and folders: pictures and arrays of where a model looks, and a table."""
 
-import csv
 from itertools import tee
 from pathlib import Path
 
 import numpy as np
 
 from busseg.data.claims import EXPLANATION, claim_folder
-from busseg.data.files import flush, replacing, write_csv
+from busseg.data.files import append_row, flush, replacing, write_csv
 from busseg.data.images import write_image
 from busseg.inference.frames import find_frames, predict_frames
 from busseg.inference.occlusion import occlusion
@@ -96,8 +95,7 @@ def _explain_frames(predictor, network, frames, out):
         else:
             row |= _explain(predictor, network, frame, image, out / frame.target)
         # One by one, so that what is done stays told when the rest is stopped.
-        with (out / TABLE).open("a", newline="", encoding="utf-8") as table:
-            csv.DictWriter(table, FIELDS, lineterminator="\n").writerow(row)
+        append_row(out / TABLE, FIELDS, row)
         yield row
 
 

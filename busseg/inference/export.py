@@ -160,7 +160,8 @@ def export_litert(model, out, weights="float32", force=False):
         source = _load_source(model)
         signature = _signature(source)
         with replacing(out) as temporary:
-            source.export(temporary, format="litert", input_signature=signature, verbose=False, **smaller[weights])
+            with _naming(out, tf.errors.OpError):
+                source.export(temporary, format="litert", input_signature=signature, verbose=False, **smaller[weights])
             with zipfile.ZipFile(temporary, "a") as associated:  # where LiteRT has such files: behind the network
                 associated.writestr(METADATA, _metadata(source))
             return _check(temporary, source, out, weights)

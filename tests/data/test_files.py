@@ -4,11 +4,21 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from busseg.data import files
-from busseg.data.files import clear_leftovers, names_in, read_csv, replacing, write_csv, write_text
+from busseg.data.files import (
+    append_row,
+    append_text,
+    clear_leftovers,
+    names_in,
+    read_csv,
+    replacing,
+    write_csv,
+    write_text,
+)
 
 
 def names(folder):
@@ -171,6 +181,20 @@ def test_content_that_does_not_reach_the_disk_leaves_the_old(tmp_path, monkeypat
         write_text(tmp_path / "a.txt", "new")
     assert (tmp_path / "a.txt").read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_is_named_by_who_appends():
+    for append in (lambda: append_text("/dev/full", "a"), lambda: append_row("/dev/full", ["a"], {"a": 1})):
+        with pytest.raises(OSError, match=r"No space left on device: '/dev/full'$"):
+            append()
+
+
+def test_rows_and_text_are_appended(tmp_path):
+    write_csv(tmp_path / "a.csv", ["file"], [])
+    append_row(tmp_path / "a.csv", ["file"], {"file": "a,b.png"})
+    append_text(tmp_path / "a.csv", "µ\n")
+    assert (tmp_path / "a.csv").read_text(encoding="utf-8") == 'file\n"a,b.png"\nµ\n'
 
 
 # === Without a moment in which neither stands ===

@@ -278,6 +278,8 @@ def test_model_whose_answers_are_no_numbers_leaves_nothing(tmp_path, echo_file):
     [
         (export_saved_model, "export", r"The model cannot be written .*too large.*\): .*export"),
         (export_onnx, "export.onnx", r"\[Errno 27\] File too large: '.*export\.onnx'"),
+        (export_litert, "export.tflite", r"The model cannot be written .*too large.*\): .*export\.tflite"),
+        (export_openvino, "export", r"The model cannot be written .*\): .*export"),
     ],
 )
 def test_full_disk_leaves_the_old_export(tmp_path, echo_file, export, name, message):
