@@ -77,6 +77,7 @@ def measure(kills=200, seed=0, verbs=tuple(VERBS)):
             for verb in verbs:
                 out = Path(folder) / "out"
                 run_and_kill(verb, things, out, expected[verb], seconds[verb], rng, rows[verb])
+                print(f"{verb}: {rows[verb]}", flush=True)
                 shutil.rmtree(out)
     return [{"verb": verb, **row} for verb, row in rows.items()]
 
