@@ -38,6 +38,7 @@ VERBS = {
     "export openvino": "export {model} --format openvino --out {out}/openvino",
 }
 GO_ON = ("train", "crossval", "predict")  # the others begin again, and replace a former output
+PIECE_BY_PIECE = ("evaluate", "explain")  # these take away what the former one told before they tell it anew
 RECIPE = "image_size = 32\nwidth = 4\ndepth = 2\nepochs = 4\nbatch_size = 4\npatience = 4\n"
 KILLS = 4  # of one run, at most
 MINE = "thesis.tex"
@@ -142,11 +143,11 @@ def run_and_kill(verb, things, out, expected, seconds, rng, row):
         row["kills"] += 1
         row["half-written"] += sum(not is_whole(path) for path in visible(out) if path not in mine)
         row["lost"] += sum(not path.is_file() or path.read_text() != "mine" for path in mine)
-        if former:  # of each of its files the old or the new stands
+        if former and verb not in PIECE_BY_PIECE:  # of each of its files the old or the new stands
             row["lost"] += len({path.name for path in visible(expected)} - {path.name for path in visible(out)})
-        [*folders] = (path for path in out.iterdir() if path.is_dir() and not path.name.startswith("."))
-        if "export" not in verb and folders and any(folders[0].glob("*.*")) and len(mine) == 1:
-            mine.append(folders[0] / MINE)
+        begun = [path.parent for path in out.glob("*/[!.]*.*")]  # the file that marks it is there
+        if "export" not in verb and begun and len(mine) == 1:
+            mine.append(begun[0] / MINE)
             mine[-1].write_text("mine")
     row["failed"] += finish(start(verb, things, out)) != 0
     row["left over"] += len(list(out.rglob(".*")))
