@@ -62,7 +62,7 @@ def cross_validate(samples, out, recipe, protocol="grouped", folds=5, seed=0, jo
 def _cross_validate(samples, out, recipe, splits, protocol, seed, jobs, robustness, data):
     settings = {"protocol": protocol, "folds": len(splits), "seed": seed, "recipe": dataclasses.asdict(recipe)}
     _settle(out, recipe, settings)
-    write_splits(out / "splits.csv", splits)
+    write_splits(out / "splits.csv", splits, force=True)
     by_name = {sample.name: sample for sample in samples}  # for the groups: "random" and "tang" part them
     scored = [[by_name[sample.name] for sample in split.test or split.validation] for split in splits]
 

@@ -157,7 +157,7 @@ def _average(samples, crossvals, runs, out, float16):
             network.set_weights([_rounded(weight) for weight in network.get_weights()])
     with replacing(out / "model.keras") as temporary:
         _serve(networks, recipe).save(temporary)
-    export_onnx(out / "model.keras", out / "model.onnx")
+    export_onnx(out / "model.keras", out / "model.onnx", force=True)
     return found
 
 

@@ -192,7 +192,7 @@ def occupied():
         process.wait()
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "download"])
+@pytest.mark.parametrize("verb", VERBS)
 def test_second_process_is_refused(things, tmp_path, capfd, occupied, monkeypatch, verb):
     monkeypatch.setattr(claims, "PATIENCE_S", 0.1)
     out = tmp_path / f"out{SUFFIXES.get(verb, '')}"

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from busseg.data import find_samples
+from busseg.data.claims import claim
 from busseg.data.files import replacing
 
 BUSI = "aryashah2k/breast-ultrasound-images-dataset"
@@ -27,19 +28,26 @@ def download_busi(folder):
     Raises:
         ImportError: If kagglehub is not installed.
         FileExistsError: If the folder holds something, or is a file.
+        BlockingIOError: If another process downloads to it.
         OSError: If Kaggle cannot be reached, or a file cannot be written.
         ValueError: If what came is not BUSI as published.
     """
     folder = Path(folder).resolve()
+    _refuse_others(folder)
+    with claim(folder, "an empty folder", lambda folder: True):
+        downloaded = _fetch(folder)
+        _check(downloaded)
+        with replacing(folder) as temporary:
+            shutil.copytree(downloaded, temporary)
+            _refuse_others(folder)  # that came meanwhile
+    return folder
+
+
+def _refuse_others(folder):
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"Expected an empty folder for BUSI, found a file: {folder}")
     if folder.is_dir() and any(folder.iterdir()):
         raise FileExistsError(f"Expected an empty folder for BUSI, found files in it: {folder}")
-    downloaded = _fetch(folder)
-    _check(downloaded)
-    with replacing(folder) as temporary:
-        shutil.copytree(downloaded, temporary)
-    return folder
 
 
 def _fetch(folder):

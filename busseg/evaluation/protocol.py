@@ -95,6 +95,7 @@ def _evaluate(predictor, parts, out, progress, size, fold, about):
         masks.mkdir()
         for start in progress(range(0, len(samples), _BATCH)):
             rows += _score_batch(predictor, samples[start : start + _BATCH], fold, size, masks)
+        _refuse_foreign_masks(out / MASKS)  # that came meanwhile
         # The table marks the folder, so it comes first; the summary says that all is there, so it comes last.
         (out / SUMMARY).unlink(missing_ok=True)
         write_csv(out / TABLE, fields(classes_of(rows)), rows)

@@ -281,7 +281,7 @@ def _checkpoints(out):
 def _write_run(out, recipe, split, fold, devices):
     """Write down what a run is made of. The recipe comes last: where it is, the rest is, too."""
     write_text(out / ENVIRONMENT, json.dumps(_environment(split, devices), indent=2) + "\n")
-    write_splits(out / SPLITS, [split], first_fold=fold)
+    write_splits(out / SPLITS, [split], first_fold=fold, force=True)
     recipe.save(out / RECIPE)
 
 
