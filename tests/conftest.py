@@ -123,6 +123,18 @@ def breakhis_folder():
     return _real_folder("breakhis")
 
 
+@pytest.fixture(scope="session")
+def busbra_folder():
+    """Real images of BUS-BRA, all or those of some of its patients."""
+    return _real_folder("busbra")
+
+
+@pytest.fixture(scope="session")
+def breast_folder():
+    """Real images of BrEaST, all or those of some of its patients."""
+    return _real_folder("breast")
+
+
 def _real_folder(name):
     """The folder that `BUSSEG_NAME` tells, or the first found in its usual places."""
     told = os.environ.get(f"BUSSEG_{name.upper()}")

@@ -61,15 +61,15 @@ def split(
 
 @app.command()
 def download(
-    dataset: Annotated[str, typer.Argument(help="busi: breast ultrasound, 780 images.")],
+    dataset: Annotated[str, typer.Argument(help="busi, busbra, breast or bus_uclm: breast ultrasound.")],
     folder: Annotated[Path, typer.Argument(help="Folder to make.")],
 ):
-    """Download a dataset.
+    """Download a dataset from where it is published, and say how to cite it.
 
     Example: busseg download busi data/busi
     """
-    from busseg.data.download import download_busi
+    from busseg.data.download import HOMES, download_dataset
 
-    if dataset != "busi":
-        raise ValueError(f"Expected the dataset busi, found {dataset!r}")
-    print(f"Wrote {download_busi(folder)}")
+    made, home = download_dataset(dataset, folder, progress=progress_bar("Downloading")), HOMES[dataset]
+    print(f"Wrote {made}\n{home.title}, {home.images} images, {home.page}")
+    print(f"Licence: {home.licence}\nPlease cite {home.citation}")

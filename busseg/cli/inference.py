@@ -172,6 +172,18 @@ def export(
 def page(
     model: Model = Path("best"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes any that is free.")] = 7860,
+    host: Annotated[str, typer.Option(help="Name or address of this machine; 0.0.0.0 is all of its addresses.")] = (
+        "127.0.0.1"
+    ),
+    password: Annotated[
+        str | None,
+        typer.Option(
+            envvar="BUSSEG_PASSWORD",
+            show_envvar=True,
+            help="What whoever opens the page must know; needed for a --host that other machines reach. Others on this "
+            "machine may read a command line, so better set the variable.",
+        ),
+    ] = None,
 ):
     """Answer images on a page in the browser, for this machine alone, until Ctrl-C.
 
@@ -179,12 +191,21 @@ def page(
     """
     with Console().status("Starting the page ..."):
         try:
-            from busseg.app.server import serve
+            from busseg.app.server import WARNING, is_loopback, serve
         except ModuleNotFoundError as error:
             if error.name != "gradio":
                 raise
             raise ImportError('Expected Gradio, found it not installed: pip install "busseg[app]"') from error
     predictor = load_predictor(model)
-    # Or else whoever stops the page by `kill`, as service managers do, leaves its temporary folder behind.
+    # Or else whoever stops the page by `kill`, as service managers do, leaves its temporary folder behind ...
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    serve(predictor, port, lambda address: print(f"Research software, not a medical device: {address}", flush=True))
+    # ... as does who closes its terminal, where `nohup` does not keep it running.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
+
+    def started(address):
+        print(f"Research software, not a medical device: {address}", flush=True)
+        if not is_loopback(host):
+            print(WARNING, flush=True)
+
+    serve(predictor, port, host, password, started)

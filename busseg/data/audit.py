@@ -14,7 +14,7 @@ from PIL import Image
 from busseg.data import breakhis, busi, find_reader
 from busseg.data.burned_in import has_marks
 from busseg.data.duplicates import content_groups, find_copies
-from busseg.data.images import read_image, read_mask
+from busseg.data.images import read_image, read_mask, read_mask_file
 from busseg.data.sample import CLASSES
 
 # What can be found, the worst first, with how it is counted. All but the notes are problems.
@@ -24,7 +24,7 @@ FINDINGS = {
     "name_clash": "files named like another",
     "missing_mask": "images without a mask",
     "orphan_mask": "masks without an image",
-    "bad_label": "faults in labels.csv",
+    "bad_label": "faults in the table of labels",
     "wrong_name": "files not named or placed as in BreaKHis",
     "two_subtypes": "slides that stand under two subtypes",
     "misaligned_mask": "masks of another size than their image",
@@ -157,7 +157,7 @@ def _format_and_colour(path):
         name = _format(image)
         if image.mode in _GREY_MODES:
             return name, 0.0
-        channels = cv2.split(np.asarray(image.convert("RGB")))
+        channels = cv2.split(np.asarray(image.convert("RGBA").convert("RGB")))  # else Pillow warns of some palettes
     spread = cv2.max(cv2.max(*channels[:2]), channels[2]) - cv2.min(cv2.min(*channels[:2]), channels[2])
     return name, np.count_nonzero(spread > COLOUR_LEVELS) / spread.size
 
@@ -170,7 +170,7 @@ def _look_at_masks(sample, shape, look):
     lesions = []
     for path in sample.masks:
         try:
-            mask = read_image(path)
+            mask = read_mask_file(path)
         except (OSError, ValueError) as error:
             look["found"].append(("unreadable", path, _reason(error, path)))
             continue

@@ -7,8 +7,10 @@ import keras
 import numpy as np
 
 from busseg.data.augmentation import AUGMENTATIONS
+from busseg.data.grey_transfer import match_histogram
 from busseg.data.images import fit_to_square, read_image, read_mask
-from busseg.data.sample import LABEL, MASK, TASKS
+from busseg.data.lesion_free import crop_beside_lesion
+from busseg.data.sample import CLASSES, LABEL, MASK, TASKS
 
 BALANCES = ("none", "weights", "sampling")
 
@@ -31,7 +33,13 @@ class Batches(keras.utils.PyDataset):
         augmentation: One of `AUGMENTATIONS`: "none", "card", "strong" or "scanner"; of tissue, "none" or "stain".
         shuffle: Whether each epoch has its own order.
         balance: How rare classes are brought up: "none"; "weights" weighs each label by the inverse frequency of its
-            class; "sampling" draws every class equally often, with repetition.
+            class; "sampling" draws with repetition, see `balance_power`.
+        balance_power: Float in `[0, 1]`. "sampling" draws each source in proportion to this power of its size, and
+            within it each class likewise: 0 draws all equally often, 1 as they come.
+        normals_drawn: Float > 0. "sampling" draws normal images so many times as often as that gives.
+        lesion_free: Share of the images with a lesion, in `[0, 1]`, that are drawn as a crop beside it: a normal image
+            of the same scanner. See `lesion_free.crop_beside_lesion`.
+        grey_transfer: Share of the images, in `[0, 1]`, that get the histogram of an image of another source.
         seed: Integer.
         epoch: Number of the epoch to begin with. Counts up at the end of each. Keras ends one before its first, so that
             `fit` begins with `epoch + 1`.
@@ -55,6 +63,10 @@ class Batches(keras.utils.PyDataset):
         augmentation="none",
         shuffle=False,
         balance="none",
+        balance_power=0.0,
+        normals_drawn=1.0,
+        lesion_free=0.0,
+        grey_transfer=0.0,
         seed=0,
         epoch=0,
         cache=True,
@@ -82,6 +94,10 @@ class Batches(keras.utils.PyDataset):
         self.augmentation = augmentation
         self.shuffle = shuffle
         self.balance = balance
+        self.balance_power = balance_power
+        self.normals_drawn = normals_drawn
+        self.lesion_free = lesion_free
+        self.grey_transfer = grey_transfer
         self.seed = seed
         self.epoch = epoch
         self.process = process
@@ -99,6 +115,7 @@ class Batches(keras.utils.PyDataset):
         self._count = len(TASKS[task])
         self._classes = np.array([-1 if s.label is None else TASKS[task].index(s.label) for s in self.samples])
         self._weights = _label_weights(self._classes, balance)
+        self._sources = np.array([s.source for s in self.samples])
 
     def __len__(self):
         return -(-self._places // self.batch_size)
@@ -108,13 +125,12 @@ class Batches(keras.utils.PyDataset):
         share = (end - begin) // self.processes
         places = np.arange(share) + begin + self.process * share
         chosen = np.resize(self._order(), self._places)[places]
-        images, masks = zip(*(self._augmented(i, place) for i, place in zip(chosen, places)))
+        images, masks, classes = zip(*(self._drawn(i, place) for i, place in zip(chosen, places)))
         filled = self._places > len(self.samples)
         # Keras divides by the number of images, those of weight 0 and all.
         importance = np.float32(self._places / len(self.samples) if filled else 1) * (places < len(self.samples))
-        classes = self._classes[chosen]
         # The label of an unlabelled sample is all zeros; its weight of 0 keeps it out of losses and metrics.
-        targets = {LABEL: (classes[:, None] == np.arange(self._count)).astype(np.float32)}
+        targets = {LABEL: (np.array(classes)[:, None] == np.arange(self._count)).astype(np.float32)}
         weights = {LABEL: self._weights[chosen] * importance}
         image = np.stack(images).astype(np.float32)
         if self._marked:
@@ -150,13 +166,28 @@ class Batches(keras.utils.PyDataset):
         random = np.random.default_rng([self.seed, self.epoch])
         count = len(self.samples)
         if self.balance == "sampling":
-            _, classes, frequency = np.unique(self._classes, return_inverse=True, return_counts=True)
-            chance = 1 / frequency[classes]
-            return random.choice(count, count, p=chance / chance.sum())
+            chances = _chances(self._sources, self._classes, self.balance_power)
+            if self._marked:
+                chances[self._classes == CLASSES.index("normal")] *= self.normals_drawn
+            return random.choice(count, count, p=chances / chances.sum())
         return random.permutation(count) if self.shuffle else np.arange(count)
 
-    def _augmented(self, index, place):
+    def _drawn(self, index, place):
+        """`(image, mask, class)` of sample number `index`, changed at random by its place in the epoch."""
         image, mask = self.load(index)
+        label = self._classes[index]
+        random = np.random.default_rng([self.seed, self.epoch, place])
+        if self.lesion_free and mask.any() and random.random() < self.lesion_free:
+            cropped = crop_beside_lesion(image, mask, random)
+            if cropped is not None:
+                image, mask, label = cropped, np.zeros_like(mask), CLASSES.index("normal")
+        if self.grey_transfer and random.random() < self.grey_transfer:
+            others = np.flatnonzero(self._sources != self._sources[index])
+            if len(others):
+                image = match_histogram(image, self.load(random.choice(others))[0])
+        return *self._augmented(image, mask, place), label
+
+    def _augmented(self, image, mask, place):
         if self.augmentation == "none":
             return image, mask
         # A pipeline holds its random state, so each thread has its own, set anew for each place of the epoch.
@@ -167,6 +198,18 @@ class Batches(keras.utils.PyDataset):
         self._thread.augment.set_random_state(numbers, Random(int(numbers.integers(2**63))))
         changed = self._thread.augment(image=image) if mask is None else self._thread.augment(image=image, mask=mask)
         return changed["image"], changed.get("mask")
+
+
+def _chances(sources, classes, power):
+    """The chance of each sample to be drawn: array `(n,)` that sums to 1."""
+    chances = np.zeros(len(sources))
+    names, sizes = np.unique(sources, return_counts=True)
+    shares = sizes**power / np.sum(sizes**power)
+    for name, share in zip(names, shares):
+        mine = np.flatnonzero(sources == name)
+        _, places, sizes = np.unique(classes[mine], return_inverse=True, return_counts=True)
+        chances[mine] = share * (sizes**power / np.sum(sizes**power) / sizes)[places]
+    return chances
 
 
 def _label_weights(classes, balance):

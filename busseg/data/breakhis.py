@@ -116,7 +116,10 @@ def list_samples(root):
             continue
         first.setdefault(tissue.slide, {}).setdefault(tissue.subtype, path)
         name = path.relative_to(root).as_posix()
-        samples.append(Sample(name=name, image=path, masks=(), label=tissue.label, group=tissue.case))
+        attributes = {"patient": tissue.case, "histology": tissue.subtype}
+        samples.append(
+            Sample(name=name, image=path, masks=(), label=tissue.label, group=tissue.case, attributes=attributes)
+        )
     for slide, subtypes in first.items():
         if len(subtypes) > 1:
             path = next(iter(subtypes.values()))

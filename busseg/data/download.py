@@ -1,56 +1,146 @@
-"""BUSI from Kaggle to a folder."""
+"""Datasets from their homes to a folder."""
 
+import hashlib
 import shutil
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from urllib.request import Request, urlopen
+from zipfile import BadZipFile, ZipFile
 
 from busseg.data import find_samples
 from busseg.data.claims import claim
 from busseg.data.files import replacing
+from busseg.data.tables import import_openpyxl
 
 BUSI = "aryashah2k/breast-ultrasound-images-dataset"
-BUSI_PAGE = f"https://www.kaggle.com/datasets/{BUSI}"
 BUSI_VERSION = 1
-BUSI_IMAGES = 780
+_TIMEOUT_S = 60
+_CHUNK = 1 << 20
 
 
-def download_busi(folder):
-    """Download BUSI from Kaggle. No Kaggle account is needed.
-
-    The archive goes to the cache of kagglehub, which resumes a download that broke off; once it is unpacked there and
-    found complete, the images are copied to `folder`, all of them or none.
+@dataclass(frozen=True)
+class Home:
+    """Where a dataset is published.
 
     Args:
+        title: Its name.
+        images: How many images it has.
+        page: Address of its page.
+        licence: What its page says.
+        citation: What its authors ask to cite.
+        files: `(address, MD5 or None)` of each file, zip archives or tables; the sum where the publisher states one.
+            BUSI has none: it comes through kagglehub.
+    """
+
+    title: str
+    images: int
+    page: str
+    licence: str
+    citation: str
+    files: tuple[tuple[str, str | None], ...] = ()
+
+
+HOMES = {
+    "busi": Home(
+        title="BUSI",
+        images=780,
+        page=f"https://www.kaggle.com/datasets/{BUSI}",
+        licence="CC0",
+        citation="Al-Dhabyani et al., Data in Brief 28:104863 (2020), https://doi.org/10.1016/j.dib.2019.104863",
+    ),
+    "busbra": Home(
+        title="BUS-BRA",
+        images=1875,
+        page="https://zenodo.org/records/8231412",
+        licence="its LICENSE.txt: use, change and pass on, keep the notice, cite the paper",
+        citation="Gómez-Flores et al., Medical Physics 51:3110-3123 (2024), https://doi.org/10.1002/mp.16812",
+        files=(
+            (
+                "https://zenodo.org/records/8231412/files/BUSBRA.zip?download=1",
+                "1f8b2be6476d58fc97bfb5e5a1ea9bab",
+            ),
+        ),
+    ),
+    "breast": Home(
+        title="BrEaST",
+        images=256,
+        page="https://www.cancerimagingarchive.net/collection/breast-lesions-usg",
+        licence="CC BY 4.0",
+        citation="Pawłowska et al., Scientific Data 11:148 (2024), https://doi.org/10.1038/s41597-024-02984-z, "
+        "and the collection, https://doi.org/10.7937/9WKK-Q141",
+        files=tuple(
+            (f"https://www.cancerimagingarchive.net/wp-content/uploads/{name}", None)
+            for name in (
+                "BrEaST-Lesions-USG-clinical-data-Dec-15-2023.xlsx",
+                "BrEaST-Lesions_USG-images_and_masks-Dec-15-2023.zip",
+            )
+        ),
+    ),
+    "bus_uclm": Home(
+        title="BUS-UCLM",
+        images=683,
+        page="https://data.mendeley.com/datasets/7fvgj4jsp7",
+        licence="told in two ways, CC BY 4.0 and non-commercial (CC BY-NC): ask its authors before you share a model",
+        citation="Vallez et al., Scientific Data 12:242 (2025), https://doi.org/10.1038/s41597-025-04562-3",
+        files=(("https://prod-dcd-datasets-cache-zipfiles.s3.eu-west-1.amazonaws.com/7fvgj4jsp7-1.zip", None),),
+    ),
+}
+
+
+def download_dataset(name, folder, progress=iter):
+    """Download a dataset. No account is needed.
+
+    All of it comes to `folder`, or nothing. BUSI's archive stays in the cache of kagglehub, which resumes a download
+    that broke off.
+
+    Args:
+        name: One of `HOMES`.
         folder: Path of a folder that is empty or does not exist yet.
+        progress: Function that wraps an iteration, for a progress bar over each file; kagglehub has its own.
 
     Returns:
         The folder as a `Path`, for `find_samples`.
 
     Raises:
-        ImportError: If kagglehub is not installed.
+        ImportError: If kagglehub, for BUSI, or openpyxl, for BrEaST, is not installed.
         FileExistsError: If the folder holds something, or is a file.
         BlockingIOError: If another process downloads to it.
-        OSError: If Kaggle cannot be reached, or a file cannot be written.
-        ValueError: If what came is not BUSI as published.
+        OSError: If the dataset's home cannot be reached, or a file cannot be written.
+        ValueError: If there is no such dataset to download, or what came is not as published.
     """
-    folder = Path(folder).resolve()
-    _refuse_others(folder)
-    with claim(folder, "an empty folder", lambda folder: True):
-        downloaded = _fetch(folder)
-        _check(downloaded)
-        with replacing(folder) as temporary:
-            shutil.copytree(downloaded, temporary)
-            _refuse_others(folder)  # that came meanwhile
+    if name == "udiat":
+        raise ValueError(
+            "Expected a dataset with an open home, found udiat, which its authors give: see data/README.md"
+        )
+    if name not in HOMES:
+        raise ValueError(f"Expected a dataset of {', '.join(HOMES)}, found {name!r}")
+    home, folder = HOMES[name], Path(folder).resolve()
+    _refuse_others(home, folder)
+    with claim(folder, "an empty folder", lambda folder: True), replacing(folder) as temporary:
+        if name == "busi":
+            cached = _fetch_busi(home, folder)
+            _check(home, cached, f"; delete {cached} and try again")
+            shutil.copytree(cached, temporary)
+        else:
+            if any(address.endswith(".xlsx") for address, _ in home.files):
+                import_openpyxl(folder)  # before the download, not after it
+            temporary.mkdir()
+            for address, md5 in home.files:
+                _fetch(home, address, md5, temporary, folder, progress)
+            _check(home, temporary)
+        _refuse_others(home, folder)  # that came meanwhile
     return folder
 
 
-def _refuse_others(folder):
+def _refuse_others(home, folder):
     if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"Expected an empty folder for BUSI, found a file: {folder}")
+        raise FileExistsError(f"Expected an empty folder for {home.title}, found a file: {folder}")
     if folder.is_dir() and any(folder.iterdir()):
-        raise FileExistsError(f"Expected an empty folder for BUSI, found files in it: {folder}")
+        raise FileExistsError(f"Expected an empty folder for {home.title}, found files in it: {folder}")
 
 
-def _fetch(folder):
+def _fetch_busi(home, folder):
     try:
         import kagglehub
     except ImportError as error:
@@ -59,19 +149,47 @@ def _fetch(folder):
         # The version is named, so that everyone gets the same images, and a copy in the cache needs no network.
         return Path(kagglehub.dataset_download(f"{BUSI}/versions/{BUSI_VERSION}"))
     except Exception as error:  # kagglehub's own errors share no base class
-        cause = " ".join(f"{type(error).__name__}: {error}".split())
-        raise OSError(
-            f"Expected to download BUSI from Kaggle, found that it failed. Try again, or get the archive by hand from "
-            f"{BUSI_PAGE} and unpack it to {folder} ({cause})"
-        ) from error
+        raise _unreachable(home, folder, error) from error
 
 
-def _check(downloaded):
+def _fetch(home, address, md5, target, folder, progress):
+    """Put one file, or what its archive holds, into the folder `target`."""
+    path = target / address.rpartition("/")[2].partition("?")[0]
+    digest = hashlib.md5(usedforsecurity=False)
+    try:
+        with urlopen(Request(address, headers={"User-Agent": "busseg"}), timeout=_TIMEOUT_S) as reply:
+            expected = reply.length
+            with path.open("wb") as file:
+                for chunk in progress(iter(partial(reply.read, _CHUNK), b"")):
+                    digest.update(chunk)
+                    file.write(chunk)
+        if expected not in (None, path.stat().st_size):
+            raise ConnectionError(f"{path.stat().st_size} of {expected} bytes came")
+    except OSError as error:
+        raise _unreachable(home, folder, error) from error
+    if md5 and digest.hexdigest() != md5:
+        raise ValueError(f"Expected a file with the MD5 sum {md5}, found {digest.hexdigest()}: {address}")
+    if path.suffix == ".zip":
+        try:
+            with ZipFile(path) as archive:
+                archive.extractall(target)
+        except BadZipFile as error:
+            raise ValueError(f"Expected a zip archive, found something else ({error}): {address}") from error
+        path.unlink()
+
+
+def _unreachable(home, folder, error):
+    cause = " ".join(f"{type(error).__name__}: {error}".split())
+    return OSError(
+        f"Expected to download {home.title}, found that it failed. Try again, or get it by hand from {home.page} and "
+        f"unpack it to {folder} ({cause})"
+    )
+
+
+def _check(home, downloaded, remedy=""):
     try:
         found = len(find_samples(downloaded))
-    except FileNotFoundError as error:
-        raise ValueError(f"{error}. It is not BUSI as published; delete {downloaded} and try again") from error
-    if found != BUSI_IMAGES:
-        raise ValueError(
-            f"Expected the {BUSI_IMAGES} images of BUSI, found {found}; delete it and try again: {downloaded}"
-        )
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"Expected {home.title} as published, found a fault{remedy} ({error})") from error
+    if found != home.images:
+        raise ValueError(f"Expected the {home.images} images of {home.title}, found {found}{remedy}")

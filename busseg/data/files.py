@@ -185,12 +185,13 @@ def append_text(path, text):
         file.write(text)
 
 
-def read_csv(path, required=()):
+def read_csv(path, required=(), delimiter=","):
     """Read a CSV file with a header.
 
     Args:
         path: Path of the file.
         required: Names of columns that must be there.
+        delimiter: What parts the columns.
 
     Returns:
         List of dicts, one a row.
@@ -202,7 +203,7 @@ def read_csv(path, required=()):
     try:
         # utf-8-sig also reads the files that spreadsheet programs save with a byte-order mark.
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="")
+            reader = csv.DictReader(file, restval="", delimiter=delimiter)
             columns = reader.fieldnames or []
             rows = list(reader)
     except UnicodeDecodeError as error:

@@ -40,6 +40,10 @@ def read_image(path, colour=False):
         FileNotFoundError: If there is no such file.
         ValueError: If the file is not a readable, complete, single image of at most `MAX_PIXELS`.
     """
+    return _read(path, _to_colour if colour else _to_grey)
+
+
+def _read(path, convert):
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"Expected an image file, found nothing: {path}")
@@ -49,7 +53,7 @@ def read_image(path, colour=False):
         with Image.open(path, formats=("PNG", "JPEG", "BMP", "TIFF")) as image:
             refusal = _refusal(image)
             if not refusal:
-                return (_to_colour if colour else _to_grey)(ImageOps.exif_transpose(image))
+                return convert(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError as error:  # from twice Pillow's own limit on
         raise ValueError(f"Expected at most {MAX_PIXELS} pixels, found more ({error}): {path}") from error
     except Image.UnidentifiedImageError as error:
@@ -91,11 +95,27 @@ def _to_colour(image):
     return np.asarray(image.convert("RGB"))
 
 
+def read_mask_file(path):
+    """Read one mask file as grey values, of which colours give their brightest channel: pure red is 255, not its luma.
+
+    Arguments, result and errors are those of `read_image`.
+    """
+    return _read(path, _to_brightest)
+
+
+def _to_brightest(image):
+    if image.mode not in ("P", "RGB", "RGBA"):
+        return _to_grey(image)
+    pixels = np.asarray(image.convert("RGBA"), dtype=np.uint16)
+    return np.round(pixels[..., :3].max(axis=-1) * pixels[..., 3] / 255.0).astype(np.uint8)
+
+
 def read_mask(paths, shape):
     """Read the lesion of one image: the union of its mask files.
 
     Args:
-        paths: Paths of the mask files. Grey values above 127 are lesion; in a file of only 0 and 1, the ones are.
+        paths: Paths of the mask files. Values above 127 are lesion, see `read_mask_file`; in a file of only 0 and 1,
+            the ones are.
         shape: `(height, width)` of the image, which every mask must share.
 
     Returns:
@@ -106,7 +126,7 @@ def read_mask(paths, shape):
     """
     lesion = np.zeros(shape, np.uint8)
     for path in paths:
-        mask = read_image(path)
+        mask = read_mask_file(path)
         if mask.shape != tuple(shape):
             raise ValueError(f"Expected a mask of {_size(shape)} like its image, found {_size(mask.shape)}: {path}")
         lesion |= (mask > (127 if mask.max() > 1 else 0)).astype(np.uint8)

@@ -5,10 +5,11 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
+from busseg.data.files import read_csv
 from busseg.data.splits import Split, grouped_splits, patient_splits, random_splits
 
 PUBLISHED = files("busseg.data") / "published"
-PROTOCOLS = ("grouped", "random", "tang", "curated", "patient")
+PROTOCOLS = ("grouped", "random", "tang", "curated", "busbra5", "busbra10", "patient")
 # Side in pixels of the square that masks are scored at; the others score at native size.
 SCORED_SIZE = {"tang": 256}
 
@@ -25,12 +26,13 @@ def make_splits(protocol, samples, folds=5, seed=0):
     - "random": `random_splits`, the field's habit, for comparison.
     - "tang": `tang_splits`, three published splits of BUSI's lesion images.
     - "curated": `curated_splits`, four folds of a published choice of 450 images of BUSI.
+    - "busbra5", "busbra10": `busbra_splits`, the published five or ten folds of BUS-BRA.
     - "patient": `patient_splits`, for BreaKHis: no patient of a tested image is trained with.
 
     Args:
         protocol: One of `PROTOCOLS`.
         samples: Sequence of `Sample`.
-        folds: Number of folds of "grouped", "random" and "patient"; that of the published ones is theirs.
+        folds: Number of folds of "grouped", "random" and "patient"; the published ones have theirs.
         seed: Integer. The same seed gives the same folds.
 
     Returns:
@@ -44,6 +46,8 @@ def make_splits(protocol, samples, folds=5, seed=0):
         return random_splits(samples, folds, seed)
     if protocol == "patient":
         return patient_splits(samples, folds, seed)
+    if protocol.startswith("busbra"):
+        return busbra_splits(samples, int(protocol.removeprefix("busbra")), seed)
     return tang_splits(samples) if protocol == "tang" else curated_splits(samples, seed)
 
 
@@ -103,6 +107,53 @@ def curated_splits(samples, seed=0, path=PUBLISHED / "curated_busi.csv"):
     with Path(path).open(encoding="utf-8", newline="") as lines:
         stems = [f"{row['class']} ({row['id']})" for row in csv.DictReader(lines, delimiter=";")]
     return grouped_splits(_chosen(stems, by_stem, path), folds=4, seed=seed)
+
+
+def busbra_splits(samples, folds=5, seed=0):
+    """Split BUS-BRA into the five or ten folds of its authors, whose files lie in its folder.
+
+    Fold 0 tests all images of the patients in the authors' fold 1, and so on. The validation part is a fifth of the
+    other patients, as `grouped_splits` draws it, not the authors' (`valid_1`, ...), which puts one view of a patient
+    into training and the other into validation: those of 111 to 127 patients of 620. Rows without an image, as in a
+    part of the dataset, are passed over.
+
+    Args:
+        samples: The samples of BUS-BRA, or of some of its patients.
+        folds: 5 or 10.
+        seed: Integer. The same seed gives the same validation parts.
+
+    Returns:
+        List of `Split`, one a fold.
+
+    Raises:
+        FileNotFoundError: If the samples' folder has no `5-fold-cv.csv` or `10-fold-cv.csv`.
+        ValueError: If it lacks an image, or the images of a fold are all missing.
+
+    Reference:
+        Gómez-Flores et al., Medical Physics 51:3110-3123 (2024), https://doi.org/10.1002/mp.16812
+    """
+    fold_of = {}
+    for path in sorted({sample.image.parents[1] / f"{folds}-fold-cv.csv" for sample in samples}):
+        if not path.is_file():
+            raise FileNotFoundError(f"Expected the folds of BUS-BRA beside its images, found none: {path}")
+        fold_of |= {
+            path.parent / "Images" / f"{row['ID']}.png": row["kFold"] for row in read_csv(path, ("ID", "kFold"))
+        }
+    for sample in samples:
+        if sample.image not in fold_of:
+            raise ValueError(f"Expected a fold for every image in {folds}-fold-cv.csv, found none: {sample.image}")
+    splits = []
+    for fold in map(str, range(1, folds + 1)):
+        test = tuple(sample for sample in samples if fold_of[sample.image] == fold)
+        if not test:
+            raise ValueError(f"Expected images of all {folds} folds of BUS-BRA, found none of fold {fold}")
+        rest = [sample for sample in samples if fold_of[sample.image] != fold]
+        held_out = {sample.group for sample in grouped_splits(rest, 5, seed)[0].test}
+        train, validation = (
+            tuple(sample for sample in rest if (sample.group in held_out) == held) for held in (False, True)
+        )
+        splits.append(Split(train, validation, test))
+    return splits
 
 
 def _by_stem(samples):

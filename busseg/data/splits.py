@@ -29,8 +29,12 @@ def grouped_splits(samples, folds=5, seed=0, keep_conflicts=False):
     """Split samples into stratified folds that never part a group.
 
     Groups whose images carry different labels are left out: no one knows their class. Training parts keep all the
-    images of a group, validation and test parts the first one. The validation part is a fifth of the groups outside
-    the test part; or one group of the rarest class, where that has fewer than five.
+    images of a group. Validation and test parts keep all the views of a patient, and of copies the first one. The
+    validation part is a fifth of the groups outside the test part; or one group of the rarest class, where that has
+    fewer than five.
+
+    Every source is split by itself, so its folds are the ones that it has alone. Of several sources, one may have fewer
+    groups of a class than there are folds.
 
     Args:
         samples: Sequence of `Sample`.
@@ -42,7 +46,7 @@ def grouped_splits(samples, folds=5, seed=0, keep_conflicts=False):
         List of `Split`, one a fold.
 
     Raises:
-        ValueError: If a class has fewer groups than there are folds, or fewer than four.
+        ValueError: If a class of the only source has fewer groups than there are folds, or fewer than four.
     """
     if folds < 2:
         raise ValueError(f"Expected at least 2 folds, found {folds}")
@@ -51,8 +55,50 @@ def grouped_splits(samples, folds=5, seed=0, keep_conflicts=False):
     if not samples:
         raise ValueError("Expected samples to split, found none whose group has a single class")
     # Of two folds one is tested; the other holds one to validate by, one to learn from.
-    splits = _split(samples, folds, seed, least=max(folds, 4))
-    return [Split(one.train, _one_a_group(one.validation), _one_a_group(one.test)) for one in splits]
+    least = max(folds, 4)
+    sources = by_source(samples)
+    if len(sources) == 1:
+        _check_classes(samples, least)
+    splits = [_split(mine, folds, seed, least) for mine in sources.values()]
+    return [_join(of_one_fold) for of_one_fold in zip(*splits)]
+
+
+def leave_one_source_out(samples, seed=0):
+    """Split samples so that each source is tested by a model that has seen none of it.
+
+    Which images are kept is decided as in `grouped_splits`. The validation part is a fifth of the groups of the other
+    sources.
+
+    Args:
+        samples: Sequence of `Sample` of at least two sources.
+        seed: Integer. The same seed gives the same validation parts.
+
+    Returns:
+        List of `Split`, one a source, by the sources' names.
+
+    Raises:
+        ValueError: If there are fewer than two sources, or the others cannot be split.
+    """
+    sources = by_source(_of_one_class(samples))
+    if len(sources) < 2:
+        raise ValueError(f"Expected at least two sources to leave one out, found {len(sources)}")
+    splits = []
+    for name, mine in sources.items():
+        first = grouped_splits([sample for sample in samples if sample.source != name], seed=seed)[0]
+        splits.append(Split(first.train + first.validation, first.test, _scored(mine)))
+    return splits
+
+
+def by_source(samples):
+    """The samples of each source: a dict by the sources' names, in their order."""
+    return {
+        name: [sample for sample in samples if sample.source == name]
+        for name in sorted({sample.source for sample in samples})
+    }
+
+
+def _join(splits):
+    return Split(*(tuple(sample for split in splits for sample in getattr(split, part)) for part in PARTS))
 
 
 def patient_splits(samples, folds=5, seed=0):
@@ -77,19 +123,25 @@ def patient_splits(samples, folds=5, seed=0):
     samples = _of_one_class(samples)
     if not samples:
         raise ValueError("Expected samples to split, found none whose patient has a single class")
+    _check_classes(samples, least=3)
     return _split(samples, folds, seed, 3, lambda sample: f"{sample.label} at {parse_name(sample.name).magnification}X")
 
 
-def _split(samples, folds, seed, least, stratum=lambda sample: str(sample.label)):
-    """Splits of all the images of each group; those of a `stratum` are spread evenly over the folds."""
+def _check_classes(samples, least):
     for label, count in _groups_a_class(samples).items():
         if count < least:
             raise ValueError(f"Expected at least {least} groups of images a class, found {count} of {label}")
+
+
+def _split(samples, folds, seed, least, stratum=lambda sample: str(sample.label)):
+    """Splits of one source; those of a `stratum` are spread evenly over the folds."""
+    common = [label for label, count in _groups_a_class(samples).items() if count >= least]
     splits = []
     for rest, test in _folds(samples, folds, seed, stratum):
-        fewest = min(*_groups_a_class(rest).values(), _commonest(rest, stratum)[1])
+        groups = _groups_a_class(rest)
+        fewest = min([_commonest(rest, stratum)[1], *(groups[label] for label in common)])
         train, validation = next(_folds(rest, max(2, min(5, fewest)), seed, stratum))
-        splits.append(Split(tuple(train), tuple(validation), tuple(test)))
+        splits.append(Split(tuple(train), _scored(validation), _scored(test)))
     return splits
 
 
@@ -163,10 +215,11 @@ def _folds(samples, folds, seed, stratum):
         yield [samples[i] for i in inside], [samples[i] for i in outside]
 
 
-def _one_a_group(samples):
+def _scored(samples):
+    """What of some samples is scored: all views of a patient, and the first one of copies."""
     first = {}
     for sample in samples:
-        first.setdefault(sample.group, sample)
+        first.setdefault(sample.name if "patient" in sample.attributes else sample.group, sample)
     return tuple(first.values())
 
 

@@ -105,7 +105,8 @@ def _fit(recipe, split, out, fold, history, begun, workers, devices):
     }  # fmt: skip
     train = Batches(
         split.train, recipe.image_size, recipe.batch_size, augmentation=recipe.augmentation, shuffle=True,
-        balance=recipe.balance, seed=recipe.seed, epoch=len(history), **options,
+        balance=recipe.balance, balance_power=recipe.balance_power, normals_drawn=recipe.normals_drawn,
+        lesion_free=recipe.lesion_free, grey_transfer=recipe.grey_transfer, seed=recipe.seed, epoch=len(history), **options,
     )  # fmt: skip
     read = [train]
     validation = None

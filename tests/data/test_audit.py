@@ -404,3 +404,18 @@ def test_busi_is_as_it_is_known_to_be(busi_folder, search):
     assert found(audit, "label_conflict")
     assert (audit["published"]["groups"], audit["published"]["images"]) == (153, 346)
     assert (audit["published"]["pairs"], audit["published"]["conflicts"]) == (254, 8)
+
+
+# === Datasets with a table ===
+def test_mask_in_red_is_a_lesion_and_a_missing_row_a_fault(tmp_path):
+    image, mask = draw_phantom("malignant", 7, 120, 160)
+    red = np.stack([mask * 255, mask * 0, mask * 0], axis=-1)
+    for name in ("AAAA_000.png", "BBBB_000.png"):
+        write_image(tmp_path / "images" / name, image)
+        write_image(tmp_path / "masks" / name, red)
+    (tmp_path / "INFO.csv").write_text("Image;Label\nAAAA_000.png;Malignant\n")
+    audit = audit_dataset(tmp_path)
+    assert kinds(audit) == {"bad_label", "orphan_mask"}
+    assert found(audit, "bad_label") == {"INFO.csv": "Expected a row for every image, found none for 'BBBB_000.png'"}
+    assert audit["classes"]["malignant"]["lesion"]["median"] == pytest.approx(mask.mean())
+    assert audit["mask_formats"] == {"PNG RGB": 1}

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from busseg.data.images import MAX_PIXELS, fit_to_native, fit_to_square, is_image, read_image, read_mask, write_image
+from busseg.data.images import (
+    MAX_PIXELS,
+    fit_to_native,
+    fit_to_square,
+    is_image,
+    read_image,
+    read_mask,
+    read_mask_file,
+    write_image,
+)
 
 GREY = np.array([[0, 1, 127], [128, 254, 255]], np.uint8)  # 2 rows, 3 columns
 
@@ -258,6 +267,20 @@ def test_mask_is_cut_between_127_and_128(tmp_path):
 def test_mask_of_zeros_and_ones_is_read_as_such(tmp_path):
     Image.fromarray(np.array([[0, 1, 1, 0]], np.uint8)).save(tmp_path / "mask.png")
     np.testing.assert_array_equal(read_mask([tmp_path / "mask.png"], (1, 4)), [[0, 1, 1, 0]])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_mask_in_colours_is_read_by_their_brightest_channel(tmp_path, mode):
+    colours = [[(255, 0, 0), (0, 255, 0), (0, 0, 255), (127, 127, 0), (0, 0, 0)]]
+    path = save(tmp_path / "mask.png", Image.fromarray(np.uint8(colours)).convert(mode, palette=Image.Palette.ADAPTIVE))
+    np.testing.assert_array_equal(read_mask_file(path), [[255, 255, 255, 127, 0]])
+    np.testing.assert_array_equal(read_mask([path], (1, 5)), [[1, 1, 1, 0, 0]])
+
+
+def test_transparent_part_of_a_mask_is_no_lesion(tmp_path):
+    pixels = np.uint8([[(255, 255, 255, 255), (255, 255, 255, 0)]])
+    path = save(tmp_path / "mask.png", Image.fromarray(pixels))
+    np.testing.assert_array_equal(read_mask([path], (1, 2)), [[1, 0]])
 
 
 def test_no_mask_file_is_no_lesion():

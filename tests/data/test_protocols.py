@@ -3,10 +3,13 @@ from dataclasses import replace
 
 import pytest
 
+from busseg.data import find_samples as find_any
 from busseg.data.busi import find_samples
-from busseg.data.protocols import PROTOCOLS, PUBLISHED, curated_splits, make_splits, tang_splits
+from busseg.data.protocols import PUBLISHED, busbra_splits, curated_splits, make_splits, tang_splits
 from busseg.data.sample import Sample
 from busseg.data.splits import PARTS, grouped_splits, leaked, random_splits, read_split, write_splits
+
+OF_BUSI = ("grouped", "random", "tang", "curated")
 
 
 def samples_like_busi():
@@ -17,7 +20,7 @@ def samples_like_busi():
 
 
 def test_unknown_protocol_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="a protocol of grouped, random, tang, curated, patient, found 'holdout'"):
+    with pytest.raises(ValueError, match=r"a protocol of grouped, random, .*, found 'holdout'"):
         make_splits("holdout", samples_like_busi())
 
 
@@ -36,7 +39,7 @@ def test_tang_s_splits_are_three_of_452_and_195_lesion_images():
         assert {sample.label for sample in parts} == {"benign", "malignant"}
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS[:-1])  # the last one is for BreaKHis
+@pytest.mark.parametrize("protocol", OF_BUSI)
 def test_folds_with_copies_are_read_back_as_they_were_written(tmp_path, protocol):
     """A fold that is resumed, or scored again, is read from its file."""
     samples = [replace(sample, group=f"group {number // 2}") for number, sample in enumerate(samples_like_busi())]
@@ -92,7 +95,7 @@ def test_published_protocols_refuse_another_dataset(phantom_samples):
 def test_leaks_of_the_protocols_on_busi(busi_folder):
     samples = find_samples(busi_folder)
     share = {}
-    for protocol in PROTOCOLS[:-1]:  # the last one is for BreaKHis
+    for protocol in OF_BUSI:
         splits = make_splits(protocol, samples)
         scored = sum(len(split.test or split.validation) for split in splits)
         share[protocol] = sum(len(leaked(split, samples)) for split in splits) / scored
@@ -107,3 +110,63 @@ def test_published_files_are_those_of_their_authors(busi_folder):
         pytest.skip("needs the published split files beside BUSI")
     for path in sorted(PUBLISHED.rglob("*.[ct][sx][vt]")):
         assert path.read_text().splitlines() == (theirs / path.relative_to(PUBLISHED)).read_text().splitlines()
+
+
+# === BUS-BRA ===
+@pytest.fixture
+def busbra(tmp_path):
+    """Forty patients of two views, every fourth malignant, as samples whose files are not there.
+
+    The authors' fold of patient n is n % 5 + 1.
+    """
+    ids = [(f"bus_{number:04}-{side}", number) for number in range(40) for side in "lr"]
+    rows = [f"{name},{number % 5 + 1}" for name, number in ids]
+    (tmp_path / "5-fold-cv.csv").write_text("\n".join(("ID,kFold", *rows, "bus_9999-s,1")) + "\n")
+    return [
+        Sample(
+            f"{name}.png", tmp_path / "Images" / f"{name}.png", (), "benign" if number % 4 else "malignant", str(number)
+        )
+        for name, number in ids
+    ]
+
+
+def test_busbra_s_folds_test_the_authors_patients_with_all_their_views(busbra):
+    splits = make_splits("busbra5", busbra)
+    assert len(splits) == 5
+    for fold, split in enumerate(splits):
+        assert sorted(int(sample.group) for sample in split.test) == sorted([*range(fold, 40, 5)] * 2)
+
+
+def test_busbra_s_folds_keep_patients_whole_and_validate_with_a_fifth_of_the_rest(busbra):
+    for split in make_splits("busbra5", busbra):
+        groups = [{sample.group for sample in getattr(split, part)} for part in PARTS]
+        assert [len(part) for part in groups[1:]] == [pytest.approx(32 / 5, abs=1), 8]
+        assert sum(map(len, groups)) == len(set.union(*groups)) == 40
+        assert sum(len(getattr(split, part)) for part in PARTS) == 80
+        assert {sample.label for sample in split.validation} == {"benign", "malignant"}
+
+
+def test_busbra_s_folds_of_some_patients_are_their_part_of_the_whole_ones(busbra):
+    some = [sample for sample in busbra if int(sample.group) < 30]
+    for part, whole in zip(make_splits("busbra5", some), make_splits("busbra5", busbra)):
+        assert set(part.test) == set(whole.test) & set(some)
+
+
+def test_busbra_s_folds_that_do_not_fit_are_told(busbra, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"^Expected the folds of BUS-BRA .*10-fold-cv\.csv$"):
+        make_splits("busbra10", busbra)
+    with pytest.raises(ValueError, match=r"^Expected images of all 5 folds of BUS-BRA, found none of fold 3$"):
+        busbra_splits([sample for sample in busbra if int(sample.group) % 5 != 2])
+    strange = replace(busbra[0], image=tmp_path / "Images" / "scan.png")
+    with pytest.raises(ValueError, match=r"^Expected a fold for every image in 5-fold-cv\.csv, .*scan\.png$"):
+        busbra_splits([*busbra, strange])
+
+
+@pytest.mark.parametrize("folds", [5, 10])
+def test_real_busbra_is_tested_once_and_never_parts_a_patient(busbra_folder, folds):
+    samples = find_any(busbra_folder)
+    splits = make_splits(f"busbra{folds}", samples)
+    assert sorted(sample.name for split in splits for sample in split.test) == sorted(s.name for s in samples)
+    for split in splits:
+        groups = [{sample.group for sample in getattr(split, part)} for part in PARTS]
+        assert sum(map(len, groups)) == len(set.union(*groups)) == len({sample.group for sample in samples})

@@ -1,0 +1,30 @@
+"""Grey values of one scanner carried to an image of another."""
+
+import numpy as np
+
+
+def match_histogram(image, reference):
+    """Give an image the histogram of another one.
+
+    Pixels of value 0, the fill around an image in its square among them, stay 0 and do not count.
+
+    Args:
+        image: Array `(height, width)`, uint8.
+        reference: Array of any shape, uint8.
+
+    Returns:
+        Array `(height, width)`, uint8.
+
+    Reference:
+        Gonzalez and Woods, "Digital Image Processing", section "Histogram matching"
+    """
+    shares, wanted = (_cumulative(pixels) for pixels in (image, reference))
+    levels = np.interp(shares, wanted, np.arange(256)).round().astype(np.uint8)
+    levels[0] = 0
+    return levels[image]
+
+
+def _cumulative(pixels):
+    counts = np.bincount(pixels.reshape(-1), minlength=256).astype(float)
+    counts[0] = 0
+    return np.cumsum(counts) / max(counts.sum(), 1)

@@ -1,0 +1,44 @@
+"""Lesion-free crops of images with a lesion: normal images for a scanner that has none."""
+
+import numpy as np
+
+from busseg.data.images import fit_to_square
+
+_MARGIN = 0.03  # of the square's side, kept between crop and lesion: its rim is blurred
+_LEAST = 0.33  # of the image's own width
+_NARROWEST = 0.6  # width over height of a crop
+
+
+def crop_beside_lesion(image, mask, random):
+    """Crop an image beside its lesion, and fit the crop to the square.
+
+    The crop lies left or right of the lesion's bounding box and begins at the skin, so that it shows what a scan
+    without a lesion shows. What lies below a lesion is in its shadow. Of two sides one is chosen with a chance in
+    proportion to its width.
+
+    Args:
+        image: Array `(size, size)`, uint8, as `fit_to_square` gives it.
+        mask: Array `(size, size)`, uint8, 0 or 1, with a lesion.
+        random: `numpy.random.Generator`.
+
+    Returns:
+        Array `(size, size)`, uint8; or None where neither side is a third as wide as the image.
+    """
+    size = len(image)
+    (top, bottom), (left, right) = (_range(image.any(axis)) for axis in (1, 0))
+    begin, end = _range(mask.any(axis=0))
+    margin = round(_MARGIN * size)
+    sides = [(left, begin - margin), (end + margin, right)]
+    sides = [(start, stop) for start, stop in sides if stop - start >= _LEAST * (right - left)]
+    if not sides:
+        return None
+    widths = np.array([stop - start for start, stop in sides])
+    start, stop = sides[random.choice(len(sides), p=widths / widths.sum())]
+    height = min(bottom - top, round((stop - start) / _NARROWEST))
+    return fit_to_square(image[top : top + height, start:stop], size)
+
+
+def _range(present):
+    """First and last place, exclusive, where a boolean vector is True."""
+    places = np.flatnonzero(present)
+    return (places[0], places[-1] + 1) if len(places) else (0, len(present))
