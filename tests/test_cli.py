@@ -15,6 +15,7 @@ import pytest
 
 import busseg.cli
 from busseg.data import find_samples
+from busseg.data.claims import RUN
 from busseg.data.files import read_csv
 from busseg.data.images import read_image, write_image
 from busseg.data.sample import CLASSES
@@ -619,7 +620,8 @@ def test_other_recipe_cannot_go_on_with_a_run(call, tiny_run, phantom_folder, re
 def test_output_folder_that_holds_something_else_is_left_alone(call, dataset, echo_file, tmp_path, verb, files, found):
     (tmp_path / "out").mkdir()
     for name in files:
-        (tmp_path / "out" / name).write_text(RECIPE)
+        run = name == RUN.marker
+        (tmp_path / "out" / name).write_text(json.dumps(dict.fromkeys(RUN.names)) if run else RECIPE)
     arguments = {
         "train": [dataset],
         "evaluate": [echo_file, dataset],
