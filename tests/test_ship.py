@@ -139,3 +139,13 @@ def test_run_by_another_recipe_is_refused(trained, phantom_samples, tmp_path):
     with pytest.raises(ValueError, match=r"^Expected the recipe of the cross-validation, found another: "):
         ship(phantom_samples, [crossval], [tmp_path / "run"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_folder_of_something_else_is_refused_and_untouched(trained, phantom_samples, tmp_path):
+    crossval, run = trained
+    (tmp_path / "model.keras").write_text("mine")
+    for start in (lambda: score_together(phantom_samples, [crossval], tmp_path),
+                  lambda: ship(phantom_samples, [crossval], [run], tmp_path)):  # fmt: skip
+        with pytest.raises(FileExistsError, match=r"shipped\.json, found other files: "):
+            start()
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
