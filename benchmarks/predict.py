@@ -166,9 +166,9 @@ def model_alone(name):
 
 def keras_files(inputs, out, size):
     """A worker's maker: the loop of many scripts, one image at a time, with Keras' `predict`."""
-    from busseg.models.serving import average_mirrored
+    from busseg.models.serving import average
 
-    model = average_mirrored(*networks_like("best"))
+    model = average(*networks_like("best"), mirrored=True)
     return {}, loop_over_files(
         inputs, out, size, lambda x: model.predict(x[None, ..., None], verbose=0)["mask"][0, ..., 0]
     )

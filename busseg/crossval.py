@@ -12,7 +12,8 @@ from pathlib import Path
 
 from rich.progress import track
 
-from busseg.data.files import claim_folder, write_text
+from busseg.data.claims import CROSSVAL, claim_folder
+from busseg.data.files import write_text
 from busseg.data.images import read_image, read_mask
 from busseg.data.protocols import SCORED_SIZE, make_splits
 from busseg.data.splits import leaked, write_splits
@@ -21,7 +22,7 @@ from busseg.evaluation.protocol import SUMMARY, evaluate
 from busseg.evaluation.report import write_report
 from busseg.evaluation.robustness import ROBUSTNESS, measure_robustness, read_robustness, write_robustness
 
-SETTINGS = "crossval.json"
+SETTINGS = CROSSVAL.marker
 
 
 def cross_validate(samples, out, recipe, protocol="grouped", folds=5, seed=0, jobs=1, robustness=False, data=""):
@@ -51,13 +52,18 @@ def cross_validate(samples, out, recipe, protocol="grouped", folds=5, seed=0, jo
         FileExistsError: If `out` holds other files than a cross-validation.
         ValueError: If it holds one with other settings, the samples cannot be split by the protocol, or an image cannot
             be read.
+        BlockingIOError: If another process writes there.
         ChildProcessError: If the process of a fold was killed. The others' folds are kept.
     """
     splits = make_splits(protocol, samples, folds, seed)
-    out = claim_folder(out, SETTINGS)
+    with claim_folder(out, CROSSVAL) as out:
+        return _cross_validate(samples, out, recipe, splits, protocol, seed, jobs, robustness, data)
+
+
+def _cross_validate(samples, out, recipe, splits, protocol, seed, jobs, robustness, data):
     settings = {"protocol": protocol, "folds": len(splits), "seed": seed, "recipe": dataclasses.asdict(recipe)}
     _settle(out, recipe, settings)
-    write_splits(out / "splits.csv", splits)
+    write_splits(out / "splits.csv", splits, force=True)
     by_name = {sample.name: sample for sample in samples}  # for the groups: "random" and "tang" part them
     scored = [[by_name[sample.name] for sample in split.test or split.validation] for split in splits]
 

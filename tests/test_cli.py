@@ -15,6 +15,7 @@ import pytest
 
 import busseg.cli
 from busseg.data import find_samples
+from busseg.data.claims import RUN
 from busseg.data.files import read_csv
 from busseg.data.images import read_image, write_image
 from busseg.data.sample import CLASSES
@@ -686,7 +687,8 @@ def test_other_recipe_cannot_go_on_with_a_run(call, tiny_run, phantom_folder, re
 def test_output_folder_that_holds_something_else_is_left_alone(call, dataset, echo_file, tmp_path, verb, files, found):
     (tmp_path / "out").mkdir()
     for name in files:
-        (tmp_path / "out" / name).write_text(RECIPE)
+        run = name == RUN.marker
+        (tmp_path / "out" / name).write_text(json.dumps(dict.fromkeys(RUN.names)) if run else RECIPE)
     arguments = {
         "train": [dataset],
         "evaluate": [echo_file, dataset],
@@ -769,12 +771,14 @@ main()
     ("verb", "limit", "name", "left"),
     [
         ("split", 500, "", set()),
+        ("audit", 500, "audit.json", set()),
+        ("predict", 100, "predictions.csv", set()),  # the table's header
         ("train", 10_000, "model.keras", {"out", "out/recipe.toml", "out/splits.csv", "out/environment.json"}),
     ],
 )
 def test_full_disk_is_told_and_leaves_no_half_file(dataset, recipe, tmp_path, verb, limit, name, left):
     before, out = names(tmp_path), tmp_path / "out"
-    arguments = ["--recipe", recipe] if verb == "train" else []
+    arguments = {"train": ["--recipe", recipe], "predict": ["--model", "small"]}.get(verb, [])
     done = finish(start(limit, verb, dataset, *arguments, "--out", out, code=FULL))
     assert done.status == 2
     assert done.err.splitlines() == [f"busseg: error: File too large: {out / name}"]

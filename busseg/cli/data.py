@@ -18,13 +18,13 @@ def audit(
     Example: busseg audit data/busi --out audit
     """
     from busseg.data.audit import audit_dataset, format_audit
-    from busseg.data.files import claim_folder
-    from busseg.evaluation.audit_page import AUDIT, PAGE, write_audit
+    from busseg.data.claims import AUDIT, claim_folder
+    from busseg.evaluation.audit_page import PAGE, write_audit
 
     check_datasets(data)  # A wrong folder on either side is refused before the work, and leaves nothing behind.
-    claim_folder(out, AUDIT)
-    found = audit_dataset(data, progress=progress_bar("Looking"))
-    write_audit(found, out)
+    with claim_folder(out, AUDIT):
+        found = audit_dataset(data, progress=progress_bar("Looking"))
+        write_audit(found, out)
     print(format_audit(found))
     print(f"\nWrote {out / PAGE}")
     if found["findings"]["unreadable"]:
@@ -41,6 +41,7 @@ def split(
     keep_conflicts: Annotated[
         bool, typer.Option("--keep-conflicts", help="Keep the groups whose images carry different classes.")
     ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file of another kind, too.")] = False,
 ):
     """Split datasets into stratified folds that keep copies of an image together, and the images of a patient.
 
@@ -52,7 +53,7 @@ def split(
     tissue = find_reader(data[0])[0] is breakhis
     samples = read_samples(data, groups, "histology" if tissue else "ultrasound")
     splits = patient_splits(samples, folds, seed) if tissue else grouped_splits(samples, folds, seed, keep_conflicts)
-    write_splits(out, splits)
+    write_splits(out, splits, force=force)
     for number, fold in enumerate(splits):
         print(f"fold {number}: " + ", ".join(f"{part} {len(getattr(fold, part))}" for part in PARTS))
     print(f"Wrote {out}")

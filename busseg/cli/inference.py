@@ -52,6 +52,7 @@ def predict(
 
     Example: busseg predict scan.png scans/ --out predictions
     """
+    from busseg.data.claims import PREDICTION, check_folder
     from busseg.inference.batch import find_inputs, predict_files
     from busseg.inference.frames import count_frames
 
@@ -62,6 +63,7 @@ def predict(
 
         predict_files = partial(predict_files_on_ray, model)
     files = find_inputs(inputs)
+    check_folder(out, PREDICTION)  # before a model is loaded
     predictor = load_predictor(model)
     rows = predict_files(predictor, files, out, resume, probability_maps, json_lines, overlay_dicom)
     pictures = count_frames(files)
@@ -108,11 +110,13 @@ def explain(
     """
     from contextlib import nullcontext
 
+    from busseg.data.claims import EXPLANATION, check_folder
     from busseg.inference.batch import find_inputs
     from busseg.inference.explanations import explain_files, open_model
     from busseg.inference.frames import count_frames
 
     files = find_inputs(inputs)
+    check_folder(out, EXPLANATION)  # before a model is loaded
     with starting_keras() if needs_keras(model) else nullcontext():
         predictor, network = open_model(model)
     failed, foreign = {}, Counter()
@@ -143,6 +147,7 @@ def export(
             "--raw", help="saved_model, onnx: take an image as it is, uint8 of any size, and answer at its size."
         ),
     ] = False,
+    force: Annotated[bool, typer.Option("--force", help="onnx, litert: replace a file of another kind, too.")] = False,
 ):
     """Export a model to a format that runs without busseg, and check it against its source.
 
@@ -154,7 +159,8 @@ def export(
         from busseg.inference.export import FORMATS
     if format not in FORMATS:
         raise ValueError(f"Expected a format of {', '.join(FORMATS)}, found {format!r}")
-    told = ({"weights": weights} if weights != "float32" else {}) | ({"raw": True} if raw else {})
+    told = {"weights": weights} if weights != "float32" else {}
+    told |= {name: True for name, wanted in (("raw", raw), ("force", force)) if wanted}
     if unknown := told.keys() - signature(FORMATS[format]).parameters.keys():
         raise ValueError(f"Expected a format that has --{min(unknown)}, found {format}")
     with starting_keras():
@@ -166,6 +172,18 @@ def export(
 def page(
     model: Model = Path("best"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes any that is free.")] = 7860,
+    host: Annotated[str, typer.Option(help="Name or address of this machine; 0.0.0.0 is all of its addresses.")] = (
+        "127.0.0.1"
+    ),
+    password: Annotated[
+        str | None,
+        typer.Option(
+            envvar="BUSSEG_PASSWORD",
+            show_envvar=True,
+            help="What whoever opens the page must know; needed for a --host that other machines reach. Others on this "
+            "machine may read a command line, so better set the variable.",
+        ),
+    ] = None,
 ):
     """Answer images on a page in the browser, for this machine alone, until Ctrl-C.
 
@@ -173,12 +191,21 @@ def page(
     """
     with Console().status("Starting the page ..."):
         try:
-            from busseg.app.server import serve
+            from busseg.app.server import WARNING, is_loopback, serve
         except ModuleNotFoundError as error:
             if error.name != "gradio":
                 raise
             raise ImportError('Expected Gradio, found it not installed: pip install "busseg[app]"') from error
     predictor = load_predictor(model)
-    # Or else whoever stops the page by `kill`, as service managers do, leaves its temporary folder behind.
+    # Or else whoever stops the page by `kill`, as service managers do, leaves its temporary folder behind ...
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    serve(predictor, port, lambda address: print(f"Research software, not a medical device: {address}", flush=True))
+    # ... as does who closes its terminal, where `nohup` does not keep it running.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
+
+    def started(address):
+        print(f"Research software, not a medical device: {address}", flush=True)
+        if not is_loopback(host):
+            print(WARNING, flush=True)
+
+    serve(predictor, port, host, password, started)

@@ -16,6 +16,9 @@ def demo(
 
     Example: busseg demo --out busseg-demo
     """
+    from busseg.data.claims import DEMO, check_folder
+
+    check_folder(out, DEMO)
     with starting_keras():
         from busseg.demo import run_demo
     run_demo(out)
@@ -50,11 +53,13 @@ def train(
     Example: busseg train data/busi --out runs/card
     """
     from busseg.data import find_samples
+    from busseg.data.claims import RUN, check_folder
     from busseg.data.protocols import default_protocol, make_splits
     from busseg.data.splits import read_split, train_on_all
 
     if everything and (splits or fold is not None):
         raise ValueError("Expected --all or a fold of a split, found both")
+    check_folder(out, RUN)
     if resume and (out / "recipe.toml").exists():
         recipe = recipe or out / "recipe.toml"
         splits = splits or out / "splits.csv"
@@ -116,9 +121,11 @@ def crossval(
 
     Example: busseg crossval data/busi --protocol grouped --recipe light --out runs/light-grouped
     """
+    from busseg.data.claims import CROSSVAL, check_folder
     from busseg.data.protocols import default_protocol
 
     name = check_datasets(data)
+    check_folder(out, CROSSVAL)
     recipe = _load_recipe(recipe)
     with starting_keras():
         from busseg.crossval import cross_validate

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from busseg.data.files import replacing
+from busseg.data.signature import sign
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MAX_PIXELS = 50_000_000  # A B-mode frame has about half a million; beyond this a file is a mistake or an attack.
@@ -137,12 +138,13 @@ def _size(shape):
     return f"{width} x {height} px"
 
 
-def write_image(path, pixels):
+def write_image(path, pixels, place=None):
     """Write an image file, whole or not at all.
 
     Args:
         path: Path with an image suffix, one of `SUFFIXES`, which chooses the format.
         pixels: Array `(height, width)` grey or `(height, width, 3)` RGB, uint8.
+        place: See `replacing`.
 
     Raises:
         ValueError: If the suffix is none of an image.
@@ -152,8 +154,8 @@ def write_image(path, pixels):
         raise ValueError(f"Expected a file name that ends in one of {', '.join(SUFFIXES)}, found: {path}")
     # A third of the time that Pillow takes for a PNG, which would otherwise be most of what `busseg predict` does.
     _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels)
-    with replacing(path) as temporary:
-        temporary.write_bytes(encoded)
+    with replacing(path, place) as temporary:
+        temporary.write_bytes(sign(encoded.tobytes()) if path.suffix.lower() == ".png" else encoded)
 
 
 def fit_to_square(pixels, size):

@@ -8,7 +8,8 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from busseg.data.breakhis import parse_name
-from busseg.data.files import read_csv, write_csv
+from busseg.data.claims import claim
+from busseg.data.files import names_in, read_csv, write_csv
 from busseg.data.sample import Sample
 
 PARTS = ("train", "validation", "test")
@@ -259,13 +260,17 @@ def read_groups(path, samples):
     return [replace(sample, group=groups[sample.name]) for sample in samples]
 
 
-def write_splits(path, splits, first_fold=0):
+def write_splits(path, splits, first_fold=0, force=False):
     """Write folds to a CSV file: one row for every image of every fold, `fold,file,label,group,part`.
 
     Args:
         path: Path of the file.
         splits: Sequence of `Split`.
         first_fold: Number of the first of them.
+        force: Whether to replace a file that is no such table of busseg, too.
+
+    Raises:
+        FileExistsError: If a folder or another file stands there.
     """
     rows = [
         {"fold": fold, "file": sample.name, "label": sample.label or "", "group": sample.group, "part": part}
@@ -273,7 +278,8 @@ def write_splits(path, splits, first_fold=0):
         for part in PARTS
         for sample in getattr(split, part)
     ]
-    write_csv(path, _FIELDS, rows)
+    with claim(path, "a splits file", lambda path: names_in(path) == list(_FIELDS), force):
+        write_csv(path, _FIELDS, rows)
 
 
 def read_split(path, samples, fold=None):

@@ -11,13 +11,13 @@ from matplotlib.ticker import NullFormatter
 from PIL import Image, ImageOps
 
 from busseg.data.audit import FINDINGS, NOTES, UNLABELLED, count_unjudged, describe_finding
-from busseg.data.files import claim_folder, write_csv, write_text
+from busseg.data.claims import AUDIT, claim_folder
+from busseg.data.files import write_csv, write_text
 from busseg.data.images import read_image
 from busseg.data.sample import CLASSES
 from busseg.evaluation.page import embed_figure, embed_image, write_page
 from busseg.evaluation.plots import COLORS, MANY, PERCENT, SIZE
 
-AUDIT = "audit.json"
 GROUPS = "groups.csv"
 PAGE = "audit.html"
 THUMBNAIL_PX = 160  # longer side, of images in a contact sheet
@@ -62,8 +62,12 @@ def write_audit(audit, out):
     Raises:
         FileExistsError: If `out` holds other files than a former audit.
     """
-    out = claim_folder(out, AUDIT)
-    write_text(out / AUDIT, json.dumps(audit, indent=1) + "\n")
+    with claim_folder(out, AUDIT) as out:
+        _write(audit, out)
+
+
+def _write(audit, out):
+    write_text(out / AUDIT.marker, json.dumps(audit, indent=1) + "\n")
     write_csv(out / GROUPS, ("file", "group"), [{name: f[name] for name in ("file", "group")} for f in audit["files"]])
     found = {kind: entries for kind, entries in audit["findings"].items() if entries}
     sheets = sorted(audit["groups"], key=lambda group: len(set(group["labels"])) == 1)[:SHEETS]

@@ -2,6 +2,7 @@
 
 import json
 import textwrap
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 
@@ -9,14 +10,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from busseg.data.files import claim_folder, replacing, write_csv, write_text
+from busseg.data.claims import COMPARISON, claim_folder
+from busseg.data.files import replacing, write_csv, write_text
+from busseg.data.signature import SOFTWARE
 from busseg.evaluation.intervals import image_key, paired_differences
 from busseg.evaluation.patients import PATIENT_SCORES, paired_patients
 from busseg.evaluation.protocol import SUMMARY, TABLE, read_rows
 from busseg.evaluation.scores import scored
 from busseg.evaluation.sources import MEAN, paired_sources
 
-COMPARISON = "compare.json"
 # Title and digits of each score in the terminal; the files hold all scores.
 TOLD = {
     "dice": ("Dice", 3),
@@ -79,6 +81,7 @@ def compare(folders, out=None, names=None):
 
     Raises:
         FileExistsError: If `out` holds other files than a comparison.
+        BlockingIOError: If another process writes there.
         ValueError: If there are fewer than two folders, a folder holds no scores, or two give a file different labels.
     """
     folders = [Path(folder) for folder in folders]
@@ -87,6 +90,17 @@ def compare(folders, out=None, names=None):
     names = list(names or _names(folders))
     if len(set(names)) != len(folders):
         raise ValueError(f"Expected a name of its own for each of {len(folders)} folders, found {', '.join(names)}")
+    with nullcontext() if out is None else claim_folder(out, COMPARISON) as place:
+        comparison = _compare(folders, names)
+        if place:
+            # First what marks the folder.
+            write_text(place / COMPARISON.marker, json.dumps(comparison, indent=2) + "\n")
+            write_csv(place / "compare.csv", _FIELDS, _table(comparison))
+            draw_comparison(comparison, place / "compare.png")
+    return comparison
+
+
+def _compare(folders, names):
     models, rows = zip(*(_read(folder, name) for folder, name in zip(folders, names)))
     rows = _name_alike(rows)
     _check_labels(names, rows)
@@ -103,13 +117,7 @@ def compare(folders, out=None, names=None):
     ]
     notes = _notes_on_settings(models) + _notes_on_leaks(models)
     notes += [note for one, others in zip(differences, rows[1:]) for note in _notes_on_images(one, rows[0], others)]
-    comparison = {"models": list(models), "differences": differences, "notes": notes}
-    if out is not None:
-        out = claim_folder(out, COMPARISON)
-        write_csv(out / "compare.csv", _FIELDS, _table(comparison))
-        draw_comparison(comparison, out / "compare.png")
-        write_text(out / COMPARISON, json.dumps(comparison, indent=2) + "\n")
-    return comparison
+    return {"models": list(models), "differences": differences, "notes": notes}
 
 
 def _name_alike(tables):
@@ -380,7 +388,7 @@ def draw_comparison(comparison, path):
     )
     with replacing(path) as temporary:
         FigureCanvasAgg(figure)
-        figure.savefig(temporary, dpi=110)
+        figure.savefig(temporary, dpi=110, metadata=SOFTWARE)
 
 
 def _draw_dots(axis, points, colors):

@@ -1,6 +1,5 @@
 """Predict files and folders: masks, overlays and a table, whatever single files are like."""
 
-import csv
 import glob
 import json
 import uuid
@@ -13,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from busseg.data.busi import MASK_STEM
+from busseg.data.claims import EXPLANATION, PREDICTION, claim_folder
 from busseg.data.dicom import is_dicom
 from busseg.data.dicom_seg import write_overlay
-from busseg.data.files import claim_folder, read_csv, write_csv, write_text
+from busseg.data.files import append_row, append_text, flush, hidden_folder, read_csv, write_csv, write_text
 from busseg.data.images import is_image, write_image
 from busseg.data.sample import TASKS
 from busseg.inference.frames import (
@@ -28,9 +28,9 @@ from busseg.inference.frames import (
 )
 from busseg.inference.overlay import draw_overlay
 from busseg.inference.predictor import UNREADABLE
+from busseg.inference.results import refuse_foreign
 
-TABLE, LINES, PARQUET = "predictions.csv", "predictions.jsonl", "predictions.parquet"
-EXPLANATIONS = "explanations.csv"
+TABLE, LINES, PARQUET = PREDICTION.marker, "predictions.jsonl", "predictions.parquet"
 _OVERLAY = "_overlay.dcm"  # of DICOM, on request
 _OF_LESIONS = ("lesion_px", "lesion_fraction", "lesion_mm2", "lesion_mm", "uncertainty", "novelty")
 _PICTURES = {  # of scans, by the ends of their names; the last one on request
@@ -70,7 +70,7 @@ def find_inputs(paths):
     found = {}
     for path in map(Path, paths):
         if path.is_dir():
-            written = {table.parent for name in (TABLE, EXPLANATIONS) for table in path.rglob(name)}
+            written = {table.parent for name in (TABLE, EXPLANATION.marker) for table in path.rglob(name)}
             images = _images(file for file in path.rglob("*") if not written & set(file.parents))
             if not images:
                 raise FileNotFoundError(f"Expected images in the folder, found none: {path}")
@@ -136,13 +136,14 @@ def predict_in_threads(predictor, frames, out, pictures, json_lines, run):
     Yields:
         `(row, line)` of each, in their order; the line is None where none is wanted.
     """
-    pool = ThreadPoolExecutor(_THREADS)
-    try:
-        read = _in_turn(pool, partial(_try_to_read, predictor), frames)
-        write = partial(_write, out, predictor.task, pictures, json_lines, run)
-        yield from _in_turn(pool, write, _predicted(predictor, read))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with hidden_folder(out) as place:
+        pool = ThreadPoolExecutor(_THREADS)
+        try:
+            read = _in_turn(pool, partial(_try_to_read, predictor), frames)
+            write = partial(_write, out, place, predictor.task, pictures, json_lines, run)
+            yield from _in_turn(pool, write, _predicted(predictor, read))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def predict_files(
@@ -172,41 +173,56 @@ def predict_files(
         engine: What predicts and writes pictures, a function like `predict_in_threads`.
 
     Yields:
-        Dicts with `fields`, one a picture in the order of `inputs`, as in `predictions.csv`. Its results are written by
-        then.
+        Dicts with `fields`, one a picture in the order of `inputs`, as in `predictions.csv`. The content of its results
+        is on the disk by then; their names and the rows are once all are done. If the machine stops before, `resume`
+        does again what is missing.
 
     Raises:
-        FileExistsError: If `out` holds other files than a former prediction.
+        FileExistsError: If `out` holds other files than a former prediction, or one of them has a result's name.
+        BlockingIOError: If another process writes there.
         OSError: If the folder cannot be written.
         ImportError: If a file is DICOM, and what reads it is missing.
     """
     columns = fields(predictor.task)
     pictures = list(_PICTURES)[: 2 + probability_maps] if predictor.task == "ultrasound" else []
-    out = claim_folder(out, TABLE)
-    done = _done(inputs, out, columns, pictures, json_lines, overlay_dicom) if resume else {}
-    write_csv(out / TABLE, columns, [row for row, _ in done.values()])
-    if json_lines:
-        write_text(out / LINES, "".join(line for _, line in done.values()))
-    else:
-        (out / LINES).unlink(missing_ok=True)  # those of a former prediction tell of other results
-    (out / PARQUET).unlink(missing_ok=True)  # written last, by the engine that does
-    found = (frame for item in inputs.items() for frame in find_frames(*item, predictor.task))
-    ahead, frames = tee(found)
-    to_do = (frame for frame in ahead if frame.key not in done)
-    predicted = engine(predictor, to_do, out, pictures, json_lines, uuid.uuid4().hex if overlay_dicom else None)
-    try:
-        told = _in_order(frames, done, predicted)
-        for frame, row, line in _segmented(told, inputs, out, predictor):
-            if frame.key not in done:
-                # One by one, so that what is done stays told when the rest is stopped; the row last, which says it is.
-                if json_lines:
-                    with (out / LINES).open("a", encoding="utf-8") as lines:
-                        lines.write(line)
-                with (out / TABLE).open("a", newline="", encoding="utf-8") as table:
-                    csv.DictWriter(table, columns, lineterminator="\n").writerow(row)
-            yield row
-    finally:
-        predicted.close()
+    with claim_folder(out, PREDICTION) as out:
+        done = _done(inputs, out, columns, pictures, json_lines, overlay_dicom) if resume else {}
+        found = (frame for item in inputs.items() for frame in find_frames(*item, predictor.task))
+        if (out / TABLE).exists():
+            ahead, found = tee(found)
+            ends = [*pictures, _OVERLAY] if overlay_dicom else pictures
+            to_write = (frame for frame in ahead if frame.key not in done)
+            refuse_foreign(out, (name for frame in to_write for name in _results(frame, inputs[frame.path], ends)))
+        write_csv(out / TABLE, columns, [row for row, _ in done.values()])
+        if json_lines:
+            write_text(out / LINES, "".join(line for _, line in done.values()))
+        else:
+            (out / LINES).unlink(missing_ok=True)  # those of a former prediction tell of other results
+        (out / PARQUET).unlink(missing_ok=True)  # written last, by the engine that does
+        ahead, frames = tee(found)
+        to_do = (frame for frame in ahead if frame.key not in done)
+        predicted = engine(predictor, to_do, out, pictures, json_lines, uuid.uuid4().hex if overlay_dicom else None)
+        try:
+            told = _in_order(frames, done, predicted)
+            for frame, row, line in _segmented(told, inputs, out, predictor):
+                if frame.key not in done:
+                    # One by one, so that what is done stays told when the rest is stopped; the row last, which says it.
+                    if json_lines:
+                        append_text(out / LINES, line)
+                    append_row(out / TABLE, columns, row)
+                yield row
+        finally:
+            predicted.close()
+            for path in {out, *((out / target).parent for target in inputs.values())}:
+                if path.is_dir():  # none is made for files that cannot be read
+                    flush(path)
+            flush(out / TABLE)
+
+
+def _results(frame, target, ends):
+    """The names of a frame's results; `target` is that of its file."""
+    names = [f"{frame.target}{end}" for end in ends]
+    return [*names, f"{target}{SEGMENTATION}"] if frame.scan else names
 
 
 def _done(inputs, out, columns, pictures, json_lines, overlay_dicom):
@@ -271,12 +287,12 @@ def _predicted(predictor, read):
             yield frame, image, error, next(predictions) if error is None else None
 
 
-def _write(out, task, pictures, json_lines, run, predicted):
+def _write(out, place, task, pictures, json_lines, run, predicted):
     """Write a picture's results; return its row and, if wanted, its line."""
     frame, image, error, prediction = predicted
     if error is None:
         for end in pictures:
-            write_image(out / f"{frame.target}{end}", _PICTURES[end](image, prediction))
+            write_image(out / f"{frame.target}{end}", _PICTURES[end](image, prediction), place)
         if run and frame.scan:
             picture = draw_overlay(image, prediction)
             try:

@@ -123,7 +123,7 @@ def test_file_that_kills_its_workers_does_not_stop_the_others(archive, predictor
 
 def test_folder_that_cannot_be_written_stops_all(archive, predictor, cluster, tmp_path):
     (tmp_path / "0").touch()  # where a folder of masks must be
-    (tmp_path / "predictions.csv").touch()
+    (tmp_path / "predictions.csv").write_text("file,label,warning,error\n")
     with pytest.raises(OSError, match=r"/0"):
         list(predict_files_on_ray(MODEL, predictor, archive, tmp_path))
     assert not (tmp_path / "predictions.parquet").exists()
