@@ -17,7 +17,7 @@ from busseg.evaluation.intervals import image_key, paired_differences
 from busseg.evaluation.patients import PATIENT_SCORES, paired_patients
 from busseg.evaluation.protocol import SUMMARY, TABLE, read_rows
 from busseg.evaluation.scores import scored
-from busseg.evaluation.sources import MEAN, paired_sources
+from busseg.evaluation.sources import MEAN, name_alike, paired_sources
 
 # Title and digits of each score in the terminal; the files hold all scores.
 TOLD = {
@@ -102,7 +102,7 @@ def compare(folders, out=None, names=None):
 
 def _compare(folders, names):
     models, rows = zip(*(_read(folder, name) for folder, name in zip(folders, names)))
-    rows = _name_alike(rows)
+    rows = name_alike(rows)
     _check_labels(names, rows)
     differences = [
         {
@@ -118,19 +118,6 @@ def _compare(folders, names):
     notes = _notes_on_settings(models) + _notes_on_leaks(models)
     notes += [note for one, others in zip(differences, rows[1:]) for note in _notes_on_images(one, rows[0], others)]
     return {"models": list(models), "differences": differences, "notes": notes}
-
-
-def _name_alike(tables):
-    """Take the source out of the names of images, which only tables of several sources have there.
-
-    Names stay as they are where all tables are alike, or where a table would have one name twice.
-    """
-    prefixed = [bool(rows) and all(row["file"].startswith(f"{row['source']}/") for row in rows) for rows in tables]
-    if all(prefixed) or not any(prefixed):
-        return tables
-    named = [[row | {"file": row["file"].removeprefix(f"{row['source']}/")} for row in rows] for rows in tables]
-    before, after = ([len({row["file"] for row in rows}) for rows in each] for each in (tables, named))
-    return named if after == before else tables
 
 
 def _leaked(rows_a, rows_b):

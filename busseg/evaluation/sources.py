@@ -22,6 +22,24 @@ def rows_by_source(rows):
     return {source: [row for row in rows if (row.get("source") or "") == source] for source in sources}
 
 
+def name_alike(tables):
+    """Take the source out of the names of images, which only tables of several sources have there.
+
+    Args:
+        tables: Sequence of lists of rows; see `busseg.evaluation.protocol.read_rows`.
+
+    Returns:
+        The same, or where only some of them begin their names with the source, all without it: unless images of one
+        table would then share a name.
+    """
+    prefixed = [bool(rows) and all(row["file"].startswith(f"{row['source']}/") for row in rows) for rows in tables]
+    if all(prefixed) or not any(prefixed):
+        return tables
+    named = [[row | {"file": row["file"].removeprefix(f"{row['source']}/")} for row in rows] for rows in tables]
+    before, after = ([len({row["file"] for row in rows}) for rows in each] for each in (tables, named))
+    return named if after == before else tables
+
+
 def mean_of_sources(scores):
     """The mean of each score over the sources that define it, every source counted once.
 

@@ -209,7 +209,7 @@ def test_only_scores_that_are_means_over_images_have_a_p():
     rows = make_rows(40, 20, seed=0)
     tested = {name for name, row in paired_differences(rows, rows)["differences"].items() if row["p"] is not None}
     assert tested == {
-        "dice", "iou", "sensitivity", "precision", "nsd", "hd95_px", "assd_px",
+        "dice", "iou", "sensitivity", "precision", "nsd", "hd95_px", "assd_px", "hd95_mm", "assd_mm",
         "missed_rate", "clean_normal_rate", "false_alarm_px", "false_alarm_fraction", "accuracy",
     }  # fmt: skip
 
