@@ -25,13 +25,12 @@ MAIN_SCORES = {  # in the tables of parts and folds
     "macro_auc": "macro AUC",
     "ece": "ECE",
 }
-SOURCE_SCORES = {
+SOURCE_SCORES = {  # as many as fit beside their intervals
     "dice": "Dice",
     "missed_rate": "missed",
     "clean_normal_rate": "clean normals",
     "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "malignant_auc": "AUC, malignant or benign",
+    "malignant_auc": "malignant AUC",
     "ece": "ECE",
 }
 CURVES = {
