@@ -497,7 +497,7 @@ BROKEN = {
     "text": (lambda path: path.write_text("hello"), "something else"),
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]), "a broken file"),
     "noise": (lambda path: path.write_bytes(bytes(range(256))), "something else"),
-    "bomb": (lambda path: path.write_bytes(claimed_png(60_000, 60_000)), "at most 50000000 pixels, found more"),
+    "bomb": (lambda path: path.write_bytes(claimed_png(60_000, 60_000)), "at most 25000000 pixels, found more"),
 }
 CLAIMED = ("run",)  # the empty folder of a run that did not begin
 

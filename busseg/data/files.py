@@ -5,6 +5,8 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
+from busseg.data.escaping import from_cell, to_cell
+
 
 @contextmanager
 def replacing(path):
@@ -37,17 +39,39 @@ def replacing(path):
 
 
 def write_text(path, text):
-    """Write `text` to `path` as UTF-8, whole or not at all."""
+    """Write `text` to `path` as UTF-8, whole or not at all; bytes of file names that are no UTF-8 as `\\udcff`."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_csv(path, fields, rows):
-    """Write rows (dicts) to a CSV file with the header `fields`, whole or not at all."""
+    """Write rows (dicts) to a CSV file with the header `fields`, whole or not at all.
+
+    Text that a spreadsheet program would take for a formula begins with an apostrophe there; `read_csv` undoes it.
+    """
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fields, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        _write_rows(file, fields, [dict(zip(fields, fields)), *rows])
+
+
+def append_csv(path, fields, row):
+    """Add a row (dict) to a CSV file of `write_csv`."""
+    with Path(path).open("a", newline="", encoding="utf-8") as file:
+        _write_rows(file, fields, [row])
+
+
+def _write_rows(file, fields, rows):
+    writer = csv.DictWriter(_UnixLines(file), fields)
+    writer.writerows({name: to_cell(value) for name, value in row.items()} for row in rows)
+
+
+class _UnixLines:
+    """A file for Python's CSV writer, which quotes a lone CR only where its lines end in CR LF."""
+
+    def __init__(self, file):
+        self._file = file
+
+    def write(self, line):
+        return self._file.write(line.removesuffix("\r\n") + "\n")
 
 
 def read_csv(path, required=()):
@@ -62,7 +86,7 @@ def read_csv(path, required=()):
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not UTF-8 text, or a required column is missing.
+        ValueError: If it is not UTF-8 text, no table, or a required column is missing.
     """
     try:
         # utf-8-sig also reads the files that spreadsheet programs save with a byte-order mark.
@@ -72,10 +96,15 @@ def read_csv(path, required=()):
             rows = list(reader)
     except UnicodeDecodeError as error:
         raise ValueError(f"Expected a CSV file in UTF-8, found other bytes: {path}") from error
+    except csv.Error as error:
+        raise ValueError(f"Expected a CSV file, found something else ({error}): {path}") from error
     missing = [name for name in required if name not in columns]
     if missing:
         raise ValueError(f"Expected the column {missing[0]!r}, found {', '.join(columns) or 'no header'}: {path}")
-    return rows
+    for row in rows:
+        if None in row:  # where Python puts the cells too many
+            raise ValueError(f"Expected {len(columns)} cells a row, found {len(columns) + len(row[None])}: {path}")
+    return [{from_cell(name): from_cell(text) for name, text in row.items()} for row in rows]
 
 
 def claim_folder(path, marker):

@@ -1,6 +1,5 @@
 """Predict files and folders: masks, overlays and a table, whatever single files are like."""
 
-import csv
 import glob
 import json
 import uuid
@@ -15,7 +14,7 @@ import numpy as np
 from busseg.data.busi import MASK_STEM
 from busseg.data.dicom import is_dicom
 from busseg.data.dicom_seg import write_overlay
-from busseg.data.files import claim_folder, read_csv, write_csv, write_text
+from busseg.data.files import append_csv, claim_folder, read_csv, write_csv, write_text
 from busseg.data.images import is_image, write_image
 from busseg.data.sample import TASKS
 from busseg.inference.frames import (
@@ -202,8 +201,7 @@ def predict_files(
                 if json_lines:
                     with (out / LINES).open("a", encoding="utf-8") as lines:
                         lines.write(line)
-                with (out / TABLE).open("a", newline="", encoding="utf-8") as table:
-                    csv.DictWriter(table, columns, lineterminator="\n").writerow(row)
+                append_csv(out / TABLE, columns, row)
             yield row
     finally:
         predicted.close()

@@ -1,12 +1,11 @@
 """Explain files and folders: pictures and arrays of where a model looks, and a table."""
 
-import csv
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from busseg.data.files import claim_folder, replacing, write_csv
+from busseg.data.files import append_csv, claim_folder, replacing, write_csv
 from busseg.data.images import write_image
 from busseg.inference.batch import EXPLANATIONS
 from busseg.inference.frames import find_frames, predict_frames
@@ -83,8 +82,7 @@ def explain_files(predictor, network, inputs, out):
         else:
             row |= _explain(predictor, network, frame, image, out / frame.target)
         # One by one, so that what is done stays told when the rest is stopped.
-        with (out / EXPLANATIONS).open("a", newline="", encoding="utf-8") as table:
-            csv.DictWriter(table, FIELDS, lineterminator="\n").writerow(row)
+        append_csv(out / EXPLANATIONS, FIELDS, row)
         yield row
 
 
