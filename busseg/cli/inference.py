@@ -52,8 +52,9 @@ def predict(
 
     Example: busseg predict scan.png scans/ --out predictions
     """
-    from busseg.inference.batch import find_inputs, predict_files
+    from busseg.inference.batch import predict_files
     from busseg.inference.frames import count_frames
+    from busseg.inference.inputs import find_inputs
 
     if engine not in ("threads", "ray"):
         raise ValueError(f"Expected an engine of threads, ray, found {engine!r}")
@@ -108,9 +109,9 @@ def explain(
     """
     from contextlib import nullcontext
 
-    from busseg.inference.batch import find_inputs
     from busseg.inference.explanations import explain_files, open_model
     from busseg.inference.frames import count_frames
+    from busseg.inference.inputs import find_inputs
 
     files = find_inputs(inputs)
     with starting_keras() if needs_keras(model) else nullcontext():

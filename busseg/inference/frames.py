@@ -1,12 +1,13 @@
 """What a file holds that can be predicted: one image, or the frames of ultrasound DICOM; and the DICOM results."""
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from busseg.data.dicom import Scan, is_dicom, read_dicom
 from busseg.data.dicom_seg import write_segmentation
-from busseg.data.images import read_image
+from busseg.data.images import count_pixels, read_image
 from busseg.inference.predictor import UNREADABLE
 
 SEGMENTATION = "_seg.dcm"  # ends the name of what is written of each DICOM file
@@ -42,6 +43,12 @@ class Frame:
         if self.scan is None:
             return False
         return self.error is not None if self.scan.missing else self.number in (None, self.scan.frame_count)
+
+    def count_pixels(self):
+        """The number of pixels to read, by the header alone; 0 if they cannot be read."""
+        if self.error:
+            return 0
+        return math.prod(self.scan.shape) if self.scan else count_pixels(self.path)
 
     def read(self, predictor):
         """Read the pixels as `predictor` takes them; of DICOM, the frame with its B-mode region alone, for what stands

@@ -264,8 +264,10 @@ def with_chunk(folder, name):
 
 
 def broken_exif(folder):
-    """A JPEG whose EXIF is a TIFF header and no more."""
-    return encoded(folder, "a.jpg", Image.fromarray(GREY), exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x09")
+    """A JPEG that a camera turned, and whose EXIF tells its width by letters."""
+    entries = [(0x0100, 2, 3, 0x61620000), (0x0112, 3, 1, 6 << 16)]  # tag, kind, count, value
+    directory = struct.pack(">H", len(entries)) + b"".join(struct.pack(">HHLL", *entry) for entry in entries)
+    return encoded(folder, "a.jpg", Image.fromarray(GREY), exif=b"Exif\0\0MM\0*\0\0\0\x08" + directory + bytes(4))
 
 
 ENDS_IN_PILLOW = {

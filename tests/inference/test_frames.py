@@ -10,8 +10,9 @@ from busseg.data.dicom import read_dicom
 from busseg.data.files import read_csv
 from busseg.data.images import read_image, write_image
 from busseg.data.phantom import draw_phantom
-from busseg.inference.batch import find_inputs, predict_files
+from busseg.inference.batch import predict_files
 from busseg.inference.frames import Frame, count_frames, find_frames, frame_target, predict_frames
+from busseg.inference.inputs import find_inputs
 from busseg.inference.predictor import UNREADABLE, Predictor
 
 highdicom = pytest.importorskip("highdicom", reason="needs busseg[dicom]")

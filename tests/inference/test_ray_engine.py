@@ -12,7 +12,8 @@ from busseg.data.files import read_csv, write_csv
 from busseg.data.images import write_image
 from busseg.data.phantom import draw_phantom
 from busseg.data.sample import CLASSES
-from busseg.inference.batch import find_inputs, predict_files
+from busseg.inference.batch import predict_files
+from busseg.inference.inputs import find_inputs
 from busseg.inference.predictor import Predictor
 from busseg.inference.ray_engine import predict_files_on_ray
 
