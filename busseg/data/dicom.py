@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from busseg.data.decoder import DecoderDiedError, decode_apart
 from busseg.data.dicom_pixels import count_frames, decode_frame, import_pydicom
 from busseg.data.images import check_file, check_size
 
@@ -68,6 +67,8 @@ class Scan:
         """
         if not self.compressed:
             return decode_frame(self.path, number, self.shape)
+        from busseg.data.decoder import DecoderDiedError, decode_apart
+
         if self._fatal:
             raise ValueError(self._fatal[0])
         try:

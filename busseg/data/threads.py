@@ -1,6 +1,8 @@
 """Work of threads on many images, in bounded memory."""
 
+import ctypes
 from collections import deque
+from functools import cache
 
 PIXELS_AHEAD = 16_000_000  # sixteen images of a million pixels each, or one that is larger
 
@@ -21,6 +23,7 @@ def map_in_turn(pool, function, things, count_pixels, ahead=16):
     Yields:
         What the function gives for each thing, or raises what it raises.
     """
+    _give_back_large_blocks()
     waiting, held = deque(), 0
     for thing in things:
         pixels = count_pixels(thing)
@@ -37,3 +40,18 @@ def map_in_turn(pool, function, things, count_pixels, ahead=16):
             yield first.result()
     while waiting:
         yield waiting.popleft()[0].result()
+
+
+@cache
+def _give_back_large_blocks():
+    """Let glibc give blocks of 8 MB and more back to the system once they are free.
+
+    By itself it learns to keep blocks of up to 32 MB, in a heap for each thread: the memory of several large images.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library, or Windows
+        return
+    mmap_threshold, trim_threshold = -3, -1
+    mallopt(mmap_threshold, 2**23)
+    mallopt(trim_threshold, 2**24)

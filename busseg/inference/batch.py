@@ -178,11 +178,14 @@ def _try_to_read(predictor, frame):
 def _predicted(predictor, read):
     """`(frame, image, error, prediction)` of what `_try_to_read` gave; there is no prediction of an error."""
     read = iter(read)
-    while some := list(_batch(read)):
-        whole = [(frame, image) for frame, image, error in some if error is None]
-        predictions = iter(predict_frames(predictor, whole))
-        for frame, image, error in some:
-            yield frame, image, error, next(predictions) if error is None else None
+    while some := _predict(predictor, list(_batch(read))):
+        while some:
+            yield some.pop(0)  # and holds it no longer
+
+
+def _predict(predictor, some):
+    predictions = iter(predict_frames(predictor, [(frame, image) for frame, image, error in some if error is None]))
+    return [(*one, next(predictions) if one[2] is None else None) for one in some]
 
 
 def _batch(read):
