@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from busseg.cli.program import Data, Groups, app, progress_bar, read_samples
+from busseg.cli.terminal import say
 
 
 @app.command()
@@ -26,8 +27,8 @@ def audit(
     claim_folder(out, AUDIT)
     found = audit_dataset(data, progress=progress_bar("Looking"))
     write_audit(found, out)
-    print(format_audit(found))
-    print(f"\nWrote {out / PAGE}")
+    say(format_audit(found))
+    say(f"\nWrote {out / PAGE}")
     if found["findings"]["unreadable"]:
         raise typer.Exit(1)
 
@@ -54,8 +55,8 @@ def split(
     splits = patient_splits(samples, folds, seed) if tissue else grouped_splits(samples, folds, seed, keep_conflicts)
     write_splits(out, splits)
     for number, fold in enumerate(splits):
-        print(f"fold {number}: " + ", ".join(f"{part} {len(getattr(fold, part))}" for part in PARTS))
-    print(f"Wrote {out}")
+        say(f"fold {number}: " + ", ".join(f"{part} {len(getattr(fold, part))}" for part in PARTS))
+    say(f"Wrote {out}")
 
 
 @app.command()
@@ -71,4 +72,4 @@ def download(
 
     if dataset != "busi":
         raise ValueError(f"Expected the dataset busi, found {dataset!r}")
-    print(f"Wrote {download_busi(folder)}")
+    say(f"Wrote {download_busi(folder)}")

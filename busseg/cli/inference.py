@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import track
 
 from busseg.cli.program import app, load_predictor, needs_keras, report_failures, report_foreign, starting_keras
+from busseg.cli.terminal import say
+from busseg.data.escaping import printable
 
 Inputs = Annotated[
     list[Path],
@@ -73,16 +75,17 @@ def predict(
         elif row["warning"]:
             foreign[row["file"], row["warning"]] += 1
         elif number < 20:
-            print(f"{_name(row)}: {row['label']}{_lesion(row)}")
+            say(f"{_name(row)}: {row['label']}{_lesion(row)}")
     if pictures > 20:
-        print(f"... and {pictures - 20} more")
-    print(f"Wrote {out}")
+        say(f"... and {pictures - 20} more")
+    say(f"Wrote {out}")
     report_foreign(foreign)
     report_failures(list(failed.values()), len(files))
 
 
 def _name(row):
-    return f"{row['file']}, frame {row['frame']}" if row.get("frame") else row["file"]
+    file = printable(row["file"])
+    return f"{file}, frame {row['frame']}" if row.get("frame") else file
 
 
 def _lesion(row):
@@ -123,7 +126,7 @@ def explain(
             failed.setdefault(row["file"], row)
         elif row["warning"]:
             foreign[row["file"], row["warning"]] += 1
-    print(f"Wrote {out}")
+    say(f"Wrote {out}")
     report_foreign(foreign)
     report_failures(list(failed.values()), len(files))
 
@@ -160,7 +163,7 @@ def export(
         raise ValueError(f"Expected a format that has --{min(unknown)}, found {format}")
     with starting_keras():
         difference = FORMATS[format](model, out, **told)
-    print(f"Wrote {out}; its answers differ from the source's by at most {difference:.0e}")
+    say(f"Wrote {out}; its answers differ from the source's by at most {difference:.0e}")
 
 
 @app.command("app")
