@@ -7,6 +7,7 @@ import importlib.util
 import json
 import platform
 import shlex
+import shutil
 import sys
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -127,16 +128,25 @@ def _fit(recipe, split, out, fold, history, begun, workers, devices):
     if devices.keeps and importlib.util.find_spec("tensorflow"):  # Keras writes TensorBoard's files through TensorFlow
         callbacks.append(keras.callbacks.TensorBoard(out / "logs", write_graph=False))
     if not keeper.finished:
-        if keras.backend.backend() != "tensorflow":
-            # Or else Keras builds the metrics by a first batch that it takes from the threads which prepare them, and
-            # hands on to the first epoch what they have prepared since, of the one before.
-            model.test_on_batch(*train[0])
-        # `Batches` shuffles by seed and epoch; Keras' own shuffling on top would differ after a restart.
-        model.fit(
-            train, validation_data=validation, epochs=recipe.epochs, initial_epoch=len(history), shuffle=False,
-            callbacks=callbacks, verbose=0 if not devices.keeps else 1 if sys.stdout.isatty() else 2,
-        )  # fmt: skip
+        try:
+            _train(model, train, validation, recipe, history, callbacks, devices)
+        except Exception:  # too little memory, say; a run that has no epoch would refuse another recipe
+            if not history and not begun and devices.keeps:
+                _forget_run(out)
+            raise
     return history
+
+
+def _train(model, train, validation, recipe, history, callbacks, devices):
+    if keras.backend.backend() != "tensorflow":
+        # Or else Keras builds the metrics by a first batch that it takes from the threads which prepare them, and
+        # hands on to the first epoch what they have prepared since, of the one before.
+        model.test_on_batch(*train[0])
+    # `Batches` shuffles by seed and epoch; Keras' own shuffling on top would differ after a restart.
+    model.fit(
+        train, validation_data=validation, epochs=recipe.epochs, initial_epoch=len(history), shuffle=False,
+        callbacks=callbacks, verbose=0 if not devices.keeps else 1 if sys.stdout.isatty() else 2,
+    )  # fmt: skip
 
 
 def build_model(recipe):
@@ -275,6 +285,13 @@ def _write_run(out, recipe, split, fold, devices):
     write_text(out / ENVIRONMENT, json.dumps(_environment(split, devices), indent=2) + "\n")
     write_splits(out / SPLITS, [split], first_fold=fold)
     recipe.save(out / RECIPE)
+
+
+def _forget_run(out):
+    """Undo `_write_run`, and what was begun since."""
+    for name in (RECIPE, SPLITS, ENVIRONMENT):
+        (out / name).unlink(missing_ok=True)
+    shutil.rmtree(out / "logs", ignore_errors=True)
 
 
 def _read_run(out, recipe, split):
