@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and output folders that never mix two runs."""
 
 import csv
+import json
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,6 +106,44 @@ def read_csv(path, required=()):
         if None in row:  # where Python puts the cells too many
             raise ValueError(f"Expected {len(columns)} cells a row, found {len(columns) + len(row[None])}: {path}")
     return [{from_cell(name): from_cell(text) for name, text in row.items()} for row in rows]
+
+
+def read_json(path):
+    """Read a JSON file that holds an object, as a dict.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not UTF-8 text, or no object of JSON.
+    """
+    with blaming(path, "a JSON file"):
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"Expected an object of JSON, found {type(content).__name__}: {path}")
+    return content
+
+
+@contextmanager
+def blaming(path, expected):
+    """Tell of whatever a block raises as of what stands in a file: a number that is none, or a name that is missing.
+
+    What the system raises, and lines of our own, which begin with "Expected", are told as they are.
+
+    Args:
+        path: Path of the file or folder, or several as text.
+        expected: What should stand there, such as "the scores of an evaluation".
+
+    Raises:
+        ValueError: One line that names the path.
+    """
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, ValueError) and str(error).startswith("Expected "):
+            raise
+        found = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"Expected {expected}, found something else ({found}): {path}") from error
 
 
 def claim_folder(path, marker):

@@ -12,7 +12,7 @@ import numpy as np
 
 from busseg.data.dicom import is_dicom
 from busseg.data.dicom_seg import write_overlay
-from busseg.data.files import append_csv, claim_folder, read_csv, write_csv, write_text
+from busseg.data.files import append_csv, blaming, claim_folder, read_csv, write_csv, write_text
 from busseg.data.images import write_image
 from busseg.data.sample import TASKS
 from busseg.data.threads import PIXELS_AHEAD, map_in_turn
@@ -142,9 +142,10 @@ def _done(inputs, out, columns, pictures, json_lines, overlay_dicom):
     rows = {_key(row): row for row in rows if not row["error"]}
     lines = dict.fromkeys(rows, "")
     if json_lines:
-        text = (out / LINES).read_text(encoding="utf-8") if (out / LINES).exists() else ""
-        whole = [line for line in text.splitlines(keepends=True) if line.endswith("}\n")]
-        lines = {_key(json.loads(line)): line for line in whole}
+        with blaming(out / LINES, "lines of JSON"):
+            text = (out / LINES).read_text(encoding="utf-8") if (out / LINES).exists() else ""
+            whole = [line for line in text.splitlines(keepends=True) if line.endswith("}\n")]
+            lines = {_key(json.loads(line)): line for line in whole}
     of_file = defaultdict(list)
     for key in rows:
         if key in lines:
@@ -207,15 +208,13 @@ def _write(out, task, pictures, json_lines, run, predicted):
     frame, image, error, prediction = predicted
     if error is None:
         try:
-            _draw(out, pictures, run, frame, image, prediction)
-        except Exception as raised:
+            with blaming(frame.path, "results that can be written"):
+                _draw(out, pictures, run, frame, image, prediction)
+        except (OSError, ValueError) as raised:
             # A full disk ends the run; what cannot be drawn, or has too long a path, is one file's own.
             if isinstance(raised, OSError) and raised.errno != errno.ENAMETOOLONG:
                 raise
             error = raised
-            if not isinstance(raised, ValueError):  # whose line names the file
-                found = " ".join(str(raised).split()) or type(raised).__name__
-                error = f"Expected results that can be written, found others ({found}): {frame.path}"
     if error is not None:
         return failure(frame, error, task)
     return _row(frame, prediction, task), _line(frame, prediction, task) if json_lines else None

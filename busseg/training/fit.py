@@ -18,7 +18,7 @@ from rich.progress import track
 
 from busseg.data.batches import Batches
 from busseg.data.breakhis import parse_name
-from busseg.data.files import claim_folder, read_csv, replacing, write_csv, write_text
+from busseg.data.files import blaming, claim_folder, read_csv, replacing, write_csv, write_text
 from busseg.data.sample import LABEL, MASK, TASKS
 from busseg.data.splits import PARTS, Split, read_split, write_splits
 from busseg.models.classifier import build_classifier
@@ -306,7 +306,8 @@ def _read_run(out, recipe, split):
         return []
     # A kill between the two leaves one row more than the checkpoint knows of; that epoch is done again.
     rows = read_csv(out / HISTORY)[: int(checkpoints[-1].stem)]
-    return [{key: float(value) for key, value in row.items()} | {"epoch": int(row["epoch"])} for row in rows]
+    with blaming(out / HISTORY, "the history of a run"):
+        return [{key: float(value) for key, value in row.items()} | {"epoch": int(row["epoch"])} for row in rows]
 
 
 def _environment(split, devices):

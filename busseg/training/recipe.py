@@ -137,7 +137,7 @@ def load_recipe(name):
         raise FileNotFoundError(f"Expected a TOML file or one of {', '.join(packaged)}, found no such recipe: {name}")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"Expected TOML, found something else ({error}): {path}") from error
     known = [field.name for field in dataclasses.fields(Recipe)]
     for key in values:

@@ -207,7 +207,7 @@ def test_what_cannot_be_drawn_is_the_error_of_its_file(tmp_path, predictor, monk
     put(tmp_path, "scans/a.png", "scans/b.png", "scans/c.png")
     monkeypatch.setitem(batch._PICTURES, "_overlay.png", fail)
     rows = predict_files(predictor, find_inputs([tmp_path / "scans"]), tmp_path / "out")
-    told = f"Expected results that can be written, found others (two lines): {tmp_path}/scans/b.png"
+    told = f"Expected results that can be written, found something else (error: two lines): {tmp_path}/scans/b.png"
     assert [row["error"] for row in rows] == ["", told, ""]
 
 
