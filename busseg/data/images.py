@@ -1,9 +1,11 @@
 """Read and write images, fit them to the model's square, and put its maps back to native size."""
 
+import ctypes
 import math
 import os
 import stat
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -19,9 +21,13 @@ MAX_SIDE_PX = 32_767  # OpenCV counts some pixels in 16 bits
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 _NO_FILES = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
 
-# What Pillow warns of, broken content and many pixels, `read_image` refuses or can do without.
+# What Pillow warns of, broken content and many pixels, `read_image` refuses or can do without; and what its libtiff
+# prints to the terminal, where it can be reached.
 warnings.filterwarnings("ignore", module="PIL")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+with suppress(AttributeError, OSError):
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
+    ctypes.CDLL(Image.core.__file__).TIFFSetWarningHandler(None)
 
 
 def is_image(path):
