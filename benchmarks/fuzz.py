@@ -2,8 +2,8 @@
 
 Images and DICOM of many kinds are broken at random, the same way for the same seed. Folders of them, with good images
 among them, are given to `busseg predict`, as a user would; others to `busseg app`, one by one. A row is a kind. All of
-`tracebacks`, `aborted`, `foreign lines` (on stderr, not by busseg) and `hangs` (more than 10 s without an answer) should
-be 0, and all `good` answered. With `--read` files are read in this process alone, many times as fast.
+`tracebacks`, `aborted`, `foreign lines` (on stderr, not by busseg) and `hangs` (more than 10 s without an answer)
+should be 0, and all `good` answered. With `--read` files are read in this process alone, many times as fast.
 
 Example: python -m benchmarks.fuzz --images 20000 --dicom 5000 --page 300 --json fuzz.json
 """
@@ -114,10 +114,11 @@ def _predict(files, size):
             run = _watch(scans, out)
             ended = run["status"] not in (0, 1) or len(run["failed"]) < len(some) + _GOOD
             foreign = [line for line in run["output"].splitlines() if not line.startswith("busseg: ")]
-            told.update(files=len(some), tracebacks="Traceback" in run["output"], aborted=ended, foreign=len(foreign))
+            told.update(files=len(some), tracebacks=run["output"].count("Traceback"), aborted=int(ended))
+            told.update(foreign=len(foreign))
             told.update(refused=sum(failed for name, failed in run["failed"].items() if "good" not in name))
             told.update(good=sum(not failed for name, failed in run["failed"].items() if "good" in name))
-            told.update(hangs=run["longest"] > _HANG_S)
+            told.update(hangs=int(run["longest"] > _HANG_S))
             slowest, memory = max(slowest, run["longest"]), max(memory, run["memory"])
             if ended or foreign or run["longest"] > _HANG_S:
                 kept = Path(tempfile.mkdtemp(prefix="busseg-fuzz-"))
