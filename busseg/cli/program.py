@@ -57,7 +57,7 @@ def main():
 def _one_line(error):
     """What went wrong, in one line; None of what is a fault of busseg itself."""
     if ran_out_of_memory(error):
-        return "Expected more memory, found too little; a smaller image_size or batch_size in the recipe takes less"
+        return "Expected more memory, found too little; a smaller image_size or batch_size takes less"
     if not isinstance(error, (OSError, ValueError, ImportError)):
         return None
     if isinstance(error, OSError) and error.strerror:
