@@ -1,6 +1,7 @@
 """Read and write images, fit them to the model's square, and put its maps back to native size."""
 
 import ctypes
+import logging
 import math
 import os
 import stat
@@ -18,11 +19,14 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MAX_PIXELS = 25_000_000  # A B-mode frame has about half a million; beyond this a file is a mistake or an attack.
 MAX_SIDE_PX = 32_767  # OpenCV counts some pixels in 16 bits
 
+MAX_SCANS = 100  # of a progressive JPEG, over all of its pixels each; encoders make about ten
+
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 _NO_FILES = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
 
-# What Pillow warns of, broken content and many pixels, `read_image` refuses or can do without; and what its libtiff
-# prints to the terminal, where it can be reached.
+# What Pillow warns of and logs, broken content and many pixels, `read_image` refuses or can do without; and what its
+# libtiff prints to the terminal, where it can be reached.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 warnings.filterwarnings("ignore", module="PIL")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 with suppress(AttributeError, OSError):
@@ -121,6 +125,8 @@ def _refusal(image):
     """What is wrong with an image whose header alone has been read, or None."""
     if refusal := check_size(image.size[::-1]):
         return refusal
+    if (scans := _count_scans(image)) > MAX_SCANS:
+        return f"a JPEG of at most {MAX_SCANS} scans, found {scans}"
     if getattr(image, "n_frames", 1) > 1:
         return f"a single image, found {image.n_frames} frames"
     if image.mode in ("I", "F"):
@@ -128,6 +134,12 @@ def _refusal(image):
     if image.mode == "LAB":
         return "grey or RGB, found CIE Lab"
     return None
+
+
+def _count_scans(image):
+    """How many times the pixels of a progressive JPEG are refined; 1 of other images."""
+    start_of_scan = b"\xff\xda"
+    return Path(image.filename).read_bytes().count(start_of_scan) if "progressive" in image.info else 1
 
 
 def _to_grey(image):

@@ -270,6 +270,18 @@ def broken_exif(folder):
     return encoded(folder, "a.jpg", Image.fromarray(GREY), exif=b"Exif\0\0MM\0*\0\0\0\x08" + directory + bytes(4))
 
 
+def test_jpeg_that_is_refined_over_and_over_is_refused(tmp_path):
+    """Each scan goes over all the pixels: a file of some kB would take minutes."""
+    whole = encoded(tmp_path, "a.jpg", Image.fromarray(noise()), progressive=True)
+    start, end = whole.rindex(b"\xff\xda"), whole.rindex(b"\xff\xd9")
+    assert whole.count(b"\xff\xda") < 20
+    for count in (10, 200):
+        (tmp_path / f"{count}.jpg").write_bytes(whole[:end] + whole[start:end] * count + whole[end:])
+    assert read_image(tmp_path / "10.jpg").shape == (64, 80)
+    with pytest.raises(ValueError, match=r"^Expected a JPEG of at most 100 scans, found 2\d\d: .*200\.jpg$"):
+        read_image(tmp_path / "200.jpg")
+
+
 ENDS_IN_PILLOW = {
     "gAMA.png": lambda folder: with_chunk(folder, b"gAMA"),
     "tRNS.png": lambda folder: with_chunk(folder, b"tRNS"),
