@@ -1,6 +1,7 @@
 """Names and words of others as text that a terminal, a table and UTF-8 can hold."""
 
 import re
+import unicodedata
 
 # What spreadsheet programs take for the beginning of a formula, which may call other programs; see OWASP, "CSV
 # Injection". An apostrophe before it makes it text, so one that stands there already gets one, too.
@@ -30,6 +31,19 @@ def from_cell(text):
     """The text that `to_cell` made a cell of."""
     text = text[1:] if _ESCAPED_FORMULA.match(text) else text
     return _ESCAPED_BYTE.sub(lambda match: chr(int(match[1], 16)), text)
+
+
+def match_names(names):
+    """A function that finds a name as it is spelt among `names`; one that is not there it gives back.
+
+    "e" and its accent may be one letter or two (NFC, NFD): macOS tells file names by two, tables are typed with one.
+
+    Args:
+        names: Iterable of names.
+    """
+    names = list(names)
+    spelt = {unicodedata.normalize("NFC", name): name for name in names} | {name: name for name in names}
+    return lambda name: spelt.get(name) or spelt.get(unicodedata.normalize("NFC", name), name)
 
 
 def _is_number(text):

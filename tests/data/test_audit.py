@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import numpy as np
@@ -404,3 +405,16 @@ def test_busi_is_as_it_is_known_to_be(busi_folder, search):
     assert found(audit, "label_conflict")
     assert (audit["published"]["groups"], audit["published"]["images"]) == (153, 346)
     assert (audit["published"]["pairs"], audit["published"]["conflicts"]) == (254, 8)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such names")
+def test_names_of_all_sorts_are_told_without_driving_the_terminal(root, search):
+    image, mask = draw_phantom("benign", 9, 120, 160)
+    for name in ("\x1b[2J", "two\nlines", b"\xc8\xe9".decode("utf-8", "surrogateescape")):
+        write_image(root / "benign" / f"{name}.png", image)
+        write_image(root / "benign" / f"{name}_mask.png", mask * 0)
+    audit = audit_dataset(root)
+    text = format_audit(audit)
+    assert "\x1b" not in text
+    assert "benign/\\x1b[2J.png, benign/two\\nlines.png, benign/\\udcc8\\udce9.png" in text
+    assert "\x1b[2J" in audit["findings"]["empty_mask"][0]["file"]

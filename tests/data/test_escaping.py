@@ -1,6 +1,6 @@
 import pytest
 
-from busseg.data.escaping import from_cell, printable, to_cell
+from busseg.data.escaping import from_cell, match_names, printable, to_cell
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,14 @@ def test_cell_is_no_formula_and_utf_8_and_reads_back_the_same(text, cell):
 
 def test_numbers_stay_numbers():
     assert to_cell(-0.5) == -0.5
+
+
+@pytest.mark.parametrize("name", ["caf\xe9.png", "cafe\u0301.png"])
+def test_name_is_found_however_its_accents_are_composed(name):
+    spelt = match_names(["a.png", name])
+    assert [spelt("caf\xe9.png"), spelt("cafe\u0301.png"), spelt("cafe.png")] == [name, name, "cafe.png"]
+
+
+def test_of_two_names_that_differ_by_it_alone_each_is_found():
+    both = ["caf\xe9.png", "cafe\u0301.png"]
+    assert [match_names(both)(name) for name in both] == both
