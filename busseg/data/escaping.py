@@ -5,8 +5,7 @@ import unicodedata
 
 # What spreadsheet programs take for the beginning of a formula, which may call other programs; see OWASP, "CSV
 # Injection". An apostrophe before it makes it text, so one that stands there already gets one, too.
-_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
-_ESCAPED_FORMULA = re.compile(r"'+[=+\-@\t\r\n]")
+FORMULA = r"'*[=+\-@\t\r\n]"
 # Bytes of a file name that are no UTF-8, which Python keeps as lone surrogates, and those as text.
 _ESCAPED_BYTE = re.compile(r"\\u(dc[89a-f][0-9a-f])")
 _SPACES = "\u00a0\u2007\u202f\u3000"  # which Python does not call printable
@@ -24,12 +23,12 @@ def to_cell(value):
     if not isinstance(value, str):
         return value
     text = value.encode("utf-8", "backslashreplace").decode("utf-8")
-    return f"'{text}" if _FORMULA.match(text) and not _is_number(text) else text
+    return f"'{text}" if re.match(FORMULA, text) and not _is_number(text) else text
 
 
 def from_cell(text):
     """The text that `to_cell` made a cell of."""
-    text = text[1:] if _ESCAPED_FORMULA.match(text) else text
+    text = text[1:] if re.match(f"'{FORMULA}", text) else text
     return _ESCAPED_BYTE.sub(lambda match: chr(int(match[1], 16)), text)
 
 

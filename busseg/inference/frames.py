@@ -11,7 +11,7 @@ from busseg.data.images import count_pixels, read_image
 from busseg.inference.predictor import UNREADABLE
 
 SEGMENTATION = "_seg.dcm"  # ends the name of what is written of each DICOM file
-_OF_FRAME = re.compile(r"(?P<clip>.+)_frame\d{3,}")
+_OF_FRAME = re.compile(r"(?P<clip>.+)_frame\d{3,}", re.DOTALL)
 
 
 @dataclass(frozen=True)
