@@ -1,6 +1,7 @@
 """Seeds of a fuzzer, and how they are broken: images and DICOM of all the kinds that busseg may meet."""
 
 import io
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -11,7 +12,8 @@ from PIL import Image
 ULTRASOUND = "1.2.840.10008.5.1.4.1.1.6.1"
 # What a field of 1, 2 or 4 bytes is apt to be overwritten with: ends of ranges, of signed and unsigned numbers.
 _NUMBERS = (0, 1, 2, 3, 7, 8, 16, 127, 128, 255, 256, 1000, 32767, 32768, 65535, 2**20, 2**31 - 1, 2**31, 2**32 - 1)
-_HEADER = 600  # bytes at the beginning of a file, where a broken one does most
+_HEADER = 600  # bytes at the beginning of a file, or of a compressed frame of DICOM, where a broken one does most
+_ITEM = b"\xfe\xff\x00\xe0"  # before each of those
 
 
 def image_seeds():
@@ -118,6 +120,9 @@ def break_file(content, others, random):
     broken = bytearray(content)
     for _ in range(random.choice((1, 1, 2, 4))):
         place = random.randrange(min(len(broken), _HEADER) if random.random() < 0.7 else len(broken))
+        frames = [match.end() for match in re.finditer(re.escape(_ITEM), broken)]
+        if frames and random.random() < 0.6:
+            place = min(len(broken) - 1, random.choice(frames) + random.randrange(_HEADER))
         length = random.choice((1, 2, 4, 8, 30, 200))
         kind = random.randrange(8)
         if kind <= 1:
