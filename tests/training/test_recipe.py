@@ -105,7 +105,7 @@ def test_table_is_an_unknown_key(toml):
         load_recipe(toml("[network]\nwidth = 4"))
 
 
-@pytest.mark.parametrize("content", [b"epochs = ", b"epochs: 3", b"\xff\xfe\x00"])
+@pytest.mark.parametrize("content", [b"epochs = ", b"epochs: 3", b"\xff\xfe\x00", b"a = " + b"[" * 5000])
 def test_broken_toml_is_named(tmp_path, content):
     path = tmp_path / "broken.toml"
     path.write_bytes(content)
