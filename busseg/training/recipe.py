@@ -100,6 +100,8 @@ class Recipe:
                      "weight_decay", "seed"):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise ValueError(f"`{name}` must be >= 0. Received: {getattr(self, name)}")
+        if self.seed >= 2**32:
+            raise ValueError(f"`seed` must be < 2 ** 32. Received: {self.seed}")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be one of {', '.join(allowed)}. Received: {getattr(self, name)!r}")

@@ -114,6 +114,11 @@ def test_broken_toml_is_named(tmp_path, content):
 
 
 # === Wrong values ===
+def test_seed_that_keras_does_not_take_is_refused():
+    with pytest.raises(ValueError, match=r"^`seed` must be < 2 \*\* 32\. Received: 4294967296$"):
+        Recipe(seed=2**32)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
