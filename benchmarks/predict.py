@@ -119,7 +119,8 @@ def _against_the_limit(name, repeats):
 # === What is timed ===
 def busseg_files(inputs, out, name="best"):
     """A worker's maker: predicts a folder as the command does, by a model that ships."""
-    from busseg.inference.batch import find_inputs, predict_files
+    from busseg.inference.batch import predict_files
+    from busseg.inference.inputs import find_inputs
     from busseg.inference.predictor import Predictor
 
     files, predictor = find_inputs([inputs]), Predictor(name)

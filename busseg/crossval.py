@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.progress import track
 
 from busseg.data.claims import CROSSVAL, claim_folder
-from busseg.data.files import write_text
+from busseg.data.files import blaming, read_json, write_text
 from busseg.data.images import read_image, read_mask
 from busseg.data.protocols import SCORED_SIZE, make_splits
 from busseg.data.splits import leaked, write_splits
@@ -84,7 +84,8 @@ def _cross_validate(samples, out, recipe, splits, protocol, seed, jobs, robustne
     runs = [_run(out, fold) for fold in range(len(splits))]
     about = {"data": data, "protocol": protocol, "seed": seed, "size": SCORED_SIZE.get(protocol)}
     copies = [{sample.name for sample in leaked(split, samples)} for split in splits]
-    summary = pool_folds(out, runs, copies, about)
+    with blaming(out, "the scores of its folds"):
+        summary = pool_folds(out, runs, copies, about)
     if robustness:
         disturbed = [row for run in runs for row in read_robustness(run / "evaluation" / ROBUSTNESS)]
         write_robustness(out / ROBUSTNESS, disturbed)
@@ -97,8 +98,10 @@ def _settle(out, recipe, settings):
     path = out / SETTINGS
     if not path.exists():
         write_text(path, json.dumps(settings, indent=2) + "\n")
-    before = json.loads(path.read_text(encoding="utf-8"))
-    if "recipe" in before:  # a choice that busseg did not know when it was written was made as it is by default
+    before = read_json(path)
+    if isinstance(
+        before.get("recipe"), dict
+    ):  # a choice that busseg did not know when it was written was made as it is by default
         before["recipe"] = dataclasses.asdict(type(recipe)()) | before["recipe"]
     for name, value in settings.items():
         if before.get(name) != value:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from busseg.cli.program import Data, Groups, app, check_datasets, progress_bar, read_samples
+from busseg.cli.terminal import say
 
 
 @app.command()
@@ -25,8 +26,8 @@ def audit(
     with claim_folder(out, AUDIT):
         found = audit_dataset(data, progress=progress_bar("Looking"))
         write_audit(found, out)
-    print(format_audit(found))
-    print(f"\nWrote {out / PAGE}")
+    say(format_audit(found))
+    say(f"\nWrote {out / PAGE}")
     if found["findings"]["unreadable"]:
         raise typer.Exit(1)
 
@@ -55,8 +56,8 @@ def split(
     splits = patient_splits(samples, folds, seed) if tissue else grouped_splits(samples, folds, seed, keep_conflicts)
     write_splits(out, splits, force=force)
     for number, fold in enumerate(splits):
-        print(f"fold {number}: " + ", ".join(f"{part} {len(getattr(fold, part))}" for part in PARTS))
-    print(f"Wrote {out}")
+        say(f"fold {number}: " + ", ".join(f"{part} {len(getattr(fold, part))}" for part in PARTS))
+    say(f"Wrote {out}")
 
 
 @app.command()
@@ -71,5 +72,5 @@ def download(
     from busseg.data.download import HOMES, download_dataset
 
     made, home = download_dataset(dataset, folder, progress=progress_bar("Downloading")), HOMES[dataset]
-    print(f"Wrote {made}\n{home.title}, {home.images} images, {home.page}")
-    print(f"Licence: {home.licence}\nPlease cite {home.citation}")
+    say(f"Wrote {made}\n{home.title}, {home.images} images, {home.page}")
+    say(f"Licence: {home.licence}\nPlease cite {home.citation}")

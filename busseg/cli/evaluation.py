@@ -16,6 +16,7 @@ from busseg.cli.program import (
     progress_bar,
     report_failures,
 )
+from busseg.cli.terminal import say
 
 
 @app.command()
@@ -62,8 +63,8 @@ def evaluate(
             part = next((name for name in HEADLINE if name in parts), next(iter(parts)))
             write_robustness(out / ROBUSTNESS, measure_robustness(predictor, parts[part], progress_bar("Disturbing")))
         write_report(out, samples, runs=[model] if model.is_dir() else [])
-    print(format_summary(summary))
-    print(f"\nWrote {out}")
+    say(format_summary(summary))
+    say(f"\nWrote {out}")
     report_failures([row for row in rows if row.get("error")], len(rows))
 
 
@@ -79,5 +80,5 @@ def compare(
     from busseg.evaluation.compare import compare as compare_folders
     from busseg.evaluation.compare import format_comparison
 
-    print(format_comparison(compare_folders(folders, out)))
-    print(f"\nWrote {out}")
+    say(format_comparison(compare_folders(folders, out)))
+    say(f"\nWrote {out}")

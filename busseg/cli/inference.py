@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import track
 
 from busseg.cli.program import app, load_predictor, needs_keras, report_failures, report_foreign, starting_keras
+from busseg.cli.terminal import say
+from busseg.data.escaping import printable
 
 Inputs = Annotated[
     list[Path],
@@ -53,8 +55,9 @@ def predict(
     Example: busseg predict scan.png scans/ --out predictions
     """
     from busseg.data.claims import PREDICTION, check_folder
-    from busseg.inference.batch import find_inputs, predict_files
+    from busseg.inference.batch import predict_files
     from busseg.inference.frames import count_frames
+    from busseg.inference.inputs import find_inputs
 
     if engine not in ("threads", "ray"):
         raise ValueError(f"Expected an engine of threads, ray, found {engine!r}")
@@ -74,16 +77,17 @@ def predict(
         elif row["warning"]:
             foreign[row["file"], row["warning"]] += 1
         elif number < 20:
-            print(f"{_name(row)}: {row['label']}{_lesion(row)}")
+            say(f"{_name(row)}: {row['label']}{_lesion(row)}")
     if pictures > 20:
-        print(f"... and {pictures - 20} more")
-    print(f"Wrote {out}")
+        say(f"... and {pictures - 20} more")
+    say(f"Wrote {out}")
     report_foreign(foreign)
     report_failures(list(failed.values()), len(files))
 
 
 def _name(row):
-    return f"{row['file']}, frame {row['frame']}" if row.get("frame") else row["file"]
+    file = printable(row["file"])
+    return f"{file}, frame {row['frame']}" if row.get("frame") else file
 
 
 def _lesion(row):
@@ -111,9 +115,9 @@ def explain(
     from contextlib import nullcontext
 
     from busseg.data.claims import EXPLANATION, check_folder
-    from busseg.inference.batch import find_inputs
     from busseg.inference.explanations import explain_files, open_model
     from busseg.inference.frames import count_frames
+    from busseg.inference.inputs import find_inputs
 
     files = find_inputs(inputs)
     check_folder(out, EXPLANATION)  # before a model is loaded
@@ -126,7 +130,7 @@ def explain(
             failed.setdefault(row["file"], row)
         elif row["warning"]:
             foreign[row["file"], row["warning"]] += 1
-    print(f"Wrote {out}")
+    say(f"Wrote {out}")
     report_foreign(foreign)
     report_failures(list(failed.values()), len(files))
 
@@ -165,7 +169,7 @@ def export(
         raise ValueError(f"Expected a format that has --{min(unknown)}, found {format}")
     with starting_keras():
         difference = FORMATS[format](model, out, **told)
-    print(f"Wrote {out}; its answers differ from the source's by at most {difference:.0e}")
+    say(f"Wrote {out}; its answers differ from the source's by at most {difference:.0e}")
 
 
 @app.command("app")

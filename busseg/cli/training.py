@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from busseg.cli.program import Data, Fold, Groups, Robustness, Splits, app, check_datasets, read_samples, starting_keras
+from busseg.cli.terminal import say
 
 
 @app.command()
@@ -81,12 +82,12 @@ def train(
     together = (coordinator, processes, process)
     if data_parallel or together != (None, None, None):
         devices = all_devices(recipe.batch_size, *together)
-        print(f"Every batch is shared among {', '.join(devices.names)}")
+        say(f"Every batch is shared among {', '.join(devices.names)}")
     else:
         devices = one_device()
     fitting.fit(recipe, chosen, out, fold=fold or 0, resume=resume, devices=devices)
     if devices.keeps:
-        print(f"The model is in {out / fitting.MODEL}")
+        say(f"The model is in {out / fitting.MODEL}")
 
 
 def _load_recipe(name):
@@ -133,5 +134,5 @@ def crossval(
     samples = read_samples(data, groups, recipe.task)
     protocol = protocol or default_protocol(recipe.task)
     summary = cross_validate(samples, out, recipe, protocol, folds, seed, jobs, robustness, data=name)
-    print(format_crossval(summary))
-    print(f"\nWrote {out / 'report.html'}")
+    say(format_crossval(summary))
+    say(f"\nWrote {out / 'report.html'}")

@@ -12,6 +12,7 @@ import uuid
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
+from busseg.data.escaping import from_cell, to_cell
 from busseg.data.locks import hold_lock, release, try_lock
 
 HIDDEN = ".busseg-"  # begins the names of temporary folders
@@ -160,23 +161,39 @@ def _put_back(folder):
 
 # === Text and tables ===
 def write_text(path, text):
-    """Write `text` to `path` as UTF-8, whole or not at all."""
+    """Write `text` to `path` as UTF-8, whole or not at all; bytes of file names that are no UTF-8 as `\\udcff`."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_csv(path, fields, rows):
-    """Write rows (dicts) to a CSV file with the header `fields`, whole or not at all."""
+    """Write rows (dicts) to a CSV file with the header `fields`, whole or not at all.
+
+    Text that a spreadsheet program would take for a formula begins with an apostrophe there; `read_csv` undoes it.
+    """
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fields, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        _write_rows(file, fields, [dict(zip(fields, fields)), *rows])
 
 
 def append_row(path, fields, row):
-    """Append a row to a CSV file; its first part alone if the process is killed meanwhile."""
+    """Append a row to a CSV file of `write_csv`; its first part alone if the process is killed meanwhile."""
     with _naming(path), Path(path).open("a", newline="", encoding="utf-8") as file:
-        csv.DictWriter(file, fields, lineterminator="\n").writerow(row)
+        _write_rows(file, fields, [row])
+
+
+def _write_rows(file, fields, rows):
+    writer = csv.DictWriter(_UnixLines(file), fields)
+    writer.writerows({name: to_cell(value) for name, value in row.items()} for row in rows)
+
+
+class _UnixLines:
+    """A file for Python's CSV writer, which quotes a lone CR only where its lines end in CR LF."""
+
+    def __init__(self, file):
+        self._file = file
+
+    def write(self, line):
+        return self._file.write(line.removesuffix("\r\n") + "\n")
 
 
 def append_text(path, text):
@@ -198,7 +215,7 @@ def read_csv(path, required=(), delimiter=","):
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not UTF-8 text, or a required column is missing.
+        ValueError: If it is not UTF-8 text, no table, or a required column is missing.
     """
     try:
         # utf-8-sig also reads the files that spreadsheet programs save with a byte-order mark.
@@ -208,10 +225,53 @@ def read_csv(path, required=(), delimiter=","):
             rows = list(reader)
     except UnicodeDecodeError as error:
         raise ValueError(f"Expected a CSV file in UTF-8, found other bytes: {path}") from error
+    except csv.Error as error:
+        raise ValueError(f"Expected a CSV file, found something else ({error}): {path}") from error
     missing = [name for name in required if name not in columns]
     if missing:
         raise ValueError(f"Expected the column {missing[0]!r}, found {', '.join(columns) or 'no header'}: {path}")
-    return rows
+    for row in rows:
+        if None in row:  # where Python puts the cells too many
+            raise ValueError(f"Expected {len(columns)} cells a row, found {len(columns) + len(row[None])}: {path}")
+    return [{from_cell(name): from_cell(text) for name, text in row.items()} for row in rows]
+
+
+def read_json(path):
+    """Read a JSON file that holds an object, as a dict.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not UTF-8 text, or no object of JSON.
+    """
+    with blaming(path, "a JSON file"):
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"Expected an object of JSON, found {type(content).__name__}: {path}")
+    return content
+
+
+@contextmanager
+def blaming(path, expected):
+    """Tell of whatever a block raises as of what stands in a file: a number that is none, or a name that is missing.
+
+    What the system raises, and lines of our own, which begin with "Expected", are told as they are.
+
+    Args:
+        path: Path of the file or folder, or several as text.
+        expected: What should stand there, such as "the scores of an evaluation".
+
+    Raises:
+        ValueError: One line that names the path.
+    """
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, ValueError) and str(error).startswith("Expected "):
+            raise
+        found = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"Expected {expected}, found something else ({found}): {path}") from error
 
 
 def names_in(path):

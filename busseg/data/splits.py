@@ -9,6 +9,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from busseg.data.breakhis import parse_name
 from busseg.data.claims import claim
+from busseg.data.escaping import match_names
 from busseg.data.files import names_in, read_csv, write_csv
 from busseg.data.sample import Sample
 
@@ -250,9 +251,9 @@ def read_groups(path, samples):
     Raises:
         ValueError: If a sample has no row, or two that differ.
     """
-    groups = {}
+    groups, spelt = {}, match_names(sample.name for sample in samples)
     for row in read_csv(path, required=("file", "group")):
-        if groups.setdefault(row["file"], row["group"]) != row["group"]:
+        if groups.setdefault(spelt(row["file"]), row["group"]) != row["group"]:
             raise ValueError(f"Expected one group a file, found two for {row['file']!r}: {path}")
     for sample in samples:
         if not groups.get(sample.name):
@@ -306,12 +307,13 @@ def read_split(path, samples, fold=None):
         wanted = "one fold, or its number" if fold is None else f"fold {fold}"
         raise ValueError(f"Expected {wanted}, found the folds {', '.join(found) or 'of no row'}: {path}")
     by_name = {sample.name: sample for sample in samples}
+    spelt = match_names(by_name)
     parts = {part: [] for part in PARTS}
     part_of, seen = {}, set()
     for row in rows:
         if row["fold"] != str(fold):
             continue
-        name, part = row["file"], row["part"]
+        name, part = spelt(row["file"]), row["part"]
         if name in seen:
             raise ValueError(f"Expected one row a file in fold {fold}, found two for {name!r}: {path}")
         seen.add(name)

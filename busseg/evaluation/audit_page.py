@@ -13,8 +13,9 @@ from PIL import Image, ImageOps
 from busseg.data.audit import FINDINGS, NOTES, UNLABELLED, count_unjudged, describe_finding
 from busseg.data.claims import AUDIT, claim_folder
 from busseg.data.files import write_csv, write_text
-from busseg.data.images import read_image
+from busseg.data.images import count_pixels, read_image
 from busseg.data.sample import CLASSES
+from busseg.data.threads import map_in_turn
 from busseg.evaluation.page import embed_figure, embed_image, write_page
 from busseg.evaluation.plots import COLORS, MANY, PERCENT, SIZE
 
@@ -107,7 +108,10 @@ def _thumbnails(audit, groups, pool):
     """Dict from the name of each image that is drawn to its `data:` address."""
     places = {file["file"]: Path(audit["data"]) / file["path"] for file in audit["files"]}
     names = [name for group in groups for name in group["files"][:MEMBERS]]
-    return dict(zip(names, pool.map(lambda name: _thumbnail(read_image(places[name])), names)))
+    drawn = map_in_turn(
+        pool, lambda name: _thumbnail(read_image(places[name])), names, lambda name: count_pixels(places[name])
+    )
+    return dict(zip(names, drawn))
 
 
 def _thumbnail(image):

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from busseg.data.claims import COMPARISON, claim_folder
-from busseg.data.files import replacing, write_csv, write_text
+from busseg.data.files import blaming, read_json, replacing, write_csv, write_text
 from busseg.data.signature import SOFTWARE
 from busseg.evaluation.intervals import image_key, paired_differences
 from busseg.evaluation.patients import PATIENT_SCORES, paired_patients
@@ -103,21 +103,22 @@ def compare(folders, out=None, names=None):
 def _compare(folders, names):
     models, rows = zip(*(_read(folder, name) for folder, name in zip(folders, names)))
     rows = name_alike(rows)
-    _check_labels(names, rows)
-    differences = [
-        {
-            "name": name,
-            "to": names[0],
-            **paired_differences(rows[0], others),
-            "leaked": paired_differences(*_leaked(rows[0], others)),
-            **paired_sources(rows[0], others),
-            "patients": paired_patients(rows[0], others),
-        }
-        for name, others in zip(names[1:], rows[1:])
-    ]
-    notes = _notes_on_settings(models) + _notes_on_leaks(models)
-    notes += [note for one, others in zip(differences, rows[1:]) for note in _notes_on_images(one, rows[0], others)]
-    return {"models": list(models), "differences": differences, "notes": notes}
+    with blaming(", ".join(map(str, folders)), "the scores of evaluations"):
+        _check_labels(names, rows)
+        differences = [
+            {
+                "name": name,
+                "to": names[0],
+                **paired_differences(rows[0], others),
+                "leaked": paired_differences(*_leaked(rows[0], others)),
+                **paired_sources(rows[0], others),
+                "patients": paired_patients(rows[0], others),
+            }
+            for name, others in zip(names[1:], rows[1:])
+        ]
+        notes = _notes_on_settings(models) + _notes_on_leaks(models)
+        notes += [note for one, others in zip(differences, rows[1:]) for note in _notes_on_images(one, rows[0], others)]
+        return {"models": list(models), "differences": differences, "notes": notes}
 
 
 def _leaked(rows_a, rows_b):
@@ -144,13 +145,11 @@ def _read(folder, name):
     for file in (TABLE, SUMMARY):
         if not (folder / file).is_file():
             raise ValueError(f"Expected an evaluation or cross-validation ({file}), found none: {folder}")
-    try:
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    summary = read_json(folder / SUMMARY)
+    with blaming(folder / SUMMARY, "the scores of an evaluation"):
         part = _choose_part(list(summary["parts"]), folder)
         headline = _headline(summary["parts"][part])
         sources = {source: _headline(one) for source, one in summary["parts"][part].get("sources", {}).items()}
-    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"Expected the scores of an evaluation, found others: {folder / SUMMARY}") from error
     rows = [row for row in read_rows(folder / TABLE) if row["part"] == part]
     about = {key: summary.get(key) for key in (*_SETTINGS, "leak", "model", "data")}
     model = {"name": name, "folder": str(folder), **about, "part": part, **headline, "sources": sources}

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from busseg.data.claims import PREDICTION, claim_folder
+from busseg.data.escaping import FORMULA
 from busseg.data.files import hidden_folder, replacing
 from busseg.inference.batch import PARQUET, TABLE, failure, predict_files, predict_in_threads
 from busseg.inference.predictor import SHIPPED, Predictor
@@ -150,7 +151,7 @@ def _predict_by_workers(ray, model, predictor, frames, out, *options):
 def _write_parquet(out):
     """Write the table once more, with types, for programs that read archives."""
     import pyarrow
-    from pyarrow import csv, parquet
+    from pyarrow import compute, csv, parquet
 
     with (out / TABLE).open(encoding="utf-8") as table:
         columns = table.readline().strip().split(",")
@@ -161,5 +162,9 @@ def _write_parquet(out):
         parse_options=csv.ParseOptions(newlines_in_values=True),
         convert_options=csv.ConvertOptions(column_types=types, strings_can_be_null=True),
     )
+    for place, name in enumerate(columns):
+        if types[name] == pyarrow.string():  # as `escaping.from_cell` reads a cell
+            text = compute.replace_substring_regex(read[name], f"^'({FORMULA})", r"\1")
+            read = read.set_column(place, name, text)
     with replacing(out / PARQUET) as temporary:
         parquet.write_table(read, temporary)

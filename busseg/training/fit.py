@@ -7,6 +7,7 @@ import importlib.util
 import json
 import platform
 import shlex
+import shutil
 import sys
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from rich.progress import track
 from busseg.data.batches import Batches
 from busseg.data.breakhis import parse_name
 from busseg.data.claims import RUN, check_folder, claim_folder
-from busseg.data.files import read_csv, replacing, write_csv, write_text
+from busseg.data.files import blaming, read_csv, replacing, write_csv, write_text
 from busseg.data.sample import LABEL, MASK, TASKS
 from busseg.data.splits import PARTS, Split, read_split, write_splits
 from busseg.models.classifier import build_classifier
@@ -133,16 +134,25 @@ def _fit(recipe, split, out, fold, history, begun, workers, devices):
     if devices.keeps and importlib.util.find_spec("tensorflow"):  # Keras writes TensorBoard's files through TensorFlow
         callbacks.append(keras.callbacks.TensorBoard(out / "logs", write_graph=False))
     if not keeper.finished:
-        if keras.backend.backend() != "tensorflow":
-            # Or else Keras builds the metrics by a first batch that it takes from the threads which prepare them, and
-            # hands on to the first epoch what they have prepared since, of the one before.
-            model.test_on_batch(*train[0])
-        # `Batches` shuffles by seed and epoch; Keras' own shuffling on top would differ after a restart.
-        model.fit(
-            train, validation_data=validation, epochs=recipe.epochs, initial_epoch=len(history), shuffle=False,
-            callbacks=callbacks, verbose=0 if not devices.keeps else 1 if sys.stdout.isatty() else 2,
-        )  # fmt: skip
+        try:
+            _train(model, train, validation, recipe, history, callbacks, devices)
+        except Exception:  # too little memory, say; a run that has no epoch would refuse another recipe
+            if not history and not begun and devices.keeps:
+                _forget_run(out)
+            raise
     return history
+
+
+def _train(model, train, validation, recipe, history, callbacks, devices):
+    if keras.backend.backend() != "tensorflow":
+        # Or else Keras builds the metrics by a first batch that it takes from the threads which prepare them, and
+        # hands on to the first epoch what they have prepared since, of the one before.
+        model.test_on_batch(*train[0])
+    # `Batches` shuffles by seed and epoch; Keras' own shuffling on top would differ after a restart.
+    model.fit(
+        train, validation_data=validation, epochs=recipe.epochs, initial_epoch=len(history), shuffle=False,
+        callbacks=callbacks, verbose=0 if not devices.keeps else 1 if sys.stdout.isatty() else 2,
+    )  # fmt: skip
 
 
 def build_model(recipe):
@@ -287,6 +297,13 @@ def _write_run(out, recipe, split, fold, devices):
     recipe.save(out / RECIPE)
 
 
+def _forget_run(out):
+    """Undo `_write_run`, and what was begun since."""
+    for name in (RECIPE, SPLITS, ENVIRONMENT):
+        (out / name).unlink(missing_ok=True)
+    shutil.rmtree(out / "logs", ignore_errors=True)
+
+
 def _read_run(out, recipe, split):
     """Check what the run in `out` is made of; return the epochs it has done."""
     if load_recipe(out / RECIPE) != recipe:
@@ -299,7 +316,8 @@ def _read_run(out, recipe, split):
         return []
     # A kill between the two leaves one row more than the checkpoint knows of; that epoch is done again.
     rows = read_csv(out / HISTORY)[: int(checkpoints[-1].stem)]
-    return [{key: float(value) for key, value in row.items()} | {"epoch": int(row["epoch"])} for row in rows]
+    with blaming(out / HISTORY, "the history of a run"):
+        return [{key: float(value) for key, value in row.items()} | {"epoch": int(row["epoch"])} for row in rows]
 
 
 def _environment(split, devices):

@@ -107,6 +107,8 @@ class Recipe:
         for name in ("balance_power", "lesion_free", "grey_transfer"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be in [0, 1]. Received: {getattr(self, name)}")
+        if self.seed >= 2**32:
+            raise ValueError(f"`seed` must be < 2 ** 32. Received: {self.seed}")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be one of {', '.join(allowed)}. Received: {getattr(self, name)!r}")
@@ -144,7 +146,7 @@ def load_recipe(name):
         raise FileNotFoundError(f"Expected a TOML file or one of {', '.join(packaged)}, found no such recipe: {name}")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"Expected TOML, found something else ({error}): {path}") from error
     known = [field.name for field in dataclasses.fields(Recipe)]
     for key in values:

@@ -1,4 +1,6 @@
+import csv
 import errno
+import io
 import os
 import shutil
 import signal
@@ -264,6 +266,52 @@ def test_leftovers_in_folders_are_cleared_if_asked(tmp_path):
 
 
 # === CSV ===
+HOSTILE = [
+    "=cmd|' /C calc'!A0",
+    "'=x",
+    "-1+2",
+    "@x",
+    "\t=x",
+    "\r=x",
+    "a\rb",
+    "a\nb",
+    "\x1b[2J",
+    "\udcc8\udce9.png",
+    "-0.5",
+]
+
+
+def test_names_of_any_kind_come_back(tmp_path):
+    rows = [{"file": name} for name in HOSTILE]
+    write_csv(tmp_path / "a.csv", ("file",), rows[:2])
+    for row in rows[2:]:
+        append_row(tmp_path / "a.csv", ("file",), row)
+    assert read_csv(tmp_path / "a.csv") == rows
+
+
+def test_no_cell_is_a_formula_and_the_file_is_utf_8(tmp_path):
+    write_csv(tmp_path / "a.csv", ("file", "drop"), [{"file": name, "drop": -0.5} for name in HOSTILE])
+    text = (tmp_path / "a.csv").read_bytes().decode("utf-8")
+    cells = [cell for row in csv.reader(io.StringIO(text, newline="")) for cell in row]
+    assert len(cells) == 2 * (1 + len(HOSTILE))
+    assert {cell for cell in cells if cell[0] in "=+-@\t\r"} == {"-0.5"}  # which is a number
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"file,label\n" + b"a" * 200_000 + b",b\n", r"found something else \(field larger than field limit"),
+        (b"file,label\na,b,c,d\n", "Expected 2 cells a row, found 4"),
+        (b"\xff\xfe", "found other bytes"),
+        (b"\0\0\0", "Expected the column 'file', found "),
+    ],
+)
+def test_broken_table_is_refused_in_one_line(tmp_path, content, found):
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{found}.*: .*a\.csv$"):
+        read_csv(tmp_path / "a.csv", required=("file",))
+
+
 def test_rows_come_back(tmp_path):
     rows = [{"file": 'a, "b" (1).png', "label": "größer"}, {"file": "two\nlines", "label": ""}]
     write_csv(tmp_path / "a.csv", ("file", "label"), rows)

@@ -329,6 +329,17 @@ def test_finished_run_is_left_as_it_is(run, split):
 
 
 # === Wrong use ===
+def test_training_that_fails_in_its_first_epoch_leaves_no_run_that_refuses_another(tmp_path, split, monkeypatch):
+    def fail(*arguments, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(keras.Model, "fit", fail)
+    for batch_size in (16, 8):
+        with pytest.raises(MemoryError):
+            fit(dataclasses.replace(RECIPE, batch_size=batch_size), split, tmp_path / "run")
+        assert not files_of(tmp_path / "run")
+
+
 def test_another_run_in_the_folder_is_refused(run, split):
     out, _ = run
     with pytest.raises(FileExistsError, match=r"^Expected a new folder, found another run; resume goes on with it: "):
