@@ -13,7 +13,7 @@ UNUSUAL = Recipe(
     image_size=64, encoder="efficientnet_lite0", weights="my encoder.weights.h5", width=8, depth=3, decoder="add",
     frozen=1, frozen_depthwise=True, folded=True, dropout=0.25, normalization="group", attention_gates=True, cbam=True,
     mirrored=True, reconciled=True, augmentation="scanner", balance="sampling", balance_power=0.5, lesion_free=0.2,
-    grey_transfer=0.3, validation=False, mask_loss="bce_dice",
+    grey_transfer=0.3, normals_drawn=0.5, validation=False, mask_loss="bce_dice",
     mask_weight=2.5, label_loss="focal", label_weight=0.5, epochs=7, batch_size=4, learning_rate=3e-4, head_epochs=1,
     encoder_rate=0.1, warmup_epochs=0, weight_decay=0.0, patience=2, precision="mixed_bfloat16", seed=11,
 )  # fmt: skip
@@ -177,7 +177,7 @@ def test_choices_of_another_task_are_refused(wrong, message):
         Recipe(**wrong)
 
 
-@pytest.mark.parametrize("name", ["image_size", "epochs", "batch_size", "learning_rate", "patience"])
+@pytest.mark.parametrize("name", ["image_size", "normals_drawn", "epochs", "batch_size", "learning_rate", "patience"])
 @pytest.mark.parametrize("value", [0, -1])
 def test_number_that_must_be_positive(name, value):
     with pytest.raises(ValueError, match=f"^`{name}` must be > 0. Received: {value}$"):
