@@ -20,6 +20,7 @@ from busseg.data.files import read_csv
 from busseg.data.images import read_image, write_image
 from busseg.data.sample import CLASSES
 from busseg.data.splits import grouped_splits, read_split, train_on_all, write_splits
+from busseg.data.tissue import write_tissue
 
 VERBS = (
     "app",
@@ -171,6 +172,71 @@ def test_split_leaves_conflicting_groups_out_unless_told(call, dataset, tmp_path
         assert len(conflicting & {row["file"] for row in parts}) == found
 
 
+# === Several folders ===
+@pytest.fixture
+def two(dataset):
+    """Two folders of five images a class, the second a copy of the first with other grey values."""
+    other = dataset.with_name("other")
+    for path in dataset.rglob("*.png"):
+        pixels = read_image(path)
+        write_image(other / path.relative_to(dataset), pixels if "_mask" in path.name else 255 - pixels)
+    return dataset, other
+
+
+def test_split_and_train_take_several_folders(call, two, recipe, tmp_path):
+    out = tmp_path / "splits.csv"
+    done = call("split", *two, "--folds", 4, "--out", out)
+    assert (done.status, done.err) == (0, "")
+    samples = find_samples(two)
+    assert [read_split(out, samples, fold) for fold in range(4)] == grouped_splits(samples, folds=4)
+    done = call("train", *two, "--recipe", recipe, "--splits", out, "--fold", 1, "--out", tmp_path / "run")
+    assert (done.status, done.err) == (0, "")
+    assert read_split(tmp_path / "run/splits.csv", samples) == grouped_splits(samples, folds=4)[1]
+
+
+def test_groups_of_an_audit_of_several_folders_are_taken(call, two, tmp_path):
+    shutil.copy(two[0] / "benign/0.png", two[1] / "benign/0.png")
+    assert call("audit", *two, "--out", tmp_path / "audit").status == 0
+    path, out = tmp_path / "audit/groups.csv", tmp_path / "splits.csv"
+    groups = {row["file"]: row["group"] for row in read_csv(path)}
+    assert groups["data/benign/0.png"] == groups["other/benign/0.png"]
+    done = call("split", *two, "--folds", 4, "--groups", path, "--out", out)
+    assert (done.status, done.err) == (0, "")
+    copies = [row for row in read_csv(out) if row["file"].endswith("benign/0.png")]
+    assert {row["group"] for row in copies} == {groups["data/benign/0.png"]}
+    assert len({(row["fold"], row["part"]) for row in copies}) == 4  # one part a fold, though they lie in two folders
+
+
+def test_evaluate_takes_several_folders_and_tells_each(call, echo_file, two, tmp_path):
+    done = call("evaluate", echo_file, *two, "--out", tmp_path / "out")
+    assert (done.status, done.err) == (0, "")
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["data"] == "data + other"
+    assert {name: one["images"] for name, one in summary["parts"]["all"]["sources"].items()} == {
+        "data": 15,
+        "other": 15,
+    }
+    assert re.search(r"^mean of sources ", done.out, re.MULTILINE)
+    assert (tmp_path / "out/masks/other/benign/0.png").is_file()
+
+
+def test_wrong_folder_among_several_is_named_before_the_work(call, two, echo_file, tmp_path):
+    for verb in (["audit"], ["split"], ["train"], ["crossval"], ["evaluate", echo_file]):
+        done = call(*verb, *two, tmp_path / "gone", "--out", tmp_path / "out")
+        assert (done.status, done.out) == (2, "")
+        assert done.err == f"busseg: error: Expected a dataset folder, found nothing: {tmp_path / 'gone'}\n"
+        done = call(*verb, *two, two[0], "--out", tmp_path / "out")
+        assert done.err.startswith("busseg: error: Expected each dataset folder once, found one twice: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_split_refuses_scans_beside_tissue(call, dataset, tmp_path):
+    write_tissue(tmp_path / "tissue", patients=3, images=1)
+    done = call("split", dataset, tmp_path / "tissue", "--out", tmp_path / "splits.csv")
+    assert done.status == 2
+    assert done.err.startswith("busseg: error: Expected scans, for the task ultrasound, found a dataset of tissue: ")
+
+
 # === Audit ===
 def test_audit_tells_what_is_wrong_and_writes_its_files(call, dataset, tmp_path):
     copy, broken = dataset / "malignant" / "9.png", dataset / "normal" / "2.png"
@@ -208,8 +274,10 @@ def test_crossval_then_compare(call, dataset, recipe, tmp_path):
 def test_crossval_refuses_a_protocol_of_no_name(call, dataset, tmp_path):
     done = call("crossval", dataset, "--protocol", "holdout", "--out", tmp_path / "out")
     assert done.status == 2
-    named = "grouped, random, tang, curated, busbra5, busbra10, patient"
-    assert done.err == f"busseg: error: Expected a protocol of {named}, found 'holdout'\n"
+    assert (
+        done.err == "busseg: error: Expected a protocol of grouped, leave-one-source-out, random, tang, curated, "
+        "busbra5, busbra10, patient, found 'holdout'\n"
+    )
     assert not (tmp_path / "out").exists()
 
 

@@ -13,6 +13,7 @@ import pytest
 from busseg.crossval import SETTINGS, _settle, cross_validate
 from busseg.data import find_samples
 from busseg.data.files import read_csv
+from busseg.data.phantom import write_phantoms
 from busseg.data.splits import grouped_splits
 from busseg.evaluation.pooling import format_crossval
 from busseg.evaluation.protocol import read_rows
@@ -58,6 +59,27 @@ def test_summary_tells_protocol_and_leak(crossval):
     assert (summary["protocol"], summary["seed"], summary["size"], summary["data"]) == ("grouped", 0, None, "phantoms")
     assert summary["leak"] == {"images": 0, "share": 0}
     assert "copy in training" not in format_crossval(summary)
+
+
+def test_sources_are_left_out_one_by_one(tmp_path):
+    for number, name in enumerate(("here", "there")):
+        write_phantoms(tmp_path / name, per_class=5, seed=100 * number)
+    samples = find_samples([tmp_path / "here", tmp_path / "there"])
+    out = tmp_path / "out"
+    summary = cross_validate(samples, out, RECIPE, "leave-one-source-out", data="here + there")
+    assert [(fold["fold"], fold["source"], fold["images"]) for fold in summary["folds"]] == [
+        (0, "here", 15),
+        (1, "there", 15),
+    ]
+    for row in read_rows(out / "per_image.csv"):
+        seen = read_csv(out / f"fold-{row['fold']}" / "splits.csv")
+        assert {one["part"] for one in seen if one["file"].startswith(f"{row['source']}/")} == {"test"}
+        assert (out / row["mask"]).is_file()
+    assert list(summary["parts"]["test"]["sources"]) == ["here", "there"]
+    assert "the source that each fold leaves out: 0 here, 1 there" in format_crossval(summary)
+    report = (out / "report.html").read_text()
+    assert "mean of sources" in report
+    assert "Cross-validation on here + there" in report
 
 
 def test_report_is_written(crossval):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from busseg.cli.program import Data, Groups, app, progress_bar, read_samples
+from busseg.cli.program import Data, Groups, app, check_datasets, progress_bar, read_samples
 from busseg.cli.terminal import say
 
 
@@ -14,16 +14,15 @@ def audit(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for audit.html, audit.json and groups.csv.")] = Path("audit"),
 ):
-    """Look a dataset over before it is trusted: faulty files and masks, copies, classes, sizes of lesions.
+    """Look datasets over before they are trusted: faulty files and masks, copies, classes, sizes of lesions.
 
     Example: busseg audit data/busi --out audit
     """
-    from busseg.data import find_reader
     from busseg.data.audit import audit_dataset, format_audit
     from busseg.data.claims import AUDIT, claim_folder
     from busseg.evaluation.audit_page import PAGE, write_audit
 
-    find_reader(data)  # A wrong folder on either side is refused before the work, and leaves nothing behind.
+    check_datasets(data)  # A wrong folder on either side is refused before the work, and leaves nothing behind.
     with claim_folder(out, AUDIT):
         found = audit_dataset(data, progress=progress_bar("Looking"))
         write_audit(found, out)
@@ -45,14 +44,15 @@ def split(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file of another kind, too.")] = False,
 ):
-    """Split a dataset into stratified folds that keep copies of an image together, and the images of a patient.
+    """Split datasets into stratified folds that keep copies of an image together, and the images of a patient.
 
     Example: busseg split data/busi --folds 5 --out splits.csv
     """
     from busseg.data import breakhis, find_reader
     from busseg.data.splits import PARTS, grouped_splits, patient_splits, write_splits
 
-    samples, tissue = read_samples(data, groups), find_reader(data)[0] is breakhis
+    tissue = find_reader(data[0])[0] is breakhis
+    samples = read_samples(data, groups, "histology" if tissue else "ultrasound")
     splits = patient_splits(samples, folds, seed) if tissue else grouped_splits(samples, folds, seed, keep_conflicts)
     write_splits(out, splits, force=force)
     for number, fold in enumerate(splits):

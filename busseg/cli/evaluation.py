@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from busseg.cli.program import Data, Fold, Robustness, Splits, app, load_predictor, progress_bar, report_failures
+from busseg.cli.program import (
+    Data,
+    Fold,
+    Robustness,
+    Splits,
+    app,
+    check_datasets,
+    load_predictor,
+    progress_bar,
+    report_failures,
+)
 from busseg.cli.terminal import say
 
 
@@ -21,21 +31,21 @@ def evaluate(
     fold: Fold = None,
     robustness: Robustness = False,
 ):
-    """Score a model on the parts of a dataset, and report.
+    """Score a model on the parts of a dataset, or of several, and report.
 
     The parts are those of the splits file; without one, those a run's folder was trained with; else all images are one.
     To score a run on another dataset, name its model: runs/card/model.keras.
 
     Example: busseg evaluate runs/card data/busi --out runs/card/evaluation
     """
-    from busseg.data import find_reader, find_samples
+    from busseg.data import find_samples
     from busseg.data.claims import EVALUATION, check_folder, claim_folder
     from busseg.data.splits import PARTS, read_split
     from busseg.evaluation.protocol import evaluate, format_summary
     from busseg.evaluation.report import HEADLINE, write_report
     from busseg.evaluation.robustness import ROBUSTNESS, measure_robustness, write_robustness
 
-    find_reader(data)  # a wrong folder is refused before a model is loaded
+    name = check_datasets(data)
     check_folder(out, EVALUATION)
     predictor = load_predictor(model)
     samples = find_samples(data, predictor.task)
@@ -48,9 +58,7 @@ def evaluate(
         chosen = read_split(splits, samples, fold)
         parts = {part: getattr(chosen, part) for part in PARTS if getattr(chosen, part)}
     with claim_folder(out, EVALUATION):
-        summary, rows = evaluate(
-            predictor, parts, out, progress_bar("Evaluating"), model=str(model), data=data.resolve().name
-        )
+        summary, rows = evaluate(predictor, parts, out, progress_bar("Evaluating"), model=str(model), data=name)
         if robustness:
             part = next((name for name in HEADLINE if name in parts), next(iter(parts)))
             write_robustness(out / ROBUSTNESS, measure_robustness(predictor, parts[part], progress_bar("Disturbing")))

@@ -26,14 +26,23 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Data = Annotated[Path, typer.Argument(help="Dataset folder: BUSI's, BreaKHis', or one with images/ and masks/.")]
+Data = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Dataset folder, or several: of BUSI, BUS-BRA, BrEaST, BUS-UCLM, UDIAT or BreaKHis, or one with images/ "
+        "and masks/."
+    ),
+]
 Splits = Annotated[Path | None, typer.Option(help="CSV file of folds, as `busseg split` writes it.")]
 Fold = Annotated[
     int | None, typer.Option(min=0, help="Number of the fold; must be told if the splits file holds several.")
 ]
 Groups = Annotated[
     Path | None,
-    typer.Option(help="CSV file that tells which images belong together: file, group. `busseg audit` writes one."),
+    typer.Option(
+        help="CSV file that tells which images belong together: file, group. `busseg audit` of the same folders writes "
+        "one."
+    ),
 ]
 Robustness = Annotated[bool, typer.Option("--robustness", help="Score under contrast, blur, speckle and more, too.")]
 
@@ -96,6 +105,15 @@ def load_predictor(model):
 
     with starting_keras() if needs_keras(model) else nullcontext():
         return Predictor(model)
+
+
+def check_datasets(data):
+    """Refuse a folder that is no dataset, or given twice, before work that takes long; return what to call all."""
+    from busseg.data import find_reader, name_sources
+
+    for root in data:
+        find_reader(root)
+    return " + ".join(name_sources(data))
 
 
 def read_samples(data, groups, task=None):

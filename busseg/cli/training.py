@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from busseg.cli.program import Data, Fold, Groups, Robustness, Splits, app, read_samples, starting_keras
+from busseg.cli.program import Data, Fold, Groups, Robustness, Splits, app, check_datasets, read_samples, starting_keras
 from busseg.cli.terminal import say
 
 
@@ -49,7 +49,7 @@ def train(
     processes: Annotated[int | None, typer.Option(min=2, help="Number of the processes that train together.")] = None,
     process: Annotated[int | None, typer.Option(min=0, help="Number of this process; 0 writes the run.")] = None,
 ):
-    """Train a network on a dataset: a U-Net for ultrasound, or by the recipe histology a classifier of tissue.
+    """Train a network on datasets: a U-Net for ultrasound, or by the recipe histology a classifier of tissue.
 
     Example: busseg train data/busi --out runs/card
     """
@@ -64,7 +64,8 @@ def train(
     if resume and (out / "recipe.toml").exists():
         recipe = recipe or out / "recipe.toml"
         splits = splits or out / "splits.csv"
-    recipe = _load_recipe(recipe or "card", data)
+    check_datasets(data)
+    recipe = _load_recipe(recipe or "card")
     samples = find_samples(data, recipe.task)
     if everything:
         chosen = train_on_all(samples)
@@ -89,11 +90,7 @@ def train(
         say(f"The model is in {out / fitting.MODEL}")
 
 
-def _load_recipe(name, data):
-    """A recipe, for a dataset: a folder that is none is refused before Keras is started, which takes seconds."""
-    from busseg.data import find_reader
-
-    find_reader(data)
+def _load_recipe(name):
     with starting_keras():
         from busseg.training.recipe import load_recipe
     return load_recipe(name)
@@ -103,9 +100,16 @@ def _load_recipe(name, data):
 def crossval(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for the runs, the scores and the report.")],
-    protocol: Annotated[str | None, typer.Option(help="grouped (tissue: patient), random, tang or curated.")] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="grouped, leave-one-source-out, random, tang, curated, busbra5 or busbra10; of tissue, patient."
+        ),
+    ] = None,
     recipe: Annotated[str, typer.Option(help="Name of a recipe, or path of a TOML file.")] = "card",
-    folds: Annotated[int, typer.Option(min=2, help="Number of folds; the published protocols have theirs.")] = 5,
+    folds: Annotated[
+        int, typer.Option(min=2, help="Number of folds of grouped, random and patient; the others have theirs.")
+    ] = 5,
     seed: Annotated[int, typer.Option(help="The same seed gives the same folds.")] = 0,
     groups: Groups = None,
     jobs: Annotated[int, typer.Option(min=1, help="Number of folds to train at once.")] = 1,
@@ -113,20 +117,22 @@ def crossval(
 ):
     """Train a model a fold, score each on what it has not seen, and report all of them together.
 
-    Called again after a kill, it goes on where it stopped.
+    Called again after a kill, it goes on where it stopped. By the protocol leave-one-source-out, of several folders,
+    each folder is scored by a model that has seen none of it.
 
     Example: busseg crossval data/busi --protocol grouped --recipe light --out runs/light-grouped
     """
     from busseg.data.claims import CROSSVAL, check_folder
     from busseg.data.protocols import default_protocol
 
+    name = check_datasets(data)
     check_folder(out, CROSSVAL)
-    recipe = _load_recipe(recipe, data)
+    recipe = _load_recipe(recipe)
     with starting_keras():
         from busseg.crossval import cross_validate
         from busseg.evaluation.pooling import format_crossval
     samples = read_samples(data, groups, recipe.task)
     protocol = protocol or default_protocol(recipe.task)
-    summary = cross_validate(samples, out, recipe, protocol, folds, seed, jobs, robustness, data=data.resolve().name)
+    summary = cross_validate(samples, out, recipe, protocol, folds, seed, jobs, robustness, data=name)
     say(format_crossval(summary))
     say(f"\nWrote {out / 'report.html'}")

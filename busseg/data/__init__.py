@@ -22,7 +22,7 @@ def find_samples(roots, task=None):
         ValueError: If the samples are for another task, or one folder is given twice.
     """
     roots = [Path(roots)] if isinstance(roots, str | Path) else [Path(root) for root in roots]
-    sources = _name_sources(roots)
+    sources = name_sources(roots)
     found = [(source, _find_samples(root, task)) for source, root in zip(sources, roots)]
     if len(roots) == 1:
         return [replace(sample, source=source) for source, samples in found for sample in samples]
@@ -36,9 +36,19 @@ def find_samples(roots, task=None):
     )
 
 
-def _name_sources(roots):
-    """As much of the end of each path as sets it apart from the others."""
-    paths = [root.resolve().parts for root in roots]
+def name_sources(roots):
+    """What to call dataset folders: as much of the end of each path as sets it apart from the others.
+
+    Args:
+        roots: Sequence of paths.
+
+    Returns:
+        List of names, with forward slashes.
+
+    Raises:
+        ValueError: If one folder is given twice.
+    """
+    paths = [Path(root).resolve().parts for root in roots]
     if len(set(paths)) < len(paths):
         raise ValueError(f"Expected each dataset folder once, found one twice: {', '.join(map(str, roots))}")
     length = 1

@@ -1,8 +1,9 @@
-"""A dataset folder looked over before it is trusted: what is there, what is amiss, which images are copies."""
+"""Dataset folders looked over before they are trusted: what is there, what is amiss, which images are copies."""
 
 import os
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -11,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from busseg.data import breakhis, busi, find_reader
+from busseg.data import breakhis, busi, find_reader, name_sources
 from busseg.data.burned_in import has_marks
 from busseg.data.duplicates import content_groups, find_copies
 from busseg.data.escaping import printable
@@ -34,6 +35,7 @@ FINDINGS = {
     "lesion_on_normal": "normal images with a lesion drawn",
     "label_conflict": "scans that stand under two classes",
     "copies": "scans that are there more than once",
+    "copies_across": "scans that are in several sources",
     "colour_overlay": "images with colour in them",
     "burned_in": "images with text, calipers or other marks",
     "several_masks": "images with several masks",
@@ -49,51 +51,53 @@ _GREY_MODES = ("1", "L", "LA", "I;16")
 _MODE_NAMES = {"1": "1 bit", "L": "grey", "LA": "grey and alpha", "I;16": "16 bit grey", "P": "palette"}
 
 
-def audit_dataset(root, progress=iter):
-    """Look over a dataset folder of any shape that `busseg.data.find_samples` reads, without stopping at a fault.
+def audit_dataset(roots, progress=iter):
+    """Look over dataset folders of any shape that `busseg.data.find_samples` reads, without stopping at a fault.
 
     Args:
-        root: Path of the folder.
+        roots: Path of a folder, or a sequence of them, among which copies are looked for, too.
         progress: Function that wraps an iteration, for progress bars: one over the images, then those of `find_copies`.
 
     Returns:
-        Dict, fit for JSON. File names are relative to `root`, names of samples as in `Sample.name`:
+        Dict, fit for JSON. File names are relative to `data`, names of samples as `find_samples` gives them:
 
-        - `data`, `images`, `masks`: the folder, and how many files there are.
+        - `data`, `images`, `masks`: the folder, of several the one that holds them all, and how many files there are.
+        - `sources`: dict from each source to its number of `images` and of those of each class.
         - `classes`: dict from class to `images`, `share`, `judged` (images large enough to tell marks), `marked` (those
           of them with burned-in marks), and `lesion`: how large lesions are, as fractions of the image,
           `images, min, q1, median, q3, max`; None where there are none.
         - `width_px`, `height_px`: `min, median, max` of the images. None if none is readable.
         - `image_formats`, `mask_formats`: dict from format, such as `PNG grey`, to how many files have it.
-        - `findings`: dict from each kind of `FINDINGS` to a list of `file, sample, detail`. An entry of `copies` and
-          `label_conflict` is a group.
+        - `findings`: dict from each kind of `FINDINGS` to a list of `file, sample, detail`. An entry of `copies`,
+          `copies_across` and `label_conflict` is a group.
         - `copies`: list of `first, second, similarity, exact`.
         - `groups`: list of the groups with two images or more, `files, labels`, most images first.
         - `published`: for BUSI, how its published groups compare with the groups by content, in counts; else None.
-        - `files`: list of `file, path, label, group, width_px, height_px, format, marked, lesion_fraction`, one an
-          image. What could not be told is None.
+        - `files`: list of `file, path, source, label, group, width_px, height_px, format, marked, lesion_fraction`, one
+          an image. What could not be told is None.
 
     Raises:
-        FileNotFoundError: If the folder is missing, has no known shape or holds no image.
+        FileNotFoundError: If a folder is missing, has no known shape or holds no image.
+        ValueError: If one folder is given twice.
     """
-    root = Path(root)
-    reader, folder = find_reader(root)
-    samples, faults = reader.list_samples(folder)
-    if not samples:
-        raise faults[0][2]
+    roots = [Path(roots)] if isinstance(roots, str | Path) else [Path(root) for root in roots]
+    if len(roots) > 1:
+        roots = [root.resolve() for root in roots]
+    samples, faults, readers = _list_samples(roots)
+    root = Path(os.path.commonpath(roots))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        look_at = partial(_look, scans=reader is not breakhis)
+        look_at = partial(_look, scans={source for source, reader in readers.items() if reader is not breakhis})
         looks = [look for _, look in zip(progress(samples), map_in_turn(pool, look_at, samples, _count_pixels))]
     readable = [sample.image for sample, look in zip(samples, looks) if look["width_px"]]
     copies = find_copies(readable, progress)
     group_of = content_groups([sample.image for sample in samples], copies)
     files = [
-        {"file": sample.name, "path": _relative(sample.image, root), "label": sample.label}
+        {"file": sample.name, "path": _relative(sample.image, root), "source": sample.source, "label": sample.label}
         | {"group": group_of[sample.image]}
         | {name: look[name] for name in ("width_px", "height_px", "format", "marked", "lesion_fraction")}
         for sample, look in zip(samples, looks)
     ]
-    groups = _groups(files)
+    groups, source_of = _groups(files), {sample.name: sample.source for sample in samples}
     findings = {kind: [] for kind in FINDINGS}
     for kind, path, error in faults:
         findings[kind].append({"file": _relative(path, root), "sample": None, "detail": _reason(error, path)})
@@ -103,6 +107,8 @@ def audit_dataset(root, progress=iter):
     for group in groups:
         entry = {"file": group["files"][0], "sample": group["files"][0], "detail": f"and {_listed(group['files'][1:])}"}
         findings["copies"].append(entry)
+        if len({source_of[name] for name in group["files"]}) > 1:
+            findings["copies_across"].append(entry)
         if _in_conflict(group):
             told = (f"{file} is {label}" for file, label in zip(group["files"], group["labels"]))
             findings["label_conflict"].append(entry | {"detail": ", ".join(told)})
@@ -111,6 +117,7 @@ def audit_dataset(root, progress=iter):
         "data": str(root),
         "images": len(samples),
         "masks": sum(len(sample.masks) for sample in samples),
+        "sources": _sources(files),
         "classes": _classes(files),
         "width_px": _range([file["width_px"] for file in files if file["width_px"]]),
         "height_px": _range([file["height_px"] for file in files if file["height_px"]]),
@@ -123,9 +130,25 @@ def audit_dataset(root, progress=iter):
             for copy in copies
         ],
         "groups": groups,
-        "published": _published(samples, groups) if reader is busi else None,
+        "published": _published([sample for sample in samples if readers[sample.source] is busi], groups),
         "files": files,
     }
+
+
+def _list_samples(roots):
+    """The samples and faults of all folders, names as `find_samples` gives them; and the reader of each source."""
+    samples, faults, readers = [], [], {}
+    for source, root in zip(name_sources(roots), roots):
+        readers[source], folder = find_reader(root)
+        mine, amiss = readers[source].list_samples(folder)
+        if not mine:
+            raise amiss[0][2]
+        prefix = f"{source}/" if len(roots) > 1 else ""
+        samples += [
+            replace(sample, name=prefix + sample.name, group=prefix + sample.group, source=source) for sample in mine
+        ]
+        faults += amiss
+    return samples, faults, readers
 
 
 # === One image ===
@@ -137,8 +160,9 @@ def _count_pixels(sample):
 def _look(sample, scans):
     """What one image and its masks are: a dict, with the `(kind, path, detail)` of what was found.
 
-    Colour and marks are told of `scans` alone; stained tissue is nothing but colour.
+    Colour and marks are told of the sources `scans` alone; stained tissue is nothing but colour.
     """
+    scans = sample.source in scans
     look = {"width_px": None, "height_px": None, "format": None, "marked": None, "lesion_fraction": None}
     look |= {"mask_formats": [], "found": []}
     shape = None
@@ -228,6 +252,13 @@ def _in_conflict(group):
     return len(set(group["labels"])) > 1
 
 
+def _sources(files):
+    members = defaultdict(list)
+    for file in files:
+        members[file["source"]].append(file["label"] or UNLABELLED)
+    return {source: {"images": len(labels), **Counter(labels)} for source, labels in members.items()}
+
+
 def _classes(files):
     members = defaultdict(list)
     for file in files:
@@ -262,6 +293,7 @@ def _counted(names):
 
 def _published(samples, groups):
     """How the published groups of BUSI's own images compare with those by content, counted in pairs of images."""
+    names = {sample.name for sample in samples}
     members = defaultdict(list)
     for sample in samples:
         members[sample.group].append(sample)
@@ -269,7 +301,7 @@ def _published(samples, groups):
     if not members:
         return None
     listed = {pair for group in members for pair in combinations(sorted(sample.name for sample in group), 2)}
-    seen = {pair for group in groups for pair in combinations(sorted(group["files"]), 2)}
+    seen = {pair for group in groups for pair in combinations(sorted(names & set(group["files"])), 2)}
     return {
         "groups": len(members),
         "images": sum(len(group) for group in members),
@@ -290,6 +322,8 @@ def format_audit(audit):
         audit: Dict, as `audit_dataset` returns it.
     """
     lines = [f"{audit['images']} images, {audit['masks']} masks: {audit['data']}", ""]
+    if len(audit["sources"]) > 1:
+        lines += _format_sources(audit)
     lines.append(f"{'class':11}{'images':>8}{'share':>8}{'marked':>8}   lesion, share of the image: median (quartiles)")
     for label, row in audit["classes"].items():
         size = row["lesion"]
@@ -314,6 +348,15 @@ def format_audit(audit):
     if listed := audit["published"]:
         lines += ["", _compared(listed)]
     return "\n".join(lines)
+
+
+def _format_sources(audit):
+    width = max(11, *map(len, audit["sources"])) + 1
+    lines = [f"{'source':{width}}{'images':>8}" + "".join(f"{label:>11}" for label in audit["classes"])]
+    for source, counts in audit["sources"].items():
+        cells = "".join(f"{counts.get(label, 0):11}" for label in audit["classes"])
+        lines.append(f"{source:{width}}{counts['images']:8}{cells}")
+    return [*lines, f"scans that are in several sources: {len(audit['findings']['copies_across'])}", ""]
 
 
 def _finding(audit, kind):

@@ -6,7 +6,8 @@ import numpy as np
 def match_histogram(image, reference):
     """Give an image the histogram of another one.
 
-    Pixels of value 0, the fill around an image in its square among them, stay 0 and do not count.
+    Pixels of value 0, the fill around an image in its square among them, stay 0 and do not count. A reference of
+    nothing else changes nothing.
 
     Args:
         image: Array `(height, width)`, uint8.
@@ -19,7 +20,10 @@ def match_histogram(image, reference):
         Gonzalez and Woods, "Digital Image Processing", section "Histogram matching"
     """
     shares, wanted = (_cumulative(pixels) for pixels in (image, reference))
-    levels = np.interp(shares, wanted, np.arange(256)).round().astype(np.uint8)
+    present = np.flatnonzero(np.diff(wanted, prepend=0))  # of equal shares, `interp` would take the last level
+    if not len(present):
+        return image
+    levels = np.interp(shares, wanted[present], present).round().astype(np.uint8)
     levels[0] = 0
     return levels[image]
 

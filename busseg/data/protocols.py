@@ -6,10 +6,10 @@ from importlib.resources import files
 from pathlib import Path
 
 from busseg.data.files import read_csv
-from busseg.data.splits import Split, grouped_splits, patient_splits, random_splits
+from busseg.data.splits import Split, grouped_splits, leave_one_source_out, patient_splits, random_splits
 
 PUBLISHED = files("busseg.data") / "published"
-PROTOCOLS = ("grouped", "random", "tang", "curated", "busbra5", "busbra10", "patient")
+PROTOCOLS = ("grouped", "leave-one-source-out", "random", "tang", "curated", "busbra5", "busbra10", "patient")
 # Side in pixels of the square that masks are scored at; the others score at native size.
 SCORED_SIZE = {"tang": 256}
 
@@ -23,6 +23,7 @@ def make_splits(protocol, samples, folds=5, seed=0):
     """Split samples by a named protocol.
 
     - "grouped": `grouped_splits`. No copy of a tested image is trained with. The protocol for numbers to trust.
+    - "leave-one-source-out": `leave_one_source_out`. Fold by fold another source is new to its model.
     - "random": `random_splits`, the field's habit, for comparison.
     - "tang": `tang_splits`, three published splits of BUSI's lesion images.
     - "curated": `curated_splits`, four folds of a published choice of 450 images of BUSI.
@@ -32,7 +33,7 @@ def make_splits(protocol, samples, folds=5, seed=0):
     Args:
         protocol: One of `PROTOCOLS`.
         samples: Sequence of `Sample`.
-        folds: Number of folds of "grouped", "random" and "patient"; the published ones have theirs.
+        folds: Number of folds of "grouped", "random" and "patient"; the others have theirs.
         seed: Integer. The same seed gives the same folds.
 
     Returns:
@@ -42,6 +43,8 @@ def make_splits(protocol, samples, folds=5, seed=0):
         raise ValueError(f"Expected a protocol of {', '.join(PROTOCOLS)}, found {protocol!r}")
     if protocol == "grouped":
         return grouped_splits(samples, folds, seed)
+    if protocol == "leave-one-source-out":
+        return leave_one_source_out(samples, seed)
     if protocol == "random":
         return random_splits(samples, folds, seed)
     if protocol == "patient":
@@ -114,9 +117,9 @@ def busbra_splits(samples, folds=5, seed=0):
 
     Fold 0 tests all images of the patients in the authors' fold 1, and so on. The validation part is a fifth of the
     other patients, as `grouped_splits` draws it, not the authors' (`valid_1`, ...), which puts one view of a patient
-    into training and the other into validation: those of 111 to 127 patients of 620. Rows without an image, as in a
-    part of the dataset, are passed over. The folds part the two cases that show one lesion, so that every case is a
-    group of its own here; see `busbra.find_samples`.
+    into training and the other into validation: those of 111 to 127 patients of 620. Nor is trained with an image of a
+    group that is tested: the authors' folds part cases 853 and 854, which show one lesion. Rows without an image, as in
+    a part of the dataset, are passed over.
 
     Args:
         samples: The samples of BUS-BRA, or of some of its patients.
@@ -133,7 +136,6 @@ def busbra_splits(samples, folds=5, seed=0):
     Reference:
         Gómez-Flores et al., Medical Physics 51:3110-3123 (2024), https://doi.org/10.1002/mp.16812
     """
-    samples = [replace(sample, group=sample.attributes.get("patient", sample.group)) for sample in samples]
     fold_of = {}
     for path in sorted({sample.image.parents[1] / f"{folds}-fold-cv.csv" for sample in samples}):
         if not path.is_file():
@@ -149,7 +151,8 @@ def busbra_splits(samples, folds=5, seed=0):
         test = tuple(sample for sample in samples if fold_of[sample.image] == fold)
         if not test:
             raise ValueError(f"Expected images of all {folds} folds of BUS-BRA, found none of fold {fold}")
-        rest = [sample for sample in samples if fold_of[sample.image] != fold]
+        tested = {sample.group for sample in test}
+        rest = [sample for sample in samples if sample.group not in tested]
         held_out = {sample.group for sample in grouped_splits(rest, 5, seed)[0].test}
         train, validation = (
             tuple(sample for sample in rest if (sample.group in held_out) == held) for held in (False, True)

@@ -35,7 +35,8 @@ def grouped_splits(samples, folds=5, seed=0, keep_conflicts=False):
     fewer than five.
 
     Every source is split by itself, so its folds are the ones that it has alone. Of several sources, one may have fewer
-    groups of a class than there are folds.
+    groups of a class than there are folds. A group that crosses sources, as a file of groups may have it, is split with
+    the source of its first image.
 
     Args:
         samples: Sequence of `Sample`.
@@ -57,10 +58,10 @@ def grouped_splits(samples, folds=5, seed=0, keep_conflicts=False):
         raise ValueError("Expected samples to split, found none whose group has a single class")
     # Of two folds one is tested; the other holds one to validate by, one to learn from.
     least = max(folds, 4)
-    sources = by_source(samples)
+    sources = _by_home(samples)
     if len(sources) == 1:
         _check_classes(samples, least)
-    splits = [_split(mine, folds, seed, least) for mine in sources.values()]
+    splits = [_split(mine, folds, seed, least) for mine in sources]
     return [_join(of_one_fold) for of_one_fold in zip(*splits)]
 
 
@@ -68,7 +69,7 @@ def leave_one_source_out(samples, seed=0):
     """Split samples so that each source is tested by a model that has seen none of it.
 
     Which images are kept is decided as in `grouped_splits`. The validation part is a fifth of the groups of the other
-    sources.
+    sources, from which groups that have an image in the tested source are left out.
 
     Args:
         samples: Sequence of `Sample` of at least two sources.
@@ -80,13 +81,18 @@ def leave_one_source_out(samples, seed=0):
     Raises:
         ValueError: If there are fewer than two sources, or the others cannot be split.
     """
-    sources = by_source(_of_one_class(samples))
+    samples = _of_one_class(samples)
+    sources = by_source(samples)
     if len(sources) < 2:
         raise ValueError(f"Expected at least two sources to leave one out, found {len(sources)}")
     splits = []
-    for name, mine in sources.items():
-        first = grouped_splits([sample for sample in samples if sample.source != name], seed=seed)[0]
-        splits.append(Split(first.train + first.validation, first.test, _scored(mine)))
+    for tested in sources.values():
+        known = {sample.group for sample in tested}
+        others = [sample for sample in samples if sample.group not in known]
+        validation = grouped_splits(others, seed=seed)[0].test
+        held_out = {sample.group for sample in validation}
+        train = tuple(sample for sample in others if sample.group not in held_out)
+        splits.append(Split(train, validation, _scored(tested)))
     return splits
 
 
@@ -96,6 +102,14 @@ def by_source(samples):
         name: [sample for sample in samples if sample.source == name]
         for name in sorted({sample.source for sample in samples})
     }
+
+
+def _by_home(samples):
+    """The samples of each source, by the sources' names; all of a group stand with its first one."""
+    home = {}
+    for sample in samples:
+        home.setdefault(sample.group, sample.source)
+    return [[sample for sample in samples if home[sample.group] == source] for source in sorted(set(home.values()))]
 
 
 def _join(splits):

@@ -43,6 +43,8 @@ ADVICE = {
     "label_conflict": "No one knows their class. Leave them out, as <code>busseg split</code> does by itself.",
     "copies": "Keep the copies of a scan in one part of a split, or a model is tested on what it was trained with: "
     "<code>busseg split DATA --groups groups.csv</code>.",
+    "copies_across": "With <code>--groups groups.csv</code> they stay in one part of a split of these folders, and out "
+    "of training where the source of one is left out.",
     "colour_overlay": "Doppler or coloured marks. busseg reads them as grey.",
     "burned_in": "A model may read the marks instead of the tissue, the more so if they are commoner in one class. "
     "Faint marks are passed over, and so is the maker's logo at the top left.",
@@ -81,7 +83,7 @@ def _write(audit, out):
         out / PAGE,
         "audit.html",
         audit=audit,
-        title=f"Audit of {Path(audit['data']).name}",
+        title=f"Audit of {Path(audit['data']).name if len(audit['sources']) == 1 else ' + '.join(audit['sources'])}",
         findings=[
             {"kind": kind, "title": describe_finding(audit, kind), "advice": ADVICE[kind], "entries": found[kind]}
             for kind in FINDINGS

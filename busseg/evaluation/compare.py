@@ -14,8 +14,10 @@ from busseg.data.claims import COMPARISON, claim_folder
 from busseg.data.files import blaming, read_json, replacing, write_csv, write_text
 from busseg.data.signature import SOFTWARE
 from busseg.evaluation.intervals import image_key, paired_differences
+from busseg.evaluation.patients import PATIENT_SCORES, paired_patients
 from busseg.evaluation.protocol import SUMMARY, TABLE, read_rows
 from busseg.evaluation.scores import scored
+from busseg.evaluation.sources import MEAN, name_alike, paired_sources
 
 # Title and digits of each score in the terminal; the files hold all scores.
 TOLD = {
@@ -26,6 +28,8 @@ TOLD = {
     "precision": ("precision", 3),
     "hd95_px": ("HD95 px", 1),
     "assd_px": ("ASSD px", 1),
+    "hd95_mm": ("HD95 mm", 2),
+    "assd_mm": ("ASSD mm", 2),
     "nsd": ("NSD", 3),
     "missed_rate": ("missed", 3),
     "clean_normal_rate": ("clean normals", 3),
@@ -38,6 +42,7 @@ TOLD = {
     "ece": ("ECE", 3),
     "brier": ("Brier", 3),
 }
+TOLD_BY_SOURCE = ("dice", "clean_normal_rate", "accuracy", "malignant_auc")
 DRAWN = ("dice", "hd95_px", "clean_normal_rate", "accuracy", "macro_auc")
 _LOWER_IS_BETTER = {"hd95_px"}
 # What must be the same for scores to mean the same, and what to call it where it is not.
@@ -49,7 +54,7 @@ _SETTINGS = {
     "nsd_tolerance_px": "tolerances of NSD",
 }
 _FIELDS = (
-    "name", "folder", "protocol", "part", "images", "score", "value", "low", "high",
+    "name", "folder", "protocol", "part", "source", "images", "score", "value", "low", "high",
     "common_images", "first_on_common", "value_on_common", "difference", "difference_low", "difference_high", "p",
 )  # fmt: skip
 _COLUMNS = 3  # folders side by side in the terminal
@@ -71,8 +76,8 @@ def compare(folders, out=None, names=None):
         Dict as in `compare.json`: `models`, for each folder a dict of `name`, `folder`, `part`, `protocol` (None for an
         evaluation), `size` and other settings, `images`, `groups`, `scores`, and `intervals` (95 %); `differences`, for
         each folder but the first a dict of `name`, `to`, the first's name, those of `paired_differences`, the first
-        being `a`, and `leaked`, the same on the images of which one of both was trained with a copy; and `notes`,
-        sentences on what does not compare.
+        being `a`, `leaked`, the same on the images of which one of both was trained with a copy, those of
+        `paired_sources`, and `patients`, see `paired_patients`; and `notes`, sentences on what does not compare.
 
     Raises:
         FileExistsError: If `out` holds other files than a comparison.
@@ -98,6 +103,7 @@ def compare(folders, out=None, names=None):
 def _compare(folders, names):
     models, rows = zip(*(_read(folder, name) for folder, name in zip(folders, names)))
     with blaming(", ".join(map(str, folders)), "the scores of evaluations"):
+        rows = name_alike(rows)
         _check_labels(names, rows)
         differences = [
             {
@@ -105,6 +111,8 @@ def _compare(folders, names):
                 "to": names[0],
                 **paired_differences(rows[0], others),
                 "leaked": paired_differences(*_leaked(rows[0], others)),
+                **paired_sources(rows[0], others),
+                "patients": paired_patients(rows[0], others),
             }
             for name, others in zip(names[1:], rows[1:])
         ]
@@ -140,10 +148,16 @@ def _read(folder, name):
     summary = read_json(folder / SUMMARY)
     with blaming(folder / SUMMARY, "the scores of an evaluation"):
         part = _choose_part(list(summary["parts"]), folder)
-        headline = {key: summary["parts"][part][key] for key in ("images", "groups", "scores", "intervals")}
+        headline = _headline(summary["parts"][part])
+        sources = {source: _headline(one) for source, one in summary["parts"][part].get("sources", {}).items()}
     rows = [row for row in read_rows(folder / TABLE) if row["part"] == part]
     about = {key: summary.get(key) for key in (*_SETTINGS, "leak", "model", "data")}
-    return {"name": name, "folder": str(folder), **about, "part": part, **headline}, scored(rows)
+    model = {"name": name, "folder": str(folder), **about, "part": part, **headline, "sources": sources}
+    return model, scored(rows)
+
+
+def _headline(one):
+    return {key: one[key] for key in ("images", "groups", "scores", "intervals")}
 
 
 def _choose_part(parts, folder):
@@ -214,14 +228,18 @@ def _notes_on_images(one, rows_a, rows_b):
 def _table(comparison):
     """The rows of `compare.csv`, one a folder and score."""
     against_first = {one["name"]: one for one in comparison["differences"]}
+    nothing = {"images": None, "differences": {}}
     for model in comparison["models"]:
-        one = against_first.get(model["name"], {"images": None, "differences": {}})
-        for score, value in model["scores"].items():
-            if value is not None:
-                low, high = model["intervals"][score]
-                row = {key: model[key] for key in ("name", "folder", "protocol", "part", "images")}
-                row |= {"score": score, "value": value, "low": low, "high": high}
-                yield row | {"common_images": one["images"]} | _paired_cells(one["differences"].get(score))
+        one = against_first.get(model["name"], {**nothing, "sources": {}})
+        for source, mine in {"": model, **model["sources"]}.items():
+            paired = one["sources"].get(source, nothing) if source else one
+            for score, value in mine["scores"].items():
+                if value is not None:
+                    low, high = mine["intervals"][score]
+                    row = {key: model[key] for key in ("name", "folder", "protocol", "part")}
+                    row |= {"source": source, "images": mine["images"]}
+                    row |= {"score": score, "value": value, "low": low, "high": high}
+                    yield row | {"common_images": paired["images"]} | _paired_cells(paired["differences"].get(score))
 
 
 def _paired_cells(paired):
@@ -275,19 +293,46 @@ def _format_differences(one):
     if one["leaked"]["differences"]:
         heading = f"The same on the {one['leaked']['images']} of them with a copy in training"
         lines += ["", heading, *_format_paired(one["leaked"]["differences"])]
+    if one["sources"]:
+        lines += ["", *_format_paired_sources(one)]
+    if one["patients"]["patients"]:
+        lines += ["", f"By patient, {one['patients']['patients']} patients"]
+        lines += [
+            _paired_line(f"{title:26}", paired, 3)
+            for name, title in PATIENT_SCORES.items()
+            if (paired := one["patients"]["differences"].get(name))
+        ]
+    return lines
+
+
+def _format_paired_sources(one):
+    lines = [f"By source{'':23}{'':16}{'difference [95 % interval]':>31}{'p':>10}"]
+    for score in TOLD_BY_SOURCE:
+        title, digits = TOLD[score]
+        paired = {name: mine["differences"].get(score) for name, mine in one["sources"].items()}
+        paired |= {MEAN: one["mean_of_sources"].get(score)}
+        for name, mine in paired.items():
+            if mine:
+                lines.append(_paired_line(f"{title:14}{_short(name, 16):18}", mine, digits))
+                title = ""
     return lines
 
 
 def _format_paired(differences):
-    lines = [f"{'':16}{'':24}{'difference [95 % interval]':>32}{'p':>10}"]
+    lines = [f"{'':18}{'':19}{'difference [95 % interval]':>33}{'p':>10}"]
     for score, (title, digits) in TOLD.items():
         if score in differences:
-            paired = differences[score]
-            a, b = (f"{paired[key]:.{digits}f}" for key in "ab")
-            low, high = (f"{paired[key]:+.{digits}f}" for key in ("low", "high"))
-            change = f"{paired['difference']:+.{digits}f} [{low}, {high}]"
-            lines.append(f"{title:16}{a:>10} -> {b:>9}{change:>33}{_format_p(paired['p']):>10}")
+            lines.append(_paired_line(f"{title:18}", differences[score], digits))
     return lines
+
+
+def _paired_line(title, paired, digits):
+    a, b = (f"{paired[key]:.{digits}f}" for key in "ab")
+    change, p = f"{paired['difference']:+.{digits}f}", ""
+    if "low" in paired:
+        change += f" [{paired['low']:+.{digits}f}, {paired['high']:+.{digits}f}]"
+        p = _format_p(paired["p"])
+    return f"{title}{a:>8} -> {b:>7}{change:>33}{p:>10}"
 
 
 def _format_p(p):

@@ -79,7 +79,7 @@ def paired_differences(rows_a, rows_b, replicates=1000, seed=0):
         a dict of `a` and `b`, the scores on the common images, `difference` `b - a`, its 95 % bootstrap interval
         `low` and `high`, and `p`. Scores that the common images do not define are left out.
     """
-    rows_a, rows_b, only_a, only_b = _match(scored(rows_a), scored(rows_b))
+    rows_a, rows_b, only_a, only_b = match_images(scored(rows_a), scored(rows_b))
     draw = _draw(rows_a, replicates, seed)
     values_a, values_b = image_values(rows_a), image_values(rows_b)
     for a, b in zip(values_a.values(), values_b.values()):
@@ -116,7 +116,7 @@ def image_key(rows_a, rows_b):
     return lambda row: tuple(row.get(name) for name in names)
 
 
-def _match(rows_a, rows_b):
+def match_images(rows_a, rows_b):
     """The rows of the images in both, in one order, and how many each has alone."""
     key = image_key(rows_a, rows_b)
     by_image_a, by_image_b = ({key(row): row for row in rows} for rows in (rows_a, rows_b))

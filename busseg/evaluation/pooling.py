@@ -28,6 +28,8 @@ def pool_folds(out, runs, copies, about):
                 row["mask"] = (evaluation / row["mask"]).relative_to(out).as_posix()
         rows += mine
         folds.append({"fold": fold, "images": len(mine), "scores": point_scores(mine)})
+        if about["protocol"] == "leave-one-source-out":
+            folds[-1]["source"] = mine[0]["source"]
     images = sum(row["leaked"] for row in rows)
     leak = {"images": images, "share": images / len(rows)}
     mean_sd = _mean_sd([fold["scores"] for fold in folds])
@@ -46,6 +48,9 @@ def _mean_sd(scores):
 def format_crossval(summary):
     """The scores of a cross-validation as lines of text: all folds as one, and each by itself."""
     lines = [format_summary(summary["parts"]), "", f"{'mean ± sd over the folds':24}{'':18}each fold"]
+    sources = [f"{fold['fold']} {fold['source']}" for fold in summary["folds"] if "source" in fold]
+    if sources:
+        lines.append(f"  the source that each fold leaves out: {', '.join(sources)}")
     for name in ("dice", "iou", "clean_normal_rate", "accuracy", "macro_f1", "macro_auc", "ece"):
         if name in summary["mean_sd"]:
             mean, sd = summary["mean_sd"][name]

@@ -9,10 +9,11 @@ import numpy as np
 from busseg.data.claims import EVALUATION, claim_folder
 from busseg.data.files import read_csv, replacing, write_csv, write_text
 from busseg.data.images import read_mask, write_image
-from busseg.data.sample import CLASSES, TASKS
+from busseg.data.sample import ATTRIBUTES, CLASSES, TASKS
 from busseg.data.signature import is_own_picture
 from busseg.evaluation.figures import draw_confusion, draw_review_sheet
 from busseg.evaluation.intervals import bootstrap_intervals
+from busseg.evaluation.patients import PATIENT_SCORES, patient_scores
 from busseg.evaluation.recognition import format_recognition, recognition_rates
 from busseg.evaluation.robustness import ROBUSTNESS
 from busseg.evaluation.scores import (
@@ -24,6 +25,7 @@ from busseg.evaluation.scores import (
     scored,
     told_of_classes,
 )
+from busseg.evaluation.sources import format_sources, mean_of_sources, rows_by_source
 from busseg.inference.predictor import THRESHOLD
 
 TABLE = EVALUATION.marker
@@ -32,12 +34,13 @@ MASKS = "masks"
 REPORT = "report.html"
 _COUNTS = ("true_px", "predicted_px", "width_px", "height_px")
 _OVERLAPS = ("dice", "iou", "sensitivity", "precision", "hd95_px", "assd_px", "nsd")
-_BEFORE, _AFTER = ("file", "fold", "part", "group", "label", "predicted"), ("leaked", "error")
+_OF_SAMPLE = ("source", *ATTRIBUTES, "pixel_mm")  # older tables lack them
+_BEFORE, _AFTER = ("file", "fold", "part", "group", *_OF_SAMPLE, "label", "predicted"), ("leaked", "error")
 _READ = {
     "fold": int,
     **dict.fromkeys(("clean", "leaked"), {"True": True, "False": False}.__getitem__),
     **dict.fromkeys(_COUNTS, int),
-    **dict.fromkeys(_OVERLAPS, float),
+    **dict.fromkeys((*_OVERLAPS, "pixel_mm"), float),
 }
 _BATCH = 16
 
@@ -124,6 +127,8 @@ def _score_batch(predictor, batch, fold, size, masks):
     for part, sample in batch:
         row = dict.fromkeys(fields(predictor.classes))
         row |= {"file": sample.name, "fold": fold, "part": part, "group": sample.group, "label": sample.label}
+        row |= {"source": sample.source or None, **{name: sample.attributes.get(name) for name in ATTRIBUTES}}
+        row["pixel_mm"] = None if size else sample.pixel_mm  # the square of a published size has no scale
         rows.append(row)
         try:
             image = predictor.read(sample.image)
@@ -171,10 +176,12 @@ def summarise(rows):
         rows: Sequence of dicts with `fields`, one an image. Those with an error are left out.
 
     Returns:
-        Dict of the numbers of `images`, of their `groups`, of `lesions`, of `normals` (images without a lesion) and of
-        `missed` lesions, of which no pixel was found; `scores`, see `point_scores`; `intervals`, see
-        `bootstrap_intervals`; `confusion` and `classes`, see `class_scores`, and `reliability`, see `calibration`,
-        all three None where no image has a label; and of tissue `recognition`, see `recognition_rates`.
+        Dict of the numbers of `images`, of their `groups`, of `lesions`, of `normals` (images without a lesion), of
+        `missed` lesions, of which no pixel was found, and of `scaled` ones, found in an image whose scale is known;
+        `scores`, see `point_scores`; `intervals`, see `bootstrap_intervals`; `confusion` and `classes`, see
+        `class_scores`, and `reliability`, see `calibration`, all three None where no image has a label; and of tissue
+        `recognition`, see `recognition_rates`, of scans `patients`, see `patient_scores`. Of images of several sources,
+        `sources`, the same of each source, and `mean_of_sources`.
     """
     rows = scored(rows)
     values, of_classes = image_values(rows), told_of_classes(rows)
@@ -186,11 +193,22 @@ def summarise(rows):
         "lesions": lesions,
         "normals": len(areas) - lesions,
         "missed": int(np.nansum(values["missed_rate"])),
+        "scaled": int(np.sum(~np.isnan(values["hd95_mm"]))),
         "scores": point_scores(rows),
         "intervals": bootstrap_intervals(rows),
         **{name: of_classes.get(name) for name in ("confusion", "classes", "reliability")},
+        **({"patients": patient_scores(rows)} if classes_of(rows) == CLASSES else {}),
         **({} if classes_of(rows) == CLASSES else {"recognition": recognition_rates(rows)}),
+        **_summarise_sources(rows),
     }
+
+
+def _summarise_sources(rows):
+    rows_of = rows_by_source(rows)
+    if len(rows_of) < 2:
+        return {}
+    sources = {source: summarise(mine) for source, mine in rows_of.items()}
+    return {"sources": sources, "mean_of_sources": mean_of_sources([one["scores"] for one in sources.values()])}
 
 
 def write_scores(out, rows, **about):
@@ -229,7 +247,8 @@ def read_rows(path):
         path: Path of a `per_image.csv`.
 
     Returns:
-        List of dicts with `fields`, one an image: numbers as int and float, `clean` as bool, empty cells as None.
+        List of dicts with `fields`, one an image: numbers as int and float, `clean` as bool, empty cells as None. So
+        are the cells of the columns that describe the sample, where an older table lacks them.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -237,12 +256,13 @@ def read_rows(path):
     """
     classes = classes_of(read_csv(path))
     names = fields(classes if classes in TASKS.values() else CLASSES)
-    return [_typed(row, names, path) for row in read_csv(path, required=names)]
+    required = [name for name in names if name not in _OF_SAMPLE]
+    return [_typed(row, names, path) for row in read_csv(path, required)]
 
 
 def _typed(row, names, path):
     try:
-        return {name: _typed_cell(name, row[name]) if row[name] else None for name in names}
+        return {name: _typed_cell(name, row[name]) if row.get(name) else None for name in names}
     except (KeyError, ValueError) as error:
         raise ValueError(f"Expected a table of scores, found a cell that is none ({error}): {path}") from error
 
@@ -273,6 +293,11 @@ def format_summary(summary):
                 f"no lesion {one['normals']}: " + _told(one, ("left clean", "clean_normal_rate")),
                 f"  {_told(one, ('false alarm px', 'false_alarm_px'), digits=0)}, {area:.2%} of the image on average",
             ]
+        if patients := one.get("patients"):
+            lines.append(f"by patient, {patients['patients']} patients of {patients['images']} images:")
+            lines += [f"  {_told(patients, (title, name))}" for name, title in PATIENT_SCORES.items()]
+        if "sources" in one:
+            lines += ["", *format_sources(one)]
     return "\n".join(lines[1:])
 
 
@@ -299,8 +324,16 @@ def _format_lesions(one):
         "  " + _told(one, ("IoU", "iou"), ("median", "iou_median")),
         "  " + _told(one, ("sensitivity", "sensitivity"), ("precision", "precision")),
         "  " + _told(one, ("HD95 px", "hd95_px"), ("ASSD px", "assd_px"), digits=1),
+        *_format_mm(one),
         "  " + _told(one, (f"NSD at {NSD_TOLERANCE_PX} px", "nsd")),
     ]
+
+
+def _format_mm(one):
+    if not one["scaled"]:
+        return []
+    told = _told(one, ("HD95 mm", "hd95_mm"), ("ASSD mm", "assd_mm"), digits=2)
+    return [f"  {told}, of {one['scaled']} with a scale"]
 
 
 def _told(one, *titles, digits=3):

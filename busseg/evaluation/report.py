@@ -9,6 +9,7 @@ from busseg.data.splits import PARTS
 from busseg.evaluation import plots
 from busseg.evaluation.cases import draw_cases
 from busseg.evaluation.page import embed_figure, write_page
+from busseg.evaluation.patients import PATIENT_SCORES
 from busseg.evaluation.protocol import REPORT, SUMMARY, TABLE, read_rows
 from busseg.evaluation.robustness import ROBUSTNESS, read_robustness, summarise_robustness
 from busseg.evaluation.scores import classes_of, labels_and_probabilities, scored
@@ -22,6 +23,15 @@ MAIN_SCORES = {  # in the tables of parts and folds
     "accuracy": "accuracy",
     "macro_f1": "macro F1",
     "macro_auc": "macro AUC",
+    "ece": "ECE",
+}
+SOURCE_SCORES = {
+    "dice": "Dice",
+    "missed_rate": "missed",
+    "clean_normal_rate": "clean normals",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "malignant_auc": "AUC, malignant or benign",
     "ece": "ECE",
 }
 CURVES = {
@@ -82,7 +92,9 @@ def _write_report(folder, samples, runs):
         environments=[json.dumps(environment, indent=2) for environment in _environments(runs)[:1]],
         recipes=list(dict.fromkeys(path.read_text(encoding="utf-8") for path in _files(runs, "recipe.toml"))),
         classes=classes_of(rows),
-        main_scores={name: title for name, title in MAIN_SCORES.items() if parts[part]["scores"][name] is not None},
+        main_scores=_defined(MAIN_SCORES, parts[part]),
+        source_scores=_defined(SOURCE_SCORES, parts[part]),
+        patient_scores=PATIENT_SCORES,
         curves=CURVES,
         show=show,
         show_interval=show_interval,
@@ -90,8 +102,12 @@ def _write_report(folder, samples, runs):
     return folder / REPORT
 
 
+def _defined(titles, one):
+    return {name: title for name, title in titles.items() if one["scores"][name] is not None}
+
+
 def show(name, value):
-    """A score as text: rates and fractions in percent, lengths and areas in pixels, the others as they are."""
+    """A score as text: rates and fractions in percent, lengths in pixels or mm, areas in pixels, others as they are."""
     return "\N{EN DASH}" if value is None else _digits(name, value) + _unit(name)
 
 
@@ -103,6 +119,8 @@ def show_interval(name, low, high):
 def _digits(name, value):
     if _unit(name) == "%":
         return f"{100 * value:.1f}"
+    if _unit(name) == " mm":
+        return f"{value:.2f}"
     if _unit(name):
         return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
     return f"{value:.3f}"
@@ -111,11 +129,12 @@ def _digits(name, value):
 def _unit(name):
     if name.endswith(("_rate", "_fraction")):
         return "%"
-    return " px" if name.endswith("_px") else ""
+    return {"_px": " px", "_mm": " mm"}.get(name[-3:], "")
 
 
 def _title(summary):
-    model, data = (PurePath(summary.get(name) or "").name for name in ("model", "data"))
+    model = PurePath(summary.get("model") or "").name
+    data = " + ".join(PurePath(name).name for name in (summary.get("data") or "").split(" + "))
     if "folds" in summary:
         return "Cross-validation" + (f" on {data}" if data else "")
     return "Evaluation" + (f" of {model}" if model else "") + (f" on {data}" if data else "")

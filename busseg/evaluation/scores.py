@@ -10,7 +10,7 @@ NSD_TOLERANCE_PX = 5  # about 1 % of the width of a BUSI image, whose median is 
 BINS = 15  # of the calibration, as in Guo et al.
 
 OVERLAPS = ("dice", "iou", "sensitivity", "precision", "nsd")
-DISTANCES = ("hd95_px", "assd_px")
+DISTANCES = ("hd95_px", "assd_px", "hd95_mm", "assd_mm")
 
 
 # === One mask ===
@@ -239,6 +239,7 @@ def image_values(rows):
 
     A lesion is found if one pixel of it is, else missed. Overlaps are of all lesions, a missed one scoring 0;
     distances are of the found ones only, for a missed one has none worth its name: read them beside `missed_rate`.
+    Those in mm are of the images whose `pixel_mm` is known.
 
     Args:
         rows: Sequence of dicts, one a readable image; see `busseg.evaluation.protocol.fields`. A score whose columns
@@ -247,10 +248,11 @@ def image_values(rows):
     Returns:
         Dict from the name of a score to an array `(images,)`, NaN where the score is not defined for an image.
     """
-    values = {name: _column(rows, name) for name in (*OVERLAPS, *DISTANCES)}
+    values = {name: _column(rows, name) for name in OVERLAPS}
     found = values["dice"] > 0
-    for name in DISTANCES:
-        values[name][~found] = np.nan
+    for name in ("hd95", "assd"):
+        distance_px = np.where(found, _column(rows, f"{name}_px"), np.nan)
+        values |= {f"{name}_px": distance_px, f"{name}_mm": distance_px * _column(rows, "pixel_mm")}
     lesion = _column(rows, "true_px") > 0
     false_alarm = np.where(lesion, np.nan, _column(rows, "predicted_px"))
     labelled = np.array([bool(row["label"]) for row in rows], dtype=bool)
@@ -283,8 +285,9 @@ def point_scores(rows):
 
     Returns:
         Dict from name to float, or None where no image defines the score. Over the lesions, the means `dice`, `iou`,
-        `sensitivity`, `precision`, `nsd`, `hd95_px` and `assd_px`, and with the ending `_median` their medians (see
-        `image_values` for what they do with missed lesions); `missed_rate`, the share of which no pixel was found.
+        `sensitivity`, `precision`, `nsd`, `hd95_px`, `assd_px`, `hd95_mm` and `assd_mm`, and with the ending `_median`
+        their medians (see `image_values` for what they do with missed lesions); `missed_rate`, the share of which no
+        pixel was found.
         Over the images without a lesion, `clean_normal_rate`, the share in which none was predicted, and
         `false_alarm_px` and `false_alarm_fraction`, the mean area marked, in pixels and as a share of the image.
         `class_dice`, the mean over the classes present of the mean over their images of Dice, or where there is no

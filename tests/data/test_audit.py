@@ -122,6 +122,58 @@ def test_several_masks_are_one_lesion_and_no_problem(root):
     assert "No problem found" in format_audit(audit)
 
 
+# === Several folders ===
+def test_folders_are_looked_over_together(root, pair_root):
+    (pair_root / "images" / "benign.png").write_bytes(b"")
+    audit = audit_dataset([root, pair_root])
+    assert audit["sources"] == {
+        "data": {"images": 9, "normal": 3, "benign": 3, "malignant": 3},
+        "pairs": {"images": 3, "normal": 1, "benign": 1, "malignant": 1},
+    }
+    assert (audit["images"], audit["classes"]["benign"]["images"]) == (12, 4)
+    assert audit["data"] == str(root.parent)
+    names = {file["file"]: (file["source"], file["path"]) for file in audit["files"]}
+    assert names["data/benign/b0.png"] == ("data", "data/benign/b0.png")
+    assert names["pairs/benign.png"] == ("pairs", "pairs/images/benign.png")
+    assert list(found(audit, "unreadable")) == ["pairs/images/benign.png"]
+    lines = [line.split() for line in format_audit(audit).splitlines()]
+    assert ["source", "images", "normal", "benign", "malignant"] in lines
+    assert ["pairs", "3", "1", "1", "1"] in lines
+    assert "scans that are in several sources: 0" in format_audit(audit)
+
+
+def test_copies_across_sources_are_told(root, pair_root, search):
+    shutil.copy(root / "benign" / "b1.png", pair_root / "images" / "benign.png")
+    shutil.copy(root / "benign" / "b1.png", root / "benign" / "b2.png")
+    shutil.copy(root / "normal" / "n1.png", root / "normal" / "n2.png")
+    audit = audit_dataset([root, pair_root])
+    told = {"data/benign/b1.png": "and data/benign/b2.png, pairs/benign.png"}
+    assert found(audit, "copies_across") == told
+    assert found(audit, "copies") == told | {"data/normal/n1.png": "and data/normal/n2.png"}
+    assert "scans that are in several sources: 1" in format_audit(audit)
+    group_of = {file["file"]: file["group"] for file in audit["files"]}
+    assert group_of["data/benign/b1.png"] == group_of["pairs/benign.png"]
+
+
+def test_relative_folders_are_looked_over_together(root, pair_root, monkeypatch):
+    monkeypatch.chdir(root)
+    audit = audit_dataset([".", "../pairs"])
+    assert audit["data"] == str(root.parent)
+    assert {file["path"] for file in audit["files"]} >= {"data/benign/b0.png", "pairs/images/benign.png"}
+
+
+def test_one_folder_is_told_without_sources(root):
+    audit = audit_dataset([root])
+    assert audit == audit_dataset(root)
+    assert "source" not in format_audit(audit)
+    assert audit["findings"]["copies_across"] == []
+
+
+def test_folder_that_is_given_twice_is_refused(root):
+    with pytest.raises(ValueError, match=r"^Expected each dataset folder once"):
+        audit_dataset([root, root])
+
+
 # === Faults ===
 def test_unreadable_files_are_named_with_the_reason(root):
     (root / "benign" / "b0.png").write_bytes(b"")

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from busseg.data import find_samples as find_any
-from busseg.data.batches import Batches
+from busseg.data.batches import Batches, _chances
 from busseg.data.breakhis import label_by_subtype
 from busseg.data.busi import find_samples
+from busseg.data.grey_transfer import match_histogram
 from busseg.data.images import fit_to_square, read_image, read_mask
 from busseg.data.sample import CLASSES, LABEL, MASK
 from busseg.data.tissue import write_tissue
@@ -209,6 +210,69 @@ def test_sampling_draws_every_class_equally_often(phantom_samples):
         batches.on_epoch_end()
     # 40 * 15 = 600 draws, 200 a class, standard deviation sqrt(600 * 1/3 * 2/3) = 11.5
     assert drawn == {index: pytest.approx(200, abs=40) for index in range(3)}
+
+
+# Of source a eight benign and one malignant image, of source b four benign ones.
+SIZES = {("a", "benign"): 8, ("a", "malignant"): 1, ("b", "benign"): 4}
+
+
+@pytest.mark.parametrize(
+    ("power", "chances"),
+    [
+        # Each source is drawn as often, and in it each class.
+        (0.0, {("a", "benign"): 1 / 4, ("a", "malignant"): 1 / 4, ("b", "benign"): 1 / 2}),
+        # Sources of 9 and 4 by their roots, 3 and 2; in a 8 and 1 by theirs.
+        (0.5, {("a", "benign"): 3 / 5 * 8**0.5 / (8**0.5 + 1), ("a", "malignant"): 3 / 5 / (8**0.5 + 1),
+               ("b", "benign"): 2 / 5}),
+        # As they come.
+        (1.0, {("a", "benign"): 8 / 13, ("a", "malignant"): 1 / 13, ("b", "benign"): 4 / 13}),
+    ],
+)  # fmt: skip
+def test_chances_of_sources_and_classes_are_a_power_of_their_sizes(power, chances):
+    sources = np.array([source for (source, _), size in SIZES.items() for _ in range(size)])
+    classes = np.array([CLASSES.index(label) for (_, label), size in SIZES.items() for _ in range(size)])
+    expected = [chances[key] / size for key, size in SIZES.items() for _ in range(size)]
+    np.testing.assert_allclose(_chances(sources, classes, power), expected)
+    assert sum(expected) == pytest.approx(1)
+
+
+def test_sampling_draws_a_small_source_as_often_as_a_large_one(phantom_samples):
+    samples = of_classes(phantom_samples, benign=9) + of_classes(phantom_samples, malignant=3)
+    samples = [replace(sample, source=sample.label) for sample in samples]  # so that the label tells the source
+    batches = Batches(samples, 8, 12, balance="sampling")
+    drawn = Counter()
+    for _ in range(40):
+        drawn.update(batches[0][1][LABEL].argmax(axis=1).tolist())
+        batches.on_epoch_end()
+    assert drawn == {1: pytest.approx(240, abs=40), 2: pytest.approx(240, abs=40)}  # deviation sqrt(480) / 2 = 11
+
+
+def test_lesion_free_crops_are_normal_images_without_a_mask(phantom_samples):
+    lesions = of_classes(phantom_samples, benign=10)
+    batches = Batches(lesions, SIZE, 10, lesion_free=1.0)
+    plain, (image, targets) = Batches(lesions, SIZE, 10)[0], batches[0]
+    cropped = targets[LABEL][:, 0] == 1
+    assert cropped.any()
+    assert not targets[MASK][cropped].any()
+    for number in range(10):  # one whose lesion leaves no room beside it stays as it is
+        assert np.array_equal(image[number], plain[0][number]) != cropped[number]
+        assert targets[MASK][number].any() != cropped[number]
+
+
+def test_grey_values_come_from_another_source(phantom_samples):
+    dark, bright = of_classes(phantom_samples, benign=2)
+    samples = [replace(dark, source="a"), replace(bright, source="b")]
+    given, plain = (Batches(samples, SIZE, 2, grey_transfer=share)[0] for share in (1.0, 0.0))
+    for number, other in ((0, 1), (1, 0)):
+        reference = plain[0][other].astype(np.uint8)
+        expected = match_histogram(plain[0][number].astype(np.uint8), reference)
+        assert np.array_equal(given[0][number], expected)
+        assert np.array_equal(given[1][MASK], plain[1][MASK])
+
+
+def test_one_source_has_no_other_to_take_grey_values_from(phantom_samples):
+    samples = of_classes(phantom_samples, benign=3)
+    assert same(Batches(samples, SIZE, 3, grey_transfer=1.0)[0], Batches(samples, SIZE, 3)[0])
 
 
 @pytest.mark.parametrize(("balance", "benign", "normal"), [("none", 1, 1), ("weights", 3 / (2 * 2), 3 / (2 * 1))])

@@ -7,7 +7,15 @@ from busseg.data import find_samples as find_any
 from busseg.data.busi import find_samples
 from busseg.data.protocols import PUBLISHED, busbra_splits, curated_splits, make_splits, tang_splits
 from busseg.data.sample import Sample
-from busseg.data.splits import PARTS, grouped_splits, leaked, random_splits, read_split, write_splits
+from busseg.data.splits import (
+    PARTS,
+    grouped_splits,
+    leaked,
+    leave_one_source_out,
+    random_splits,
+    read_split,
+    write_splits,
+)
 
 OF_BUSI = ("grouped", "random", "tang", "curated")
 
@@ -20,8 +28,19 @@ def samples_like_busi():
 
 
 def test_unknown_protocol_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"a protocol of grouped, random, .*, found 'holdout'"):
+    with pytest.raises(ValueError, match=r"a protocol of grouped, leave-one-source-out, random, .*, found 'holdout'"):
         make_splits("holdout", samples_like_busi())
+
+
+def test_leave_one_source_out_has_a_fold_a_source():
+    samples = [
+        replace(sample, name=f"{source}/{sample.name}", group=f"{source}/{sample.group}", source=source)
+        for source in ("here", "there")
+        for sample in samples_like_busi()[::10]
+    ]
+    splits = make_splits("leave-one-source-out", samples, folds=7)
+    assert splits == leave_one_source_out(samples)
+    assert [{sample.source for sample in split.test} for split in splits] == [{"here"}, {"there"}]
 
 
 def test_protocols_of_one_s_own_data_are_the_functions_of_their_name():
@@ -146,6 +165,15 @@ def test_busbra_s_folds_keep_patients_whole_and_validate_with_a_fifth_of_the_res
         assert {sample.label for sample in split.validation} == {"benign", "malignant"}
 
 
+def test_busbra_s_folds_train_with_no_image_whose_group_is_tested(busbra):
+    # Patients 6 and 7, whom the authors test in folds 2 and 3, show one lesion.
+    samples = [replace(sample, group="6") if sample.group == "7" else sample for sample in busbra]
+    for fold, split in enumerate(make_splits("busbra5", samples)):
+        used, tested = {s.group for s in split.train + split.validation}, {s.group for s in split.test}
+        assert not used & tested
+        assert len(split.train + split.validation) == 64 - 2 * (fold in (1, 2))
+
+
 def test_busbra_s_folds_of_some_patients_are_their_part_of_the_whole_ones(busbra):
     some = [sample for sample in busbra if int(sample.group) < 30]
     for part, whole in zip(make_splits("busbra5", some), make_splits("busbra5", busbra)):
@@ -169,4 +197,4 @@ def test_real_busbra_is_tested_once_and_never_parts_a_patient(busbra_folder, fol
     assert sorted(sample.name for split in splits for sample in split.test) == sorted(s.name for s in samples)
     for split in splits:
         groups = [{sample.group for sample in getattr(split, part)} for part in PARTS]
-        assert sum(map(len, groups)) == len(set.union(*groups)) == len({s.attributes["patient"] for s in samples})
+        assert sum(map(len, groups)) == len(set.union(*groups)) == len({sample.group for sample in samples})

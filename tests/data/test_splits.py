@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,10 @@ from busseg.data.sample import CLASSES, Sample
 from busseg.data.splits import (
     PARTS,
     Split,
+    by_source,
     grouped_splits,
     leaked,
+    leave_one_source_out,
     random_splits,
     read_groups,
     read_split,
@@ -149,6 +152,86 @@ def test_groups_of_several_classes_are_kept_when_wished():
 def test_all_is_trained_with_but_groups_of_several_classes():
     crossing = [sample("x.png", "benign", "both"), sample("y.png", "malignant", "both")]
     assert train_on_all(dataset() + crossing) == Split(tuple(dataset()), (), ())
+
+
+# === Several sources ===
+def several(**sources):
+    """The samples of datasets by their names, as `find_samples` makes them of several folders."""
+    return [
+        replace(one, name=f"{name}/{one.name}", group=f"{name}/{one.group}", source=name)
+        for name, mine in sources.items()
+        for one in mine
+    ]
+
+
+def test_folds_of_a_source_are_those_that_it_has_alone():
+    alone = {"a": dataset(groups=25, labels=("benign", "malignant")), "b": dataset(groups=11, copies=3)}
+    splits = grouped_splits(several(**alone), seed=2)
+    for name, samples in alone.items():
+        for split, expected in zip(splits, grouped_splits(samples, seed=2), strict=True):
+            for part in PARTS:
+                mine = [one.name for one in getattr(split, part) if one.source == name]
+                assert mine == [f"{name}/{one.name}" for one in getattr(expected, part)]
+
+
+def test_source_among_several_may_have_fewer_groups_of_a_class_than_folds():
+    rare = dataset(groups=20, copies=1, labels=("benign",)) + dataset(groups=3, copies=1, labels=("normal",))
+    tested = [one for split in grouped_splits(several(a=dataset(), b=rare)) for one in split.test]
+    assert Counter(one.label for one in tested if one.source == "b") == {"benign": 20, "normal": 3}
+
+
+def test_group_that_crosses_sources_stays_in_one_part():
+    samples = several(a=dataset(), b=dataset())
+    copies = {f"{source}/benign {number}a.png": f"copy {number}" for source in "ab" for number in range(25)}
+    samples = [replace(one, group=copies.get(one.name, one.group)) for one in samples]
+    for split in grouped_splits(samples):
+        train, validation, test = (groups_of(getattr(split, part)) for part in PARTS)
+        assert len(train) + len(validation) + len(test) == len(train | validation | test) == len(groups_of(samples))
+
+
+def test_left_out_source_is_tested_by_what_has_seen_none_of_it():
+    samples = several(a=dataset(groups=25), b=dataset(groups=10), c=dataset(groups=15))
+    splits = leave_one_source_out(samples)
+    assert len(splits) == 3
+    for name, count, split in zip("abc", (25, 10, 15), splits, strict=True):
+        assert {one.source for one in split.test} == {name}
+        assert len(split.test) == 3 * count  # of two copies the first one
+        assert {one.source for one in (*split.train, *split.validation)} == set("abc") - {name}
+        train, validation = groups_of(split.train), groups_of(split.validation)
+        assert not train & validation
+        assert len(train | validation) == 3 * (50 - count)
+        assert len(validation) == 3 * (50 - count) // 5
+        assert len(split.train) == 2 * len(train)  # training has both copies
+
+
+def test_copies_of_the_left_out_source_are_not_trained_with():
+    samples = several(a=dataset(), b=dataset())
+    copy = next(one for one in samples if one.name == "b/benign 0a.png")
+    samples = [replace(one, group=copy.group) if one.name == "a/benign 3a.png" else one for one in samples]
+    for split in leave_one_source_out(samples):
+        assert copy.group in groups_of(split.test)
+        assert copy.group not in groups_of(split.train) | groups_of(split.validation)
+
+
+def test_one_source_cannot_be_left_out():
+    with pytest.raises(ValueError, match=r"^Expected at least two sources to leave one out, found 1$"):
+        leave_one_source_out(dataset())
+
+
+def test_sources_are_in_the_order_of_their_names():
+    found = by_source(several(b=dataset(groups=1), a=dataset(groups=2)))
+    assert [(name, len(mine)) for name, mine in found.items()] == [("a", 2 * 2 * 3), ("b", 1 * 2 * 3)]
+
+
+def test_groups_and_folds_of_several_sources_come_from_files(tmp_path):
+    samples = several(a=dataset(), b=dataset())
+    rows = [f"{one.name},{'both' if one.name[2:] == 'benign 0a.png' else one.name}" for one in samples]
+    (tmp_path / "groups.csv").write_text("\n".join(["file,group", *rows]) + "\n")
+    grouped = read_groups(tmp_path / "groups.csv", samples)
+    assert [one.name for one in grouped if one.group == "both"] == ["a/benign 0a.png", "b/benign 0a.png"]
+    splits = grouped_splits(grouped)
+    write_splits(tmp_path / "splits.csv", splits)
+    assert [read_split(tmp_path / "splits.csv", grouped, fold) for fold in range(5)] == splits
 
 
 # === Random folds, and what they leak ===

@@ -101,6 +101,68 @@ def test_each_is_compared_with_the_first(tmp_path):
     assert [one["differences"]["dice"]["difference"] for one in differences] == pytest.approx([0.1, -0.2])
 
 
+# === Several sources ===
+def two_sources(dice=dice_of, **more):
+    """The rows of ten images here and twenty there; of every patient there are two."""
+    rows = [row(number, dice(number)) | more for number in range(IMAGES)]
+    for number, one in enumerate(rows):
+        source = "here" if number < 10 else "there"
+        one |= {"source": source, "file": f"{source}/{one['file']}", "patient": str(number // 2)}
+    return rows
+
+
+def test_sources_are_compared_apart_and_their_mean_counts_each_once(tmp_path):
+    better = two_sources(lambda number: dice_of(number) + (0.1 if number < 10 else 0.3))
+    comparison = compare([folder(tmp_path / "a", two_sources()), folder(tmp_path / "b", better)], tmp_path / "out")
+    (one,) = comparison["differences"]
+    assert [one["sources"][source]["images"] for source in ("here", "there")] == [10, 20]
+    told = {source: paired["differences"]["dice"]["difference"] for source, paired in one["sources"].items()}
+    assert told == pytest.approx({"here": 0.1, "there": 0.3})
+    lesions = {"here": 7, "there": 13}  # every third image is normal: 2, 5, 8; and 11, 14, ... 29
+    overall = (lesions["here"] * 0.1 + lesions["there"] * 0.3) / 20
+    assert one["differences"]["dice"]["difference"] == pytest.approx(overall)
+    assert one["mean_of_sources"]["dice"]["difference"] == pytest.approx((0.1 + 0.3) / 2)
+    assert one["patients"]["patients"] == 15
+    assert list(comparison["models"][0]["sources"]) == ["here", "there"]
+    lines = [" ".join(line.split()) for line in format_comparison(comparison).splitlines()]
+    start = lines.index("By source difference [95 % interval] p")
+    dice = [np.mean([dice_of(n) for n in range(*ends) if n % 3 != 2]) for ends in ((0, 10), (10, 30))]
+    assert lines[start + 1].startswith(f"Dice here {dice[0]:.3f} -> {dice[0] + 0.1:.3f} +0.100 [+0.100, +0.100]")
+    assert lines[start + 2].startswith(f"there {dice[1]:.3f} -> {dice[1] + 0.3:.3f} +0.300 [+0.300, +0.300]")
+    assert lines[start + 3] == f"mean of sources {np.mean(dice):.3f} -> {np.mean(dice) + 0.2:.3f} +0.200"
+    assert "By patient, 15 patients" in lines
+    assert max(map(len, format_comparison(comparison).splitlines())) <= 100
+    table = {(r["name"], r["source"], r["score"]): r for r in read_csv(tmp_path / "out/compare.csv")}
+    assert float(table["b", "there", "dice"]["difference"]) == pytest.approx(0.3)
+    assert (table["b", "there", "dice"]["images"], table["b", "", "dice"]["images"]) == ("20", "30")
+
+
+def test_one_source_is_compared_as_ever(tmp_path):
+    comparison = compare([plain(tmp_path / "a"), plain(tmp_path / "b")])
+    assert comparison["differences"][0]["sources"] == {}
+    assert comparison["models"][0]["sources"] == {}
+    assert "By source" not in format_comparison(comparison)
+    assert "By patient" not in format_comparison(comparison)
+
+
+def test_evaluation_of_one_source_is_compared_with_that_of_several(tmp_path):
+    alone = [one | {"file": one["file"].removeprefix("here/")} for one in two_sources()[:10]]
+    several = folder(tmp_path / "several", two_sources())
+    comparison = compare([folder(tmp_path / "alone", alone), several])
+    (one,) = comparison["differences"]
+    assert (one["images"], one["only_a"], one["only_b"]) == (10, 0, 20)
+    assert one["sources"] == {}
+    assert comparison["notes"] == ["several and alone are compared on 10 common images; 20 only in several."]
+
+
+def test_names_that_clash_without_their_source_keep_it(tmp_path):
+    numbers = [*range(10), *range(20)]
+    rows = [one | {"file": f"{one['source']}/{n}.png"} for n, one in zip(numbers, two_sources(), strict=True)]
+    alone = [one | {"file": one["file"].removeprefix("here/")} for one in rows[:10]]
+    comparison = compare([folder(tmp_path / "alone", alone), folder(tmp_path / "several", rows)])
+    assert comparison["differences"][0]["images"] == 0
+
+
 # === What is read ===
 @pytest.mark.parametrize(
     ("parts", "chosen"),

@@ -16,7 +16,7 @@ def make_row(file, group=None, label="benign", probabilities=(0.2, 0.5, 0.3), di
         "label": label,
     }
     row |= {f"p_{name}": float(p) for name, p in zip(CLASSES, probabilities, strict=True)}
-    row |= {"width_px": 50, "height_px": 40, "predicted_px": marked}
+    row |= {"width_px": 50, "height_px": 40, "predicted_px": marked, "pixel_mm": 0.1}
     if dice is None:
         return row | {"true_px": 0, "clean": marked == 0} | others
     row |= {"true_px": 100, "dice": dice, "iou": dice / (2 - dice), "sensitivity": dice, "nsd": dice**2}
@@ -209,7 +209,7 @@ def test_only_scores_that_are_means_over_images_have_a_p():
     rows = make_rows(40, 20, seed=0)
     tested = {name for name, row in paired_differences(rows, rows)["differences"].items() if row["p"] is not None}
     assert tested == {
-        "dice", "iou", "sensitivity", "precision", "nsd", "hd95_px", "assd_px",
+        "dice", "iou", "sensitivity", "precision", "nsd", "hd95_px", "assd_px", "hd95_mm", "assd_mm",
         "missed_rate", "clean_normal_rate", "false_alarm_px", "false_alarm_fraction", "accuracy",
     }  # fmt: skip
 

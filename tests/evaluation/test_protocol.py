@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from busseg.evaluation.scores import calibration, class_scores, mask_scores, poi
 from busseg.inference.predictor import Predictor
 
 HEADER = (
-    "file,fold,part,group,label,predicted,p_normal,p_benign,p_malignant,"
+    "file,fold,part,group,source,patient,birads,histology,device,side,pixel_mm,label,predicted,p_normal,p_benign,p_malignant,"
     "dice,iou,sensitivity,precision,hd95_px,assd_px,nsd,clean,true_px,predicted_px,width_px,height_px,mask,leaked,error"
 )
 
@@ -194,6 +195,37 @@ def test_published_size_scores_in_a_square_and_keeps_masks_native(tmp_path, pred
     assert json.loads((tmp_path / "out/summary.json").read_text())["size"] == 64
 
 
+def test_rows_tell_what_the_dataset_knows_of_the_image(tmp_path, predictor):
+    attributes = {"patient": "7", "birads": "4a", "histology": "fibroadenoma", "device": "GE", "side": "left"}
+    known = replace(
+        scan(tmp_path, "known", square(rows=slice(8, 12)), square(), "benign"),
+        source="here", pixel_mm=0.25, attributes=attributes,
+    )  # fmt: skip
+    bare = scan(tmp_path, "bare", square(rows=slice(8, 12)), square(), "malignant")
+    summary, rows = evaluate(predictor, {"all": [known, bare]}, tmp_path / "out")
+    names = ("source", "patient", "birads", "histology", "device", "side", "pixel_mm")
+    assert [rows[0][name] for name in names] == ["here", "7", "4a", "fibroadenoma", "GE", "left", 0.25]
+    assert [rows[1][name] for name in names] == [None] * 7
+    assert read_rows(tmp_path / "out/per_image.csv") == rows
+    one = summary["all"]
+    # Four rows of eight are found, so the outlines are 4 px apart: 1 mm in the one image with a scale.
+    assert (one["scores"]["hd95_px"], one["scores"]["hd95_mm"], one["scaled"]) == (4, 1, 1)
+    assert (one["patients"]["patients"], one["patients"]["images"]) == (1, 1)
+    assert list(one["sources"]) == ["", "here"]
+    text = format_summary(summary)
+    assert "HD95 mm 1.00 [1.00, 1.00]" in text
+    assert ", of 1 with a scale" in text
+    assert "by patient, 1 patients of 1 images:\n  accuracy" in text
+    assert re.search(r"^here +1 +0\.667 +0\.000 +n/a ", text, re.MULTILINE)  # Dice 2 * 40 / (40 + 80)
+
+
+def test_published_size_has_no_millimetres(tmp_path, predictor):
+    sample = replace(scan(tmp_path, "half", square(rows=slice(8, 12)), square(), "benign"), pixel_mm=0.25)
+    summary, (row,) = evaluate(predictor, {"all": [sample]}, tmp_path / "out", size=64)
+    assert (row["pixel_mm"], summary["all"]["scaled"], summary["all"]["scores"]["hd95_mm"]) == (None, 0, None)
+    assert " mm " not in format_summary(summary)
+
+
 def test_published_size_gives_up_the_aspect(tmp_path, predictor):
     # 32 x 64 pixels, the right half bright: squeezed to 64 x 64, still the right half.
     image = np.zeros((32, 64), np.uint8)
@@ -221,6 +253,13 @@ def test_rows_of_several_folds_make_one_folder(evaluated, tmp_path):
     assert list(summary) == ["threshold", "nsd_tolerance_px", "protocol", "size", "parts"]
     assert summary["parts"] == {"test": summarise(pooled)}
     assert read_rows(tmp_path / "per_image.csv") == pooled
+
+
+def test_older_table_without_the_columns_of_the_sample_is_read(tmp_path):
+    names = "file,fold,part,group,label,predicted,p_normal,p_benign,p_malignant," + HEADER.partition("p_malignant,")[2]
+    cells = dict.fromkeys(names.split(","), "") | {"file": "a.png", "dice": "0.5"}
+    (tmp_path / "t.csv").write_text(names + "\n" + ",".join(cells.values()) + "\n")
+    assert read_rows(tmp_path / "t.csv") == [dict.fromkeys(HEADER.split(",")) | {"file": "a.png", "dice": 0.5}]
 
 
 def test_table_that_lacks_a_column_is_refused(tmp_path):

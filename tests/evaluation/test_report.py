@@ -315,6 +315,40 @@ def test_single_part_is_compared_with_nothing(folder):
     assert "By part" not in report(folder).text
 
 
+# === Sources and patients ===
+def test_sources_and_patients_are_told_side_by_side(folder, scored):
+    rows = [
+        row | {"source": "here" if n % 3 else "there", "patient": str(n // 2) if n % 3 else None, "pixel_mm": 0.1}
+        for n, row in enumerate(scored[1])
+    ]
+    summary = write_scores(folder, rows, data="here + there")["parts"]["test"]
+    page = report(folder)
+    assert "Evaluation on here + there" in page.text
+    table = page.source.partition('<h2 id="sources">')[2].partition("</table>")[0]
+    for source, images in (("here", "20"), ("there", "10")):
+        (cells,) = [row for row in page.rows(source) if row[1] == images]
+        one = summary["sources"][source]
+        dice = f"{show('dice', one['scores']['dice'])} {show_interval('dice', *one['intervals']['dice'])}"
+        assert cells[2:4] == [str(one["groups"]), dice]
+        assert f"<td>{source}</td>" in table
+    (mean,) = page.rows("mean of sources")
+    assert mean[3] == show("dice", summary["mean_of_sources"]["dice"])
+    (everything,) = [row for row in page.rows("all") if len(row) == 6]
+    patients = summary["patients"]
+    assert everything[1:3] == [str(patients["patients"]), "20"]
+    assert everything[3].startswith(show("accuracy", patients["scores"]["accuracy"]))
+    assert "there" not in page.source.partition('<h2 id="patients">')[2].partition("</table>")[0]  # it tells none
+    (distance,) = page.rows("HD95 in mm")
+    assert f"for the {summary['scaled']} found lesions" in distance[0]
+    assert distance[1] == f"{summary['scores']['hd95_px'] / 10:.2f} mm"
+
+
+def test_one_source_without_patients_or_scale_is_told_as_ever(folder):
+    page = report(folder)
+    for heading in ("Sources", "Patients", "mean of sources", "in mm"):
+        assert heading not in page.text
+
+
 # === Cross-validation ===
 @pytest.fixture
 def crossval(folder, scored):
@@ -346,6 +380,15 @@ def test_cross_validation_shows_each_fold_and_their_spread(crossval, phantom_sam
     (row,) = page.rows("mean ± sd")
     assert row[:5] == ["mean ± sd", "", "0.713 ± 0.031", DASH, "21.0% ± 4.0%"]
     assert ", fold 2" in page.text
+
+
+def test_fold_of_a_left_out_source_bears_its_name(crossval):
+    folder, folds = crossval(leak={"images": 0, "share": 0.0})
+    summary = json.loads((folder / SUMMARY).read_text())
+    summary["folds"] = [fold | {"source": f"source {fold['fold']}"} for fold in folds]
+    (folder / SUMMARY).write_text(json.dumps(summary))
+    page = report(folder)
+    assert [len(page.rows(f"{fold} source {fold}")) for fold in range(3)] == [1, 1, 1]
 
 
 def test_leak_is_said_plainly_and_in_red(crossval):

@@ -432,6 +432,7 @@ def scored(y_true, y_pred, label=None, probabilities=(0.2, 0.5, 0.3)):
         "error": None,
         "width_px": 5,
         "height_px": 4,
+        "pixel_mm": 0.5,
         **{f"p_{name}": p for name, p in zip(CLASSES, probabilities, strict=True)},
     }
 
@@ -461,6 +462,8 @@ def test_scores_of_a_set_by_hand():
         "hd95_px": (0 + half["hd95_px"]) / 2,  # of the two lesions found
         "assd_px": (0 + half["assd_px"]) / 2,
         "assd_px_median": (0 + half["assd_px"]) / 2,
+        "hd95_mm": 0.5 * (0 + half["hd95_px"]) / 2,
+        "assd_mm": 0.5 * (0 + half["assd_px"]) / 2,
         "nsd": (1 + half["nsd"] + 0 + elsewhere["nsd"]) / 4,  # of all lesions
         "missed_rate": 2 / 4,
         "clean_normal_rate": 1 / 2,
@@ -471,6 +474,16 @@ def test_scores_of_a_set_by_hand():
         "balanced_accuracy": 1 / 2,
     }
     assert {name: scores[name] for name in expected} == pytest.approx(expected)
+
+
+def test_distances_in_mm_are_those_of_the_images_with_a_scale():
+    half = mask_scores(ROW, mask((1, 0), (1, 1)))
+    rows = [ROWS[0] | {"pixel_mm": None}, ROWS[1] | {"pixel_mm": 0.2}, ROWS[2]]  # found, found, missed
+    scores = point_scores(rows)
+    assert scores["hd95_px"] == pytest.approx((0 + half["hd95_px"]) / 2)
+    assert scores["hd95_mm"] == pytest.approx(0.2 * half["hd95_px"])
+    assert scores["assd_mm"] == pytest.approx(0.2 * half["assd_px"])
+    assert point_scores(rows[:1])["hd95_mm"] is None
 
 
 def test_scores_of_classes_are_those_of_all_labelled_rows():

@@ -12,7 +12,8 @@ PACKAGED = sorted(path.name.removesuffix(".toml") for path in (files("busseg.tra
 UNUSUAL = Recipe(
     image_size=64, encoder="efficientnet_lite0", weights="my encoder.weights.h5", width=8, depth=3, decoder="add",
     frozen=1, frozen_depthwise=True, folded=True, dropout=0.25, normalization="group", attention_gates=True, cbam=True,
-    mirrored=True, reconciled=True, augmentation="scanner", balance="sampling", validation=False, mask_loss="bce_dice",
+    mirrored=True, reconciled=True, augmentation="scanner", balance="sampling", balance_power=0.5, lesion_free=0.2,
+    grey_transfer=0.3, validation=False, mask_loss="bce_dice",
     mask_weight=2.5, label_loss="focal", label_weight=0.5, epochs=7, batch_size=4, learning_rate=3e-4, head_epochs=1,
     encoder_rate=0.1, warmup_epochs=0, weight_decay=0.0, patience=2, precision="mixed_bfloat16", seed=11,
 )  # fmt: skip
@@ -190,6 +191,15 @@ def test_number_that_must_not_be_negative(name):
     Recipe(**{name: 0})
     with pytest.raises(ValueError, match=f"^`{name}` must be >= 0. Received: -1$"):
         Recipe(**{name: -1})
+
+
+@pytest.mark.parametrize("name", ["balance_power", "lesion_free", "grey_transfer"])
+def test_share_that_must_be_between_0_and_1(name):
+    for value in (0, 0.5, 1):
+        Recipe(**{name: value})
+    for value in (-0.1, 1.1):
+        with pytest.raises(ValueError, match=rf"^`{name}` must be in \[0, 1\]. Received: {value}$"):
+            Recipe(**{name: value})
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "encoder_rate", "weight_decay", "mask_weight", "label_weight"])
