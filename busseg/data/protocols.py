@@ -117,9 +117,9 @@ def busbra_splits(samples, folds=5, seed=0):
 
     Fold 0 tests all images of the patients in the authors' fold 1, and so on. The validation part is a fifth of the
     other patients, as `grouped_splits` draws it, not the authors' (`valid_1`, ...), which puts one view of a patient
-    into training and the other into validation: those of 111 to 127 patients of 620. Rows without an image, as in a
-    part of the dataset, are passed over. The folds part the two cases that show one lesion, so that every case is a
-    group of its own here; see `busbra.find_samples`.
+    into training and the other into validation: those of 111 to 127 patients of 620. Nor is trained with an image of a
+    group that is tested: the authors' folds part cases 853 and 854, which show one lesion. Rows without an image, as in
+    a part of the dataset, are passed over.
 
     Args:
         samples: The samples of BUS-BRA, or of some of its patients.
@@ -136,7 +136,6 @@ def busbra_splits(samples, folds=5, seed=0):
     Reference:
         Gómez-Flores et al., Medical Physics 51:3110-3123 (2024), https://doi.org/10.1002/mp.16812
     """
-    samples = [replace(sample, group=sample.attributes.get("patient", sample.group)) for sample in samples]
     fold_of = {}
     for path in sorted({sample.image.parents[1] / f"{folds}-fold-cv.csv" for sample in samples}):
         if not path.is_file():
@@ -152,7 +151,8 @@ def busbra_splits(samples, folds=5, seed=0):
         test = tuple(sample for sample in samples if fold_of[sample.image] == fold)
         if not test:
             raise ValueError(f"Expected images of all {folds} folds of BUS-BRA, found none of fold {fold}")
-        rest = [sample for sample in samples if fold_of[sample.image] != fold]
+        tested = {sample.group for sample in test}
+        rest = [sample for sample in samples if sample.group not in tested]
         held_out = {sample.group for sample in grouped_splits(rest, 5, seed)[0].test}
         train, validation = (
             tuple(sample for sample in rest if (sample.group in held_out) == held) for held in (False, True)

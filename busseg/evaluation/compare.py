@@ -102,8 +102,8 @@ def compare(folders, out=None, names=None):
 
 def _compare(folders, names):
     models, rows = zip(*(_read(folder, name) for folder, name in zip(folders, names)))
-    rows = name_alike(rows)
     with blaming(", ".join(map(str, folders)), "the scores of evaluations"):
+        rows = name_alike(rows)
         _check_labels(names, rows)
         differences = [
             {
