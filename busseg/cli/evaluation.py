@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from busseg.cli.program import Data, Fold, Robustness, Splits, app, load_predictor, progress_bar, report_failures
+from busseg.cli.program import (
+    Data,
+    Fold,
+    Robustness,
+    Sensitivity,
+    Splits,
+    app,
+    load_predictor,
+    progress_bar,
+    report_failures,
+)
 
 
 @app.command()
@@ -19,6 +29,7 @@ def evaluate(
     splits: Splits = None,
     fold: Fold = None,
     robustness: Robustness = False,
+    sensitivity: Sensitivity = None,
 ):
     """Score a model on the parts of a dataset, and report.
 
@@ -34,7 +45,7 @@ def evaluate(
     from busseg.evaluation.robustness import ROBUSTNESS, measure_robustness, write_robustness
 
     find_reader(data)  # a wrong folder is refused before a model is loaded
-    predictor = load_predictor(model)
+    predictor = load_predictor(model, sensitivity)
     samples = find_samples(data, predictor.task)
     if splits is None and (model / "splits.csv").is_file():
         splits = model / "splits.csv"

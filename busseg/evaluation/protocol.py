@@ -1,6 +1,7 @@
 """Predict the parts of a dataset, score them, and write the folder of an evaluation."""
 
 import json
+from dataclasses import asdict
 from pathlib import PurePosixPath
 
 import cv2
@@ -11,6 +12,7 @@ from busseg.data.images import read_mask, write_image
 from busseg.data.sample import CLASSES, TASKS
 from busseg.evaluation.figures import draw_confusion, draw_review_sheet
 from busseg.evaluation.intervals import bootstrap_intervals
+from busseg.evaluation.operating import decision_scores, selective_scores
 from busseg.evaluation.recognition import format_recognition, recognition_rates
 from busseg.evaluation.robustness import ROBUSTNESS
 from busseg.evaluation.scores import (
@@ -81,7 +83,10 @@ def evaluate(predictor, parts, out, progress=iter, size=None, fold=None, model=N
         for start in progress(range(0, len(samples), _BATCH)):
             rows += _score_batch(predictor, samples[start : start + _BATCH], fold, size, masks)
         # Before the masks are in their place, so that a folder with masks is always known for an evaluation.
-        summary = write_scores(out, rows, size=size, model=model, data=data)["parts"]
+        about = {"size": size, "model": model, "data": data}
+        if predictor.operating_point:
+            about["operating_point"] = asdict(predictor.operating_point)
+        summary = write_scores(out, rows, **about)["parts"]
     if predictor.task != "ultrasound":
         (out / MASKS).rmdir()
     # A former evaluation's: figures of parts that this one may not have, and what was told of another model.
@@ -144,17 +149,19 @@ def _spread(readable, count=12):
 
 
 # === Sum up ===
-def summarise(rows):
+def summarise(rows, operating_point=None):
     """Sum up the scores of a set of images.
 
     Args:
         rows: Sequence of dicts with `fields`, one an image. Those with an error are left out.
+        operating_point: Dict with the `threshold` of malignant to score, too.
 
     Returns:
         Dict of the numbers of `images`, of their `groups`, of `lesions`, of `normals` (images without a lesion) and of
         `missed` lesions, of which no pixel was found; `scores`, see `point_scores`; `intervals`, see
         `bootstrap_intervals`; `confusion` and `classes`, see `class_scores`, and `reliability`, see `calibration`,
-        all three None where no image has a label; and of tissue `recognition`, see `recognition_rates`.
+        all three None where no image has a label; `selective`, see `selective_scores`; of an operating point
+        `decision`, see `decision_scores`; and of tissue `recognition`, see `recognition_rates`.
     """
     rows = scored(rows)
     values, of_classes = image_values(rows), told_of_classes(rows)
@@ -169,6 +176,8 @@ def summarise(rows):
         "scores": point_scores(rows),
         "intervals": bootstrap_intervals(rows),
         **{name: of_classes.get(name) for name in ("confusion", "classes", "reliability")},
+        "selective": selective_scores(rows),
+        **({"decision": decision_scores(rows, operating_point["threshold"])} if operating_point else {}),
         **({} if classes_of(rows) == CLASSES else {"recognition": recognition_rates(rows)}),
     }
 
@@ -187,7 +196,8 @@ def write_scores(out, rows, **about):
         part to what `summarise` says of it.
     """
     parts = dict.fromkeys(row["part"] for row in rows)
-    scores = {part: summarise([row for row in rows if row["part"] == part]) for part in parts}
+    point = about.get("operating_point")
+    scores = {part: summarise([row for row in rows if row["part"] == part], point) for part in parts}
     summary = {"threshold": THRESHOLD, "nsd_tolerance_px": NSD_TOLERANCE_PX, **about, "parts": scores}
     write_csv(out / TABLE, fields(classes_of(rows)), rows)
     write_text(out / SUMMARY, json.dumps(summary, indent=2) + "\n")
@@ -261,6 +271,23 @@ def _format_classes(one):
         _told(one, ("macro F1", "macro_f1"), ("macro AUC", "macro_auc")),
         _told(one, ("benign or malignant AUC", "malignant_auc")),
         _told(one, ("ECE", "ece"), ("Brier", "brier")),
+        *_format_selective(one["selective"]),
+        *(_format_decision(one["decision"]) if "decision" in one else []),
+    ]
+
+
+def _format_selective(selective):
+    risk = {point["coverage"]: point["error_rate"] for point in selective["risk"]}
+    told = ", ".join(f"of the surest {share:.0%} {risk[share]:.1%}" for share in (0.5, 0.8, 1.0))
+    return [f"wrong {told}; AURC {selective['aurc']:.3f}"]
+
+
+def _format_decision(decision):
+    return [
+        f"malignant from p_malignant {decision['threshold']:.3f} on: {decision['called']} of "
+        f"{decision['malignant'] + decision['others']} images",
+        "  " + _told(decision, ("sensitivity", "sensitivity"), ("specificity", "specificity")),
+        f"  {_told(decision, ('PPV', 'ppv'), ('NPV', 'npv'))}   at a prevalence of {decision['prevalence']:.1%}",
     ]
 
 

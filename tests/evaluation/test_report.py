@@ -166,6 +166,7 @@ PLOTS = [
     "ROC curves",
     "Precision-recall curves",
     "Reliability diagram",
+    "Risk-coverage curve",
 ]
 
 
@@ -236,7 +237,7 @@ def test_dataset_without_classes_has_masks_alone(folder, scored, phantom_samples
 def test_normal_images_alone_have_no_dice(folder, scored, phantom_samples):
     write_scores(folder, scored[1][20:])
     page = report(folder, phantom_samples)
-    assert page.plots() == ["Confusion matrix", "Reliability diagram"]
+    assert page.plots() == ["Confusion matrix", *PLOTS[5:]]
     assert "lesion Dice" not in page.text
     assert "ROC and precision-recall curves need images of two classes at least." in page.text
     assert "False alarms, the largest first" in page.text
@@ -245,7 +246,7 @@ def test_normal_images_alone_have_no_dice(folder, scored, phantom_samples):
 def test_lesions_of_one_class_alone(folder, scored, phantom_samples):
     write_scores(folder, scored[1][:10])
     page = report(folder, phantom_samples)
-    assert page.plots() == [*PLOTS[:3], "Reliability diagram"]
+    assert page.plots() == [*PLOTS[:3], *PLOTS[5:]]
     assert "clean normals" not in page.source.partition('<div class="tiles">')[2].partition("<nav>")[0]
 
 
