@@ -23,7 +23,7 @@ from busseg.training.calibration import apply_temperature, fit_temperature
 
 FEWEST = 8
 SHOWN = (0.9, 0.95)  # sensitivities that `format_calibration` shows
-_SPREAD = 0.5  # of the logarithm of temperatures among hospitals: most lie within a factor of e
+TEMPERATURE_SPREAD = 0.5  # of the logarithm of temperatures among hospitals: most lie within a factor of e
 _FOLDS = 50  # at most, or else many scans would take long
 _TOLERANCE = 1e-3  # of a probability, as for exports that compute otherwise
 _BATCH = 16
@@ -92,7 +92,7 @@ def calibrate(predictor, samples, out, progress=iter):
     malignant = labels == predictor.classes.index("malignant")
     _check_scans(malignant, groups, failures)
 
-    temperature = fit_temperature(probabilities, labels, _SPREAD)
+    temperature = fit_temperature(probabilities, labels, TEMPERATURE_SPREAD)
     honest = judge_by_others(probabilities, labels, groups)
     p_malignant = honest[:, predictor.classes.index("malignant")]
     about = read_metadata(source)
@@ -125,7 +125,7 @@ def judge_by_others(probabilities, labels, groups):
     for fold in np.unique(folds):
         mine = folds == fold
         judged[mine] = apply_temperature(
-            probabilities[mine], fit_temperature(probabilities[~mine], labels[~mine], _SPREAD)
+            probabilities[mine], fit_temperature(probabilities[~mine], labels[~mine], TEMPERATURE_SPREAD)
         )
     return judged
 

@@ -12,7 +12,7 @@ import numpy as np
 STEPS = 200
 # How many scans of a clinic it takes to believe them as much as the table of the model, found elsewhere: of where
 # malignant images lie, and of how they spread, of which a few scans say less. See `benchmarks/calibrate.py`.
-PLACE, SPREAD = 20, 50
+PLACE, SPREAD = 40, 100
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,7 @@ def adapt_thresholds(table, temperature, probabilities):
     Args:
         table: See `tabulate_thresholds`.
         temperature: Float > 0, by which the logits of the model are divided from now on.
-        probabilities: Sequence of the probabilities of malignant of the malignant scans, at that temperature, at least
-            one.
+        probabilities: Sequence of the probabilities of malignant of the malignant scans, at that temperature.
 
     Returns:
         Dict; see `tabulate_thresholds`.
