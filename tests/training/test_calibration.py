@@ -29,3 +29,17 @@ def test_sure_and_wrong_has_a_temperature_too():
     probabilities = np.array([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]])
     assert fit_temperature(probabilities, np.array([0, 1, 0])) > 1
     assert np.isfinite(apply_temperature(probabilities, 5)).all()
+
+
+def test_few_images_move_a_believed_temperature_little_and_many_far():
+    few, many = (overconfident(images, temperature=4.0) for images in (4, 20_000))
+    alone, believed = fit_temperature(*few), fit_temperature(*few, spread=0.2)
+    assert abs(np.log(believed)) < abs(np.log(alone))
+    assert abs(np.log(believed)) < 0.4
+    assert fit_temperature(*many, spread=0.2) == pytest.approx(4, rel=0.05)
+
+
+def test_images_that_are_all_right_do_not_make_a_believed_temperature_extreme():
+    probabilities = np.full((10, 2), (0.9, 0.1))
+    assert fit_temperature(probabilities, np.zeros(10, int)) == pytest.approx(0.1, rel=0.01)  # the least allowed
+    assert fit_temperature(probabilities, np.zeros(10, int), spread=0.5) > 0.5
