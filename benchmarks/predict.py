@@ -119,7 +119,8 @@ def _against_the_limit(name, repeats):
 # === What is timed ===
 def busseg_files(inputs, out, name="best"):
     """A worker's maker: predicts a folder as the command does, by a model that ships."""
-    from busseg.inference.batch import find_inputs, predict_files
+    from busseg.inference.batch import predict_files
+    from busseg.inference.inputs import find_inputs
     from busseg.inference.predictor import Predictor
 
     files, predictor = find_inputs([inputs]), Predictor(name)
@@ -166,9 +167,9 @@ def model_alone(name):
 
 def keras_files(inputs, out, size):
     """A worker's maker: the loop of many scripts, one image at a time, with Keras' `predict`."""
-    from busseg.models.serving import average_mirrored
+    from busseg.models.serving import average
 
-    model = average_mirrored(*networks_like("best"))
+    model = average(*networks_like("best"), mirrored=True)
     return {}, loop_over_files(
         inputs, out, size, lambda x: model.predict(x[None, ..., None], verbose=0)["mask"][0, ..., 0]
     )

@@ -35,7 +35,7 @@ def measure(data=(), count=16, model="best"):
         List of rows.
     """
     from busseg.data.images import read_image
-    from busseg.inference.batch import find_inputs
+    from busseg.inference.inputs import find_inputs
     from busseg.inference.predictor import Predictor
 
     predictor = Predictor(model)

@@ -8,6 +8,7 @@ alike, also one that knows nothing of busseg, and so does what is exported from 
 """
 
 import json
+import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -164,7 +165,7 @@ def format_calibration(found):
 
 # === Before ===
 def _check_paths(source, out):
-    if out.exists():
+    if os.path.lexists(out):
         raise FileExistsError(f"Expected a new file to write the calibrated model to, found one: {out}")
     if source.suffix not in (".onnx", ".keras") and not (source / "model.keras").is_file():
         raise ValueError(

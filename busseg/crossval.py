@@ -12,7 +12,8 @@ from pathlib import Path
 
 from rich.progress import track
 
-from busseg.data.files import claim_folder, write_text
+from busseg.data.claims import CROSSVAL, claim_folder
+from busseg.data.files import blaming, read_json, write_text
 from busseg.data.images import read_image, read_mask
 from busseg.data.protocols import SCORED_SIZE, make_splits
 from busseg.data.splits import leaked, write_splits
@@ -21,7 +22,7 @@ from busseg.evaluation.protocol import SUMMARY, evaluate
 from busseg.evaluation.report import write_report
 from busseg.evaluation.robustness import ROBUSTNESS, measure_robustness, read_robustness, write_robustness
 
-SETTINGS = "crossval.json"
+SETTINGS = CROSSVAL.marker
 
 
 def cross_validate(samples, out, recipe, protocol="grouped", folds=5, seed=0, jobs=1, robustness=False, data=""):
@@ -50,13 +51,18 @@ def cross_validate(samples, out, recipe, protocol="grouped", folds=5, seed=0, jo
         FileExistsError: If `out` holds other files than a cross-validation.
         ValueError: If it holds one with other settings, the samples cannot be split by the protocol, or an image cannot
             be read.
+        BlockingIOError: If another process writes there.
         ChildProcessError: If the process of a fold was killed. The others' folds are kept.
     """
     splits = make_splits(protocol, samples, folds, seed)
-    out = claim_folder(out, SETTINGS)
+    with claim_folder(out, CROSSVAL) as out:
+        return _cross_validate(samples, out, recipe, splits, protocol, seed, jobs, robustness, data)
+
+
+def _cross_validate(samples, out, recipe, splits, protocol, seed, jobs, robustness, data):
     settings = {"protocol": protocol, "folds": len(splits), "seed": seed, "recipe": dataclasses.asdict(recipe)}
     _settle(out, recipe, settings)
-    write_splits(out / "splits.csv", splits)
+    write_splits(out / "splits.csv", splits, force=True)
     by_name = {sample.name: sample for sample in samples}  # for the groups: "random" and "tang" part them
     scored = [[by_name[sample.name] for sample in split.test or split.validation] for split in splits]
 
@@ -77,7 +83,8 @@ def cross_validate(samples, out, recipe, protocol="grouped", folds=5, seed=0, jo
     runs = [_run(out, fold) for fold in range(len(splits))]
     about = {"data": data, "protocol": protocol, "seed": seed, "size": SCORED_SIZE.get(protocol)}
     copies = [{sample.name for sample in leaked(split, samples)} for split in splits]
-    summary = pool_folds(out, runs, copies, about)
+    with blaming(out, "the scores of its folds"):
+        summary = pool_folds(out, runs, copies, about)
     if robustness:
         disturbed = [row for run in runs for row in read_robustness(run / "evaluation" / ROBUSTNESS)]
         write_robustness(out / ROBUSTNESS, disturbed)
@@ -90,8 +97,10 @@ def _settle(out, recipe, settings):
     path = out / SETTINGS
     if not path.exists():
         write_text(path, json.dumps(settings, indent=2) + "\n")
-    before = json.loads(path.read_text(encoding="utf-8"))
-    if "recipe" in before:  # a choice that busseg did not know when it was written was made as it is by default
+    before = read_json(path)
+    if isinstance(
+        before.get("recipe"), dict
+    ):  # a choice that busseg did not know when it was written was made as it is by default
         before["recipe"] = dataclasses.asdict(type(recipe)()) | before["recipe"]
     for name, value in settings.items():
         if before.get(name) != value:

@@ -1,11 +1,13 @@
 """The whole way in a minute, on phantoms: draw, split, train, evaluate, predict, export."""
 
+import json
 from pathlib import Path
 
 from rich.progress import track
 
 from busseg.data import find_samples
-from busseg.data.files import claim_folder
+from busseg.data.claims import DEMO, claim_folder
+from busseg.data.files import write_text
 from busseg.data.phantom import write_phantoms
 from busseg.data.splits import PARTS, grouped_splits
 from busseg.evaluation.protocol import evaluate, format_summary
@@ -35,7 +37,12 @@ def run_demo(out):
     Raises:
         FileExistsError: If `out` holds something else than a demo.
     """
-    out = claim_folder(out, "phantoms")
+    with claim_folder(out, DEMO) as out:
+        return _run_demo(out)
+
+
+def _run_demo(out):
+    write_text(out / DEMO.marker, json.dumps({"phantoms_per_class": PHANTOMS_PER_CLASS}) + "\n")
     print("1/5  Drawing phantoms: synthetic B-mode images with and without lesions")
     write_phantoms(out / "phantoms", PHANTOMS_PER_CLASS, progress=lambda images: track(images, "Drawing"))
     samples = find_samples(out / "phantoms")

@@ -19,7 +19,8 @@ import typer
 from rich.progress import track
 
 from busseg.data import find_samples
-from busseg.data.files import claim_folder, replacing, write_text
+from busseg.data.claims import SHIPPED, claim_folder
+from busseg.data.files import replacing, write_text
 from busseg.data.sample import CLASSES
 from busseg.data.splits import leaked, read_split
 from busseg.evaluation.pooling import format_crossval, pool_folds
@@ -32,7 +33,7 @@ from busseg.inference.operating_point import tabulate_thresholds
 from busseg.inference.predictor import Predictor
 from busseg.inference.runtimes import load_keras
 from busseg.models.serving import (
-    average_mirrored,
+    average,
     network_inside,
     reconcile,
     set_temperature,
@@ -43,7 +44,6 @@ from busseg.training.calibration import apply_temperature, fit_temperature
 from busseg.training.novelty import fit_novelty, measure_novelty
 from busseg.training.recipe import load_recipe
 
-SHIPPED = "shipped.json"
 # How far an image may be: so much farther than all but a hundredth of the known ones, out of fold. Scans of other
 # hospitals are that far, photographs are farther.
 KNOWN, MARGIN = 0.99, 1.15
@@ -65,18 +65,22 @@ def score_together(samples, crossvals, out):
     Raises:
         FileExistsError: If `out` holds something else.
         FileNotFoundError: If one of the folders is none.
-        ValueError: If the folds differ, or networks of several are not `mirrored`.
+        ValueError: If the folds differ, or only some recipes are `mirrored`.
     """
     crossvals = [Path(crossval) for crossval in crossvals]
     recipes = [load_recipe(_fold(crossval, 0) / "recipe.toml") for crossval in crossvals]
     splits = _read_splits(samples, crossvals[0])
     for crossval, recipe in zip(crossvals, recipes):
-        if len(crossvals) > 1 and not recipe.mirrored:
-            raise ValueError(f"Expected recipes with mirrored = true to average networks of, found another: {crossval}")
+        if recipe.mirrored != recipes[0].mirrored:
+            raise ValueError(f"Expected recipes that are all mirrored or none, found another: {crossval}")
         if [split.test for split in _read_splits(samples, crossval)] != [split.test for split in splits]:
             raise ValueError(f"Expected cross-validations by the same folds, found others: {crossval}")
-    out = claim_folder(out, SHIPPED)
-    write_text(out / SHIPPED, "{}\n")  # marks the folder
+    with claim_folder(out, SHIPPED) as out:
+        return _score_together(samples, crossvals, recipes, splits, out)
+
+
+def _score_together(samples, crossvals, recipes, splits, out):
+    write_text(out / SHIPPED.marker, json.dumps(dict.fromkeys(SHIPPED.names)) + "\n")  # marks the folder
     before = _read_summary(crossvals[0])
     about = {name: before[name] for name in ("data", "protocol", "seed", "size")}
     for fold, split in enumerate(track(splits, "Scoring folds")):
@@ -119,9 +123,12 @@ def ship(samples, crossvals, runs, out, float16=False):
     for crossval, run in zip(crossvals, runs):
         if load_recipe(_fold(crossval, 0) / "recipe.toml") != load_recipe(run / "recipe.toml"):
             raise ValueError(f"Expected the recipe of the cross-validation, found another: {run / 'recipe.toml'}")
-    score_together(samples, crossvals, out)
-    out = Path(out)
+    with claim_folder(out, SHIPPED) as out:
+        score_together(samples, crossvals, out)
+        return _average(samples, crossvals, runs, out, float16)
 
+
+def _average(samples, crossvals, runs, out, float16):
     rows = read_rows(out / TABLE)
     folds = np.array([int(row["fold"]) for row in rows])
     labels, probabilities = labels_and_probabilities(rows)
@@ -144,7 +151,7 @@ def ship(samples, crossvals, runs, out, float16=False):
         "flagged": float(np.mean(np.concatenate(flagged))),
         "operating_points": tabulate_thresholds(calibrated[malignant, CLASSES.index("malignant")]),
     }
-    write_text(out / SHIPPED, json.dumps(found, indent=2) + "\n")
+    write_text(out / SHIPPED.marker, json.dumps(found, indent=2) + "\n")
     networks, recipe = [network_inside(load_keras(run)) for run in runs], load_recipe(runs[0] / "recipe.toml")
     for network in networks:
         set_temperature(network, temperature)
@@ -156,12 +163,13 @@ def ship(samples, crossvals, runs, out, float16=False):
     with replacing(out / "model.keras") as temporary:
         _serve(networks, recipe).save(temporary)
         add_metadata(temporary, {"operating_points": found["operating_points"]})
-    export_onnx(out / "model.keras", out / "model.onnx")
+    export_onnx(out / "model.keras", out / "model.onnx", force=True)
     return found
 
 
 def _serve(networks, recipe):
-    model = tell_uncertainty(average_mirrored(*networks) if recipe.mirrored else networks[0])
+    several = recipe.mirrored or len(networks) > 1
+    model = tell_uncertainty(average(*networks, mirrored=recipe.mirrored) if several else networks[0])
     return reconcile(model) if recipe.reconciled else model
 
 

@@ -205,7 +205,7 @@ calibrate = import_module("benchmarks.calibrate")
 
 
 def hospital(shift, images=2000, seed=0):
-    """Labels, probabilities and groups of a hospital; a third is malignant; log-odds of malignant are moved by `shift`."""
+    """Labels, probabilities and groups; a third is malignant; the log-odds of malignant are moved by `shift`."""
     random = np.random.default_rng(seed)
     labels = np.where(np.arange(images) % 3 == 0, 2, 1)
     p_malignant = 1 / (1 + np.exp(-random.normal(np.where(labels == 2, 2 + shift, -2 + shift), 1.5)))

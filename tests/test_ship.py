@@ -13,7 +13,7 @@ from busseg.evaluation.protocol import TABLE, read_rows
 from busseg.inference.metadata import read_metadata
 from busseg.inference.predictor import Predictor
 from busseg.inference.runtimes import load_keras
-from busseg.models.serving import average_mirrored, tell_uncertainty
+from busseg.models.serving import average, tell_uncertainty
 from busseg.ship import score_together, ship
 from busseg.training.fit import build_model, fit
 from busseg.training.recipe import Recipe
@@ -92,7 +92,7 @@ def test_networks_of_two_sizes_answer_with_their_mean_and_ship_as_one(trained, p
         shutil.copytree(old, tmp_path / new)
     for run in (tmp_path / "run", *(tmp_path / "crossval").glob("fold-*")):  # as if trained
         smaller.save(run / "recipe.toml")
-        tell_uncertainty(average_mirrored(build_model(smaller))).save(run / "model.keras")
+        tell_uncertainty(average(build_model(smaller), mirrored=True)).save(run / "model.keras")
     crossvals, runs = [trained[0], tmp_path / "crossval"], [trained[1], tmp_path / "run"]
     found = ship(phantom_samples, crossvals, runs, tmp_path / "out")
 
@@ -122,11 +122,11 @@ def test_folds_that_differ_are_refused(trained, phantom_samples, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_networks_without_a_mirror_are_not_averaged(trained, phantom_samples, tmp_path):
+def test_networks_with_and_without_a_mirror_are_not_averaged(trained, phantom_samples, tmp_path):
     shutil.copytree(trained[0], tmp_path / "crossval")
     path = tmp_path / "crossval" / "fold-0" / "recipe.toml"
     path.write_text(path.read_text().replace("mirrored = true", "mirrored = false"))
-    with pytest.raises(ValueError, match=r"^Expected recipes with mirrored = true to average networks of, found "):
+    with pytest.raises(ValueError, match=r"^Expected recipes that are all mirrored or none, found another: "):
         score_together(phantom_samples, [trained[0], tmp_path / "crossval"], tmp_path / "out")
 
 
@@ -143,3 +143,13 @@ def test_run_by_another_recipe_is_refused(trained, phantom_samples, tmp_path):
     with pytest.raises(ValueError, match=r"^Expected the recipe of the cross-validation, found another: "):
         ship(phantom_samples, [crossval], [tmp_path / "run"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_folder_of_something_else_is_refused_and_untouched(trained, phantom_samples, tmp_path):
+    crossval, run = trained
+    (tmp_path / "model.keras").write_text("mine")
+    for start in (lambda: score_together(phantom_samples, [crossval], tmp_path),
+                  lambda: ship(phantom_samples, [crossval], [run], tmp_path)):  # fmt: skip
+        with pytest.raises(FileExistsError, match=r"shipped\.json, found other files: "):
+            start()
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]

@@ -80,12 +80,15 @@ class Endpoints:
         return {"file": f"{answer.stem}_seg.dcm", "segmentation": made}
 
     @_politely
-    def predict_batch(self, files: list[str], progress=gr.Progress()):  # noqa: B008 - where Gradio looks for it
+    def predict_batch(self, files: list[str], request: gr.Request, progress=gr.Progress()):  # noqa: B008 - for Gradio
         """A table of many image files, and the address on this server of a ZIP with it, masks and overlays."""
         files = files or []
         with self.uploads.until_answered(files):
-            rows, packed = answer_files(self.predictor, files, partial(progress.tqdm, desc="Predicting", unit="images"))
-        return {"rows": rows, "zip": f"/results/{self.results.keep(packed)}"}
+            told = partial(progress.tqdm, desc="Predicting", unit="images")
+            rows, packed = answer_files(
+                self.predictor, files, lambda rows, total: told(self.uploads.while_open(rows), total=total)
+            )
+        return {"rows": rows, "zip": f"/results/{self.results.keep(packed, request.state.client)}"}
 
 
 def _kept(answer):

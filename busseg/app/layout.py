@@ -17,6 +17,7 @@ from busseg.inference.predictor import THRESHOLD
 
 MAX_FILE_MB = 50
 KEPT_S = 1800  # an answer stays in memory, for its threshold to be moved
+MAX_QUESTIONS = 200  # that wait
 MAX_SESSIONS = 32  # pages and programs whose answers stay there; the one that asked longest ago makes room
 _TEMPLATES = Path(__file__).parent / "templates"
 # Of the system: none is loaded from elsewhere.
@@ -68,7 +69,7 @@ def build_page(endpoints):
             _ask_of_many(_lay_out_many(), endpoints)
     page.state_session_capacity = MAX_SESSIONS
     page.max_threads = 8  # of Gradio's 40, each holds on to some memory, and no answer comes sooner
-    return page.queue(default_concurrency_limit=1)
+    return page.queue(default_concurrency_limit=1, max_size=MAX_QUESTIONS)
 
 
 # === One image ===

@@ -6,8 +6,9 @@ import zipfile
 from pathlib import Path
 
 from busseg.data.files import write_csv
-from busseg.inference.batch import TABLE, fields, find_inputs, predict_files
+from busseg.inference.batch import TABLE, fields, predict_files
 from busseg.inference.frames import count_frames
+from busseg.inference.inputs import find_inputs
 
 MAX_IMAGES = 200  # what is more is for the command line
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from busseg.cli.program import Data, Groups, app, progress_bar, read_samples
+from busseg.cli.terminal import say
 
 
 @app.command()
@@ -19,15 +20,15 @@ def audit(
     """
     from busseg.data import find_reader
     from busseg.data.audit import audit_dataset, format_audit
-    from busseg.data.files import claim_folder
-    from busseg.evaluation.audit_page import AUDIT, PAGE, write_audit
+    from busseg.data.claims import AUDIT, claim_folder
+    from busseg.evaluation.audit_page import PAGE, write_audit
 
     find_reader(data)  # A wrong folder on either side is refused before the work, and leaves nothing behind.
-    claim_folder(out, AUDIT)
-    found = audit_dataset(data, progress=progress_bar("Looking"))
-    write_audit(found, out)
-    print(format_audit(found))
-    print(f"\nWrote {out / PAGE}")
+    with claim_folder(out, AUDIT):
+        found = audit_dataset(data, progress=progress_bar("Looking"))
+        write_audit(found, out)
+    say(format_audit(found))
+    say(f"\nWrote {out / PAGE}")
     if found["findings"]["unreadable"]:
         raise typer.Exit(1)
 
@@ -42,6 +43,7 @@ def split(
     keep_conflicts: Annotated[
         bool, typer.Option("--keep-conflicts", help="Keep the groups whose images carry different classes.")
     ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file of another kind, too.")] = False,
 ):
     """Split a dataset into stratified folds that keep copies of an image together, and the images of a patient.
 
@@ -52,10 +54,10 @@ def split(
 
     samples, tissue = read_samples(data, groups), find_reader(data)[0] is breakhis
     splits = patient_splits(samples, folds, seed) if tissue else grouped_splits(samples, folds, seed, keep_conflicts)
-    write_splits(out, splits)
+    write_splits(out, splits, force=force)
     for number, fold in enumerate(splits):
-        print(f"fold {number}: " + ", ".join(f"{part} {len(getattr(fold, part))}" for part in PARTS))
-    print(f"Wrote {out}")
+        say(f"fold {number}: " + ", ".join(f"{part} {len(getattr(fold, part))}" for part in PARTS))
+    say(f"Wrote {out}")
 
 
 @app.command()
@@ -70,5 +72,5 @@ def download(
     from busseg.data.download import HOMES, download_dataset
 
     made, home = download_dataset(dataset, folder, progress=progress_bar("Downloading")), HOMES[dataset]
-    print(f"Wrote {made}\n{home.title}, {home.images} images, {home.page}")
-    print(f"Licence: {home.licence}\nPlease cite {home.citation}")
+    say(f"Wrote {made}\n{home.title}, {home.images} images, {home.page}")
+    say(f"Licence: {home.licence}\nPlease cite {home.citation}")

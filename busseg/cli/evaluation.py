@@ -16,6 +16,7 @@ from busseg.cli.program import (
     progress_bar,
     report_failures,
 )
+from busseg.cli.terminal import say
 
 
 @app.command()
@@ -39,12 +40,14 @@ def evaluate(
     Example: busseg evaluate runs/card data/busi --out runs/card/evaluation
     """
     from busseg.data import find_reader, find_samples
+    from busseg.data.claims import EVALUATION, check_folder, claim_folder
     from busseg.data.splits import PARTS, read_split
     from busseg.evaluation.protocol import evaluate, format_summary
     from busseg.evaluation.report import HEADLINE, write_report
     from busseg.evaluation.robustness import ROBUSTNESS, measure_robustness, write_robustness
 
     find_reader(data)  # a wrong folder is refused before a model is loaded
+    check_folder(out, EVALUATION)
     predictor = load_predictor(model, sensitivity)
     samples = find_samples(data, predictor.task)
     if splits is None and (model / "splits.csv").is_file():
@@ -55,15 +58,16 @@ def evaluate(
     if splits:
         chosen = read_split(splits, samples, fold)
         parts = {part: getattr(chosen, part) for part in PARTS if getattr(chosen, part)}
-    summary, rows = evaluate(
-        predictor, parts, out, progress_bar("Evaluating"), model=str(model), data=data.resolve().name
-    )
-    if robustness:
-        part = next((name for name in HEADLINE if name in parts), next(iter(parts)))
-        write_robustness(out / ROBUSTNESS, measure_robustness(predictor, parts[part], progress_bar("Disturbing")))
-    write_report(out, samples, runs=[model] if model.is_dir() else [])
-    print(format_summary(summary))
-    print(f"\nWrote {out}")
+    with claim_folder(out, EVALUATION):
+        summary, rows = evaluate(
+            predictor, parts, out, progress_bar("Evaluating"), model=str(model), data=data.resolve().name
+        )
+        if robustness:
+            part = next((name for name in HEADLINE if name in parts), next(iter(parts)))
+            write_robustness(out / ROBUSTNESS, measure_robustness(predictor, parts[part], progress_bar("Disturbing")))
+        write_report(out, samples, runs=[model] if model.is_dir() else [])
+    say(format_summary(summary))
+    say(f"\nWrote {out}")
     report_failures([row for row in rows if row.get("error")], len(rows))
 
 
@@ -79,5 +83,5 @@ def compare(
     from busseg.evaluation.compare import compare as compare_folders
     from busseg.evaluation.compare import format_comparison
 
-    print(format_comparison(compare_folders(folders, out)))
-    print(f"\nWrote {out}")
+    say(format_comparison(compare_folders(folders, out)))
+    say(f"\nWrote {out}")

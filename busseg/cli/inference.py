@@ -21,6 +21,8 @@ from busseg.cli.program import (
     report_foreign,
     starting_keras,
 )
+from busseg.cli.terminal import say
+from busseg.data.escaping import printable
 
 Inputs = Annotated[
     list[Path],
@@ -62,8 +64,10 @@ def predict(
 
     Example: busseg predict scan.png scans/ --out predictions
     """
-    from busseg.inference.batch import find_inputs, predict_files
+    from busseg.data.claims import PREDICTION, check_folder
+    from busseg.inference.batch import predict_files
     from busseg.inference.frames import count_frames
+    from busseg.inference.inputs import find_inputs
 
     if engine not in ("threads", "ray"):
         raise ValueError(f"Expected an engine of threads, ray, found {engine!r}")
@@ -72,6 +76,7 @@ def predict(
 
         predict_files = partial(predict_files_on_ray, model)
     files = find_inputs(inputs)
+    check_folder(out, PREDICTION)  # before a model is loaded
     predictor = load_predictor(model, sensitivity)
     rows = predict_files(predictor, files, out, resume, probability_maps, json_lines, overlay_dicom)
     pictures = count_frames(files)
@@ -84,16 +89,16 @@ def predict(
             foreign[row["file"], row["warning"]] += 1
         elif number < 20:
             decision = f", malignant at sensitivity {sensitivity:g}" if _is_malignant(row, sensitivity) else ""
-            print(f"{_name(row)}: {row['label']}{_lesion(row)}{decision}")
+            say(f"{_name(row)}: {row['label']}{_lesion(row)}{decision}")
     if pictures > 20:
-        print(f"... and {pictures - 20} more")
+        say(f"... and {pictures - 20} more")
     if sensitivity is not None:
         point = predictor.operating_point
-        print(
+        say(
             f"Malignant at sensitivity {sensitivity:g} (95 % interval {point.low:.2f} to {point.high:.2f}), "
             f"from p_malignant {point.threshold:.3f} on: {malignant} of {pictures} images"
         )
-    print(f"Wrote {out}")
+    say(f"Wrote {out}")
     report_foreign(foreign)
     report_failures(list(failed.values()), len(files))
 
@@ -106,7 +111,8 @@ def _is_malignant(row, sensitivity):
 
 
 def _name(row):
-    return f"{row['file']}, frame {row['frame']}" if row.get("frame") else row["file"]
+    file = printable(row["file"])
+    return f"{file}, frame {row['frame']}" if row.get("frame") else file
 
 
 def _lesion(row):
@@ -133,11 +139,13 @@ def explain(
     """
     from contextlib import nullcontext
 
-    from busseg.inference.batch import find_inputs
+    from busseg.data.claims import EXPLANATION, check_folder
     from busseg.inference.explanations import explain_files, open_model
     from busseg.inference.frames import count_frames
+    from busseg.inference.inputs import find_inputs
 
     files = find_inputs(inputs)
+    check_folder(out, EXPLANATION)  # before a model is loaded
     with starting_keras() if needs_keras(model) else nullcontext():
         predictor, network = open_model(model)
     failed, foreign = {}, Counter()
@@ -147,7 +155,7 @@ def explain(
             failed.setdefault(row["file"], row)
         elif row["warning"]:
             foreign[row["file"], row["warning"]] += 1
-    print(f"Wrote {out}")
+    say(f"Wrote {out}")
     report_foreign(foreign)
     report_failures(list(failed.values()), len(files))
 
@@ -168,6 +176,7 @@ def export(
             "--raw", help="saved_model, onnx: take an image as it is, uint8 of any size, and answer at its size."
         ),
     ] = False,
+    force: Annotated[bool, typer.Option("--force", help="onnx, litert: replace a file of another kind, too.")] = False,
 ):
     """Export a model to a format that runs without busseg, and check it against its source.
 
@@ -179,12 +188,13 @@ def export(
         from busseg.inference.export import FORMATS
     if format not in FORMATS:
         raise ValueError(f"Expected a format of {', '.join(FORMATS)}, found {format!r}")
-    told = ({"weights": weights} if weights != "float32" else {}) | ({"raw": True} if raw else {})
+    told = {"weights": weights} if weights != "float32" else {}
+    told |= {name: True for name, wanted in (("raw", raw), ("force", force)) if wanted}
     if unknown := told.keys() - signature(FORMATS[format]).parameters.keys():
         raise ValueError(f"Expected a format that has --{min(unknown)}, found {format}")
     with starting_keras():
         difference = FORMATS[format](model, out, **told)
-    print(f"Wrote {out}; its answers differ from the source's by at most {difference:.0e}")
+    say(f"Wrote {out}; its answers differ from the source's by at most {difference:.0e}")
 
 
 @app.command()
@@ -206,8 +216,8 @@ def calibrate(
 
     samples = find_labelled(data)
     found, failures = calibrate(load_predictor(model), samples, out, progress_bar("Predicting"))
-    print(format_calibration(found))
-    print(f"Wrote {out}")
+    say(format_calibration(found))
+    say(f"Wrote {out}")
     report_failures(failures, len(samples))
 
 
@@ -215,6 +225,18 @@ def calibrate(
 def page(
     model: Model = Path("best"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes any that is free.")] = 7860,
+    host: Annotated[str, typer.Option(help="Name or address of this machine; 0.0.0.0 is all of its addresses.")] = (
+        "127.0.0.1"
+    ),
+    password: Annotated[
+        str | None,
+        typer.Option(
+            envvar="BUSSEG_PASSWORD",
+            show_envvar=True,
+            help="What whoever opens the page must know; needed for a --host that other machines reach. Others on this "
+            "machine may read a command line, so better set the variable.",
+        ),
+    ] = None,
 ):
     """Answer images on a page in the browser, for this machine alone, until Ctrl-C.
 
@@ -222,12 +244,21 @@ def page(
     """
     with Console().status("Starting the page ..."):
         try:
-            from busseg.app.server import serve
+            from busseg.app.server import WARNING, is_loopback, serve
         except ModuleNotFoundError as error:
             if error.name != "gradio":
                 raise
             raise ImportError('Expected Gradio, found it not installed: pip install "busseg[app]"') from error
     predictor = load_predictor(model)
-    # Or else whoever stops the page by `kill`, as service managers do, leaves its temporary folder behind.
+    # Or else whoever stops the page by `kill`, as service managers do, leaves its temporary folder behind ...
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    serve(predictor, port, lambda address: print(f"Research software, not a medical device: {address}", flush=True))
+    # ... as does who closes its terminal, where `nohup` does not keep it running.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
+
+    def started(address):
+        print(f"Research software, not a medical device: {address}", flush=True)
+        if not is_loopback(host):
+            print(WARNING, flush=True)
+
+    serve(predictor, port, host, password, started)

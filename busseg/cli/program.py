@@ -1,6 +1,7 @@
 """The program itself: what all verbs share, and how it ends."""
 
 import os
+import re
 import sys
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -9,6 +10,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.progress import track
+
+from busseg.cli.terminal import complain, forgive_output
+
+# The words of TensorFlow, JAX, PyTorch, ONNX Runtime and C++ for too little memory.
+_NO_MEMORY = r"ResourceExhausted|RESOURCE_EXHAUSTED|OutOfMemory|[Oo]ut of memory|can't allocate memory|bad_?alloc"
 
 app = typer.Typer(
     help="Breast ultrasound: which class (normal, benign, malignant), and where the lesion lies. "
@@ -19,7 +25,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 Data = Annotated[Path, typer.Argument(help="Dataset folder: BUSI's, BreaKHis', or one with images/ and masks/.")]
 Splits = Annotated[Path | None, typer.Option(help="CSV file of folds, as `busseg split` writes it.")]
@@ -44,23 +49,35 @@ Robustness = Annotated[bool, typer.Option("--robustness", help="Score under cont
 
 def main():
     """Run the command line: one line for what went wrong, and 2 for its exit status."""
+    forgive_output()
     try:
         app()
-    except (OSError, ValueError, ImportError) as error:
-        if os.environ.get("BUSSEG_TRACEBACK"):
-            raise
-        errors.print(f"busseg: error: {_one_line(error)}")
-        sys.exit(2)
     except SystemExit as done:
         if done.code == 130:  # what typer makes of Ctrl-C
-            errors.print("busseg: stopped")
+            complain("stopped")
         raise
+    except Exception as error:
+        if os.environ.get("BUSSEG_TRACEBACK") or not (line := _one_line(error)):
+            raise
+        complain(f"error: {line}")
+        sys.exit(2)
 
 
 def _one_line(error):
+    """What went wrong, in one line; None of what is a fault of busseg itself."""
+    if ran_out_of_memory(error):
+        return "Expected more memory, found too little; a smaller image_size or batch_size takes less"
+    if not isinstance(error, (OSError, ValueError, ImportError)):
+        return None
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return " ".join(str(error).split())
+
+
+def ran_out_of_memory(error):
+    """Whether an error is Python's, a backend's or a runtime's for too little memory; they share no class."""
+    words = f"{type(error).__name__} {error}"
+    return isinstance(error, MemoryError) or bool(re.search(_NO_MEMORY, words))
 
 
 @contextmanager
@@ -106,12 +123,12 @@ def report_foreign(counts):
     """Warn of files by `(file, warning)`, each with the number of its pictures."""
     for (file, warning), count in counts.items():
         frames = f" ({count} frames)" if count > 1 else ""
-        errors.print(f"busseg: warning: {warning}, so its answer means nothing: {file}{frames}")
+        complain(f"warning: {warning}, so its answer means nothing: {file}{frames}")
 
 
 def report_failures(failed, count):
     for row in failed:
-        errors.print(f"busseg: skipped: {row['error']}")
+        complain(f"skipped: {row['error']}")
     if failed:
-        errors.print(f"busseg: {len(failed)} of {count} files could not be read")
+        complain(f"{len(failed)} of {count} files could not be read")
         raise typer.Exit(1)

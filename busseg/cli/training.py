@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from busseg.cli.program import Data, Fold, Groups, Robustness, Splits, app, read_samples, starting_keras
+from busseg.cli.terminal import say
 
 
 @app.command()
@@ -16,6 +17,9 @@ def demo(
 
     Example: busseg demo --out busseg-demo
     """
+    from busseg.data.claims import DEMO, check_folder
+
+    check_folder(out, DEMO)
     with starting_keras():
         from busseg.demo import run_demo
     run_demo(out)
@@ -50,11 +54,13 @@ def train(
     Example: busseg train data/busi --out runs/card
     """
     from busseg.data import find_samples
+    from busseg.data.claims import RUN, check_folder
     from busseg.data.protocols import default_protocol, make_splits
     from busseg.data.splits import read_split, train_on_all
 
     if everything and (splits or fold is not None):
         raise ValueError("Expected --all or a fold of a split, found both")
+    check_folder(out, RUN)
     if resume and (out / "recipe.toml").exists():
         recipe = recipe or out / "recipe.toml"
         splits = splits or out / "splits.csv"
@@ -75,12 +81,12 @@ def train(
     together = (coordinator, processes, process)
     if data_parallel or together != (None, None, None):
         devices = all_devices(recipe.batch_size, *together)
-        print(f"Every batch is shared among {', '.join(devices.names)}")
+        say(f"Every batch is shared among {', '.join(devices.names)}")
     else:
         devices = one_device()
     fitting.fit(recipe, chosen, out, fold=fold or 0, resume=resume, devices=devices)
     if devices.keeps:
-        print(f"The model is in {out / fitting.MODEL}")
+        say(f"The model is in {out / fitting.MODEL}")
 
 
 def _load_recipe(name, data):
@@ -111,8 +117,10 @@ def crossval(
 
     Example: busseg crossval data/busi --protocol grouped --recipe light --out runs/light-grouped
     """
+    from busseg.data.claims import CROSSVAL, check_folder
     from busseg.data.protocols import default_protocol
 
+    check_folder(out, CROSSVAL)
     recipe = _load_recipe(recipe, data)
     with starting_keras():
         from busseg.crossval import cross_validate
@@ -120,5 +128,5 @@ def crossval(
     samples = read_samples(data, groups, recipe.task)
     protocol = protocol or default_protocol(recipe.task)
     summary = cross_validate(samples, out, recipe, protocol, folds, seed, jobs, robustness, data=data.resolve().name)
-    print(format_crossval(summary))
-    print(f"\nWrote {out / 'report.html'}")
+    say(format_crossval(summary))
+    say(f"\nWrote {out / 'report.html'}")

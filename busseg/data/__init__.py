@@ -8,9 +8,9 @@ def find_samples(roots, task=None):
     """Find the samples of one dataset folder, or of several, whichever of the known shapes each has.
 
     Args:
-        roots: Path of a folder, or a sequence of them. Each is a folder of BUSI (see `busi.find_samples`), BUS-BRA (see
-            `busbra`), BrEaST (see `breast`), BreaKHis (see `breakhis`) or of pairs (see `pairs`), or one that holds just
-            that folder, as archives do.
+        roots: Path of a folder, or a sequence of them. Each is a folder that one of the readers knows: `busi`,
+            `busbra`, `breast`, `bus_uclm`, `udiat`, `breakhis` or `pairs`; or one that holds just that folder, as
+            archives do.
         task: One of `TASKS`, which the samples are for: those of "subtypes" are labelled with these. None takes any.
 
     Returns:

@@ -14,8 +14,10 @@ from PIL import Image
 from busseg.data import breakhis, busi, find_reader
 from busseg.data.burned_in import has_marks
 from busseg.data.duplicates import content_groups, find_copies
-from busseg.data.images import read_image, read_mask, read_mask_file
+from busseg.data.escaping import printable
+from busseg.data.images import count_pixels, read_image, read_mask, read_mask_file
 from busseg.data.sample import CLASSES
+from busseg.data.threads import map_in_turn
 
 # What can be found, the worst first, with how it is counted. All but the notes are problems.
 FINDINGS = {
@@ -81,7 +83,7 @@ def audit_dataset(root, progress=iter):
         raise faults[0][2]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         look_at = partial(_look, scans=reader is not breakhis)
-        looks = [look for _, look in zip(progress(samples), pool.map(look_at, samples))]
+        looks = [look for _, look in zip(progress(samples), map_in_turn(pool, look_at, samples, _count_pixels))]
     readable = [sample.image for sample, look in zip(samples, looks) if look["width_px"]]
     copies = find_copies(readable, progress)
     group_of = content_groups([sample.image for sample in samples], copies)
@@ -127,6 +129,11 @@ def audit_dataset(root, progress=iter):
 
 
 # === One image ===
+def _count_pixels(sample):
+    """Of an image and its masks, which are in memory at once."""
+    return sum(count_pixels(path) for path in (sample.image, *sample.masks))
+
+
 def _look(sample, scans):
     """What one image and its masks are: a dict, with the `(kind, path, detail)` of what was found.
 
@@ -344,6 +351,6 @@ def _compared(listed):
 
 
 def _listed(names, few=3):
-    names = list(names)
+    names = [printable(name) for name in names]
     more = f" and {len(names) - few} more" if len(names) > few else ""
     return ", ".join(names[:few]) + more

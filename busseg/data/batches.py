@@ -10,7 +10,7 @@ from busseg.data.augmentation import AUGMENTATIONS
 from busseg.data.grey_transfer import match_histogram
 from busseg.data.images import fit_to_square, read_image, read_mask
 from busseg.data.lesion_free import crop_beside_lesion
-from busseg.data.sample import LABEL, MASK, TASKS
+from busseg.data.sample import CLASSES, LABEL, MASK, TASKS
 
 BALANCES = ("none", "weights", "sampling")
 
@@ -36,6 +36,7 @@ class Batches(keras.utils.PyDataset):
             class; "sampling" draws with repetition, see `balance_power`.
         balance_power: Float in `[0, 1]`. "sampling" draws each source in proportion to this power of its size, and
             within it each class likewise: 0 draws all equally often, 1 as they come.
+        normals_drawn: Float > 0. "sampling" draws normal images so many times as often as that gives.
         lesion_free: Share of the images with a lesion, in `[0, 1]`, that are drawn as a crop beside it: a normal image
             of the same scanner. See `lesion_free.crop_beside_lesion`.
         grey_transfer: Share of the images, in `[0, 1]`, that get the histogram of an image of another source.
@@ -63,6 +64,7 @@ class Batches(keras.utils.PyDataset):
         shuffle=False,
         balance="none",
         balance_power=0.0,
+        normals_drawn=1.0,
         lesion_free=0.0,
         grey_transfer=0.0,
         seed=0,
@@ -93,6 +95,7 @@ class Batches(keras.utils.PyDataset):
         self.shuffle = shuffle
         self.balance = balance
         self.balance_power = balance_power
+        self.normals_drawn = normals_drawn
         self.lesion_free = lesion_free
         self.grey_transfer = grey_transfer
         self.seed = seed
@@ -163,7 +166,10 @@ class Batches(keras.utils.PyDataset):
         random = np.random.default_rng([self.seed, self.epoch])
         count = len(self.samples)
         if self.balance == "sampling":
-            return random.choice(count, count, p=_chances(self._sources, self._classes, self.balance_power))
+            chances = _chances(self._sources, self._classes, self.balance_power)
+            if self._marked:
+                chances[self._classes == CLASSES.index("normal")] *= self.normals_drawn
+            return random.choice(count, count, p=chances / chances.sum())
         return random.permutation(count) if self.shuffle else np.arange(count)
 
     def _drawn(self, index, place):
@@ -174,7 +180,7 @@ class Batches(keras.utils.PyDataset):
         if self.lesion_free and mask.any() and random.random() < self.lesion_free:
             cropped = crop_beside_lesion(image, mask, random)
             if cropped is not None:
-                image, mask, label = cropped, np.zeros_like(mask), TASKS["ultrasound"].index("normal")
+                image, mask, label = cropped, np.zeros_like(mask), CLASSES.index("normal")
         if self.grey_transfer and random.random() < self.grey_transfer:
             others = np.flatnonzero(self._sources != self._sources[index])
             if len(others):

@@ -11,7 +11,7 @@ from busseg.data.duplicates import published_busi_groups
 from busseg.data.images import is_image
 from busseg.data.sample import CLASSES, Sample
 
-MASK_STEM = re.compile(r"(?P<image>.+)_mask(_\d+)?")
+MASK_STEM = re.compile(r"(?P<image>.+)_mask(_\d+)?", re.DOTALL)  # names may hold any letter
 
 
 def find_samples(root):

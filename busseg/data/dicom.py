@@ -4,17 +4,16 @@ Only the technical attributes that stand here are read, so nothing that tells wh
 `dicom_seg.py` writes what was seen.
 
 References:
-    DICOM PS3.3, C.8.5.5 US Region Calibration, C.7.6.3 Image Pixel, C.11.1 Modality LUT, C.11.2 VOI LUT
+    DICOM PS3.3, C.8.5.5 US Region Calibration
 """
 
-import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from busseg.data.images import MAX_PIXELS
+from busseg.data.dicom_pixels import count_frames, decode_frame, import_pydicom
+from busseg.data.images import check_file, check_size
 
 SOP_CLASSES = (
     "1.2.840.10008.5.1.4.1.1.6.1",  # Ultrasound Image Storage
@@ -22,7 +21,7 @@ SOP_CLASSES = (
 )
 # What a result must refer to, and what pixels cannot be read without.
 _REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns")
-_OPTIONAL = ("NumberOfFrames", "SequenceOfUltrasoundRegions", "PixelSpacing")
+_OPTIONAL = ("NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "SequenceOfUltrasoundRegions", "PixelSpacing")
 _MM_PER_CM = 10
 
 
@@ -32,13 +31,15 @@ class Scan:
 
     Args:
         path: Path of the file.
-        frame_count: Number of its frames, 1 of a single image.
+        frame_count: Number of its frames, 1 of a single image; those that are there, where a file is cut short.
         shape: `(height, width)` of each frame in pixels.
         region: `(left, top, width, height)` in pixels of the B-mode picture in the frame: the largest region that the
             scanner marked as two-dimensional tissue, or the whole frame where it marked none. Names, dates and
             measurements stand around it.
         spacing_mm: `(row, column)`: millimetres from one row to the next, and from one column to the next; None where
             the file does not tell.
+        missing: How many more frames the header tells of than are there.
+        compressed: Whether its pixels are compressed. Those are decoded in a process of their own.
     """
 
     path: Path
@@ -46,6 +47,10 @@ class Scan:
     shape: tuple[int, int]
     region: tuple[int, int, int, int]
     spacing_mm: tuple[float, float] | None
+    missing: int = 0
+    compressed: bool = False
+    # Why a frame ended the process that decoded it; the others are not tried, for each might cost as much time.
+    _fatal: list[str] = field(default_factory=list, repr=False, compare=False)
 
     def read_frame(self, number=1):
         """Read one frame as it is shown, in grey.
@@ -60,17 +65,17 @@ class Scan:
             ValueError: If the pixels are missing, cut short or broken.
             ImportError: If pydicom is missing.
         """
-        pydicom = import_pydicom(self.path)
-        header = pydicom.Dataset()
+        if not self.compressed:
+            return decode_frame(self.path, number, self.shape)
+        from busseg.data.decoder import DecoderDiedError, decode_apart
+
+        if self._fatal:
+            raise ValueError(self._fatal[0])
         try:
-            pixels = pydicom.pixels.pixel_array(self.path, ds_out=header, index=number - 1)
-            grey = _to_grey(pixels, header)
-        except Exception as error:  # decoders raise what they like
-            found = " ".join(str(error).split()) or type(error).__name__
-            raise ValueError(f"Expected pixels that can be decoded, found others ({found}): {self.path}") from error
-        if grey.shape != self.shape:
-            raise ValueError(f"Expected a frame of {self.shape}, found {grey.shape}: {self.path}")
-        return grey
+            return decode_apart(self.path, number, self.shape)
+        except DecoderDiedError as error:
+            self._fatal.append(str(error))
+            raise
 
     def crop(self, frame):
         """The region's part of a frame, array `(height, width)`; what stands around it stays out of the answer."""
@@ -91,6 +96,8 @@ def is_dicom(path):
     if path.suffix.lower() == ".dcm":
         return True
     try:
+        if not path.is_file():  # to open a pipe may never end
+            return False
         with path.open("rb") as file:
             return file.read(132)[128:] == b"DICM"
     except OSError:
@@ -112,17 +119,21 @@ def read_dicom(path):
         ImportError: If pydicom is missing.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"Expected a DICOM file, found nothing: {path}")
     pydicom = import_pydicom(path)
+    check_file(path, "a DICOM")
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*_REQUIRED, *_OPTIONAL])
+        with path.open("rb") as file:
+            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=[*_REQUIRED, *_OPTIONAL])
+            told_frames = int(header.get("NumberOfFrames") or 1)
+            frames = told_frames if told_frames == 1 else min(told_frames, count_frames(file, header))
         told = {keyword: header.get(keyword) for keyword in _REQUIRED}
         told["TransferSyntaxUID"] = header.file_meta.get("TransferSyntaxUID")
         kind = pydicom.uid.UID(told["SOPClassUID"] or header.file_meta.get("MediaStorageSOPClassUID", ""))
     except pydicom.errors.InvalidDicomError as error:
         raise ValueError(f"Expected a DICOM file, found something else: {path}") from error
     except Exception as error:  # broken content ends anywhere in pydicom, and its words may quote the content
+        if isinstance(error, OSError) and error.errno:  # of the system: no permission, too many open files
+            raise
         raise ValueError(f"Expected a complete DICOM file, found a broken one: {path}") from error
     if kind and kind not in SOP_CLASSES:
         raise ValueError(f"Expected an ultrasound image, found {_name(kind)}: {path}")
@@ -131,32 +142,17 @@ def read_dicom(path):
             raise ValueError(f"Expected a DICOM image with {keyword}, found none: {path}")
     _check_decoder(told["TransferSyntaxUID"], path)
     try:
-        shape, frame_count = (int(header.Rows), int(header.Columns)), int(header.get("NumberOfFrames") or 1)
+        shape = int(header.Rows), int(header.Columns)
         region, spacing_mm = _region(header)
     except Exception as error:
         raise ValueError(f"Expected a DICOM image with regions and frames, found broken ones: {path}") from error
-    if shape[0] * shape[1] > MAX_PIXELS:
-        raise ValueError(f"Expected at most {MAX_PIXELS} pixels a frame, found {shape[1]} x {shape[0]}: {path}")
-    if not 0 < frame_count < path.stat().st_size:
-        raise ValueError(f"Expected a number of frames that fit into the file, found {frame_count}: {path}")
-    return Scan(path, frame_count, shape, region, spacing_mm)
-
-
-def import_pydicom(path):
-    """pydicom, silenced: its warnings quote values of the file, which may be a patient's.
-
-    Raises:
-        ImportError: If it is not installed; the line names the file that needs it.
-    """
-    try:
-        import pydicom
-        import pydicom.pixels
-    except ImportError as error:
-        raise ImportError(f'Expected pydicom to read DICOM, found none; pip install "busseg[dicom]": {path}') from error
-    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-    pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
-    warnings.filterwarnings("ignore", module="pydicom")
-    return pydicom
+    if refusal := check_size(shape):
+        raise ValueError(f"Expected {refusal}: {path}")
+    if not (frames > 0 and told_frames < path.stat().st_size):
+        raise ValueError(f"Expected a number of frames that fit into the file, found {told_frames}: {path}")
+    return Scan(
+        path, frames, shape, region, spacing_mm, told_frames - frames, told["TransferSyntaxUID"].is_encapsulated
+    )
 
 
 def _name(uid):
@@ -216,41 +212,3 @@ def _spacing_mm(region):
     if units != (3, 3) or not all(steps):  # 3: centimetres
         return None
     return tuple(_MM_PER_CM * abs(step) for step in steps)
-
-
-def _to_grey(pixels, header):
-    """A decoded frame as it is shown, uint8; `header` tells what its values mean."""
-    from pydicom.pixels import apply_color_lut
-
-    if header.PhotometricInterpretation == "PALETTE COLOR":
-        pixels = apply_color_lut(pixels, header)
-        pixels = _to_8_bits(pixels, 0, np.iinfo(pixels.dtype).max)
-    elif header.SamplesPerPixel == 1:
-        return _shown(pixels, header)
-    elif pixels.dtype != np.uint8:
-        pixels = _to_8_bits(pixels, 0, 2**header.BitsStored - 1)
-    # The luma of `images.read_image`, so that a frame and its screenshot have the same answer.
-    return np.asarray(Image.fromarray(pixels).convert("L"))
-
-
-def _shown(pixels, header):
-    """Monochrome values after the file's own tables and windows, black to white."""
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut
-
-    bits, signed = header.BitsStored, header.PixelRepresentation == 1
-    ends = np.array([-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] if signed else [0, 2**bits - 1])
-    ends = _ends_of_table(header, "ModalityLUTSequence", np.sort(apply_modality_lut(ends, header)))
-    values = apply_voi_lut(apply_modality_lut(pixels, header), header)
-    ends = _ends_of_table(header, "VOILUTSequence", ends)
-    grey = _to_8_bits(values, *ends)
-    return 255 - grey if header.PhotometricInterpretation == "MONOCHROME1" else grey
-
-
-def _ends_of_table(header, keyword, otherwise):
-    """What stands for black and for white behind a table of the file, if it has one."""
-    tables = header.get(keyword)
-    return (0, 2 ** tables[0].LUTDescriptor[2] - 1) if tables else otherwise
-
-
-def _to_8_bits(values, low, high):
-    return np.uint8(np.rint(255 * np.clip((values.astype(np.float64) - low) / (high - low), 0, 1)))

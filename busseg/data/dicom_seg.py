@@ -143,9 +143,9 @@ def _without_quotes(path):
     """Tell of a header that cannot be used by the kind of the error alone: its words may quote the header."""
     try:
         yield
-    except OSError:
-        raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno:  # of the system; pydicom raises others for broken content
+            raise
         kind = type(error).__name__
         raise ValueError(f"Expected a header that a result can refer to, found another ({kind}): {path}") from error
 

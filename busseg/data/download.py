@@ -9,6 +9,7 @@ from urllib.request import Request, urlopen
 from zipfile import BadZipFile, ZipFile
 
 from busseg.data import find_samples
+from busseg.data.claims import claim
 from busseg.data.files import replacing
 from busseg.data.tables import import_openpyxl
 
@@ -104,6 +105,7 @@ def download_dataset(name, folder, progress=iter):
     Raises:
         ImportError: If kagglehub, for BUSI, or openpyxl, for BrEaST, is not installed.
         FileExistsError: If the folder holds something, or is a file.
+        BlockingIOError: If another process downloads to it.
         OSError: If the dataset's home cannot be reached, or a file cannot be written.
         ValueError: If there is no such dataset to download, or what came is not as published.
     """
@@ -114,23 +116,28 @@ def download_dataset(name, folder, progress=iter):
     if name not in HOMES:
         raise ValueError(f"Expected a dataset of {', '.join(HOMES)}, found {name!r}")
     home, folder = HOMES[name], Path(folder).resolve()
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"Expected an empty folder for {home.title}, found a file: {folder}")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise FileExistsError(f"Expected an empty folder for {home.title}, found files in it: {folder}")
-    with replacing(folder) as temporary:
+    _refuse_others(home, folder)
+    with claim(folder, "an empty folder", lambda folder: True), replacing(folder) as temporary:
         if name == "busi":
             cached = _fetch_busi(home, folder)
             _check(home, cached, f"; delete {cached} and try again")
             shutil.copytree(cached, temporary)
-            return folder
-        if any(address.endswith(".xlsx") for address, _ in home.files):
-            import_openpyxl(folder)  # before the download, not after it
-        temporary.mkdir()
-        for address, md5 in home.files:
-            _fetch(home, address, md5, temporary, folder, progress)
-        _check(home, temporary)
+        else:
+            if any(address.endswith(".xlsx") for address, _ in home.files):
+                import_openpyxl(folder)  # before the download, not after it
+            temporary.mkdir()
+            for address, md5 in home.files:
+                _fetch(home, address, md5, temporary, folder, progress)
+            _check(home, temporary)
+        _refuse_others(home, folder)  # that came meanwhile
     return folder
+
+
+def _refuse_others(home, folder):
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"Expected an empty folder for {home.title}, found a file: {folder}")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise FileExistsError(f"Expected an empty folder for {home.title}, found files in it: {folder}")
 
 
 def _fetch_busi(home, folder):

@@ -24,11 +24,15 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from busseg.data.files import read_csv
-from busseg.data.images import read_image
+from busseg.data.images import count_pixels, read_image
+from busseg.data.threads import map_in_turn
 
 # The least similarity of copies: what benchmarks/duplicates.py chooses on one half of BUSI's published groups.
 SIMILARITY = 0.23
 SIDE_PX = 192  # longer side of the thumbnails: half of BUSI's smallest images
+THINNEST_PX = (
+    16  # shorter side of a thumbnail that has features: a descriptor is of 16 x 16 px, and OpenCV fails on a line
+)
 FEATURES = 300  # an image
 WORDS = 64  # of the vocabulary that VLAD vectors are made with
 CANDIDATES = 10  # for each image, and again for its mirror image
@@ -39,6 +43,8 @@ TOLERANCE_PX = 4  # of a feature's place, once two images lie on top of each oth
 MIN_MATCHES = 5  # that agree on a place; two always do
 CONTRAST_PX = 4  # standard deviation of the Gaussian window in which brightness and contrast are evened out
 MARGIN_PX = 3  # by which the compared overlap keeps from the borders
+
+_NO_FEATURES = np.zeros((0, 2), np.float32), np.zeros((0, 128), np.uint8)
 
 # Where each of SIFT's 4 x 4 x 8 (row, column, direction) entries stands after a flip from left to right.
 _FLIPPED = np.arange(128).reshape(4, 4, 8)[:, ::-1, (4 - np.arange(8)) % 8].ravel()
@@ -116,7 +122,7 @@ def find_copies(paths, progress=iter, similarity=SIMILARITY):
     paths = [Path(path) for path in paths]
     # The matrices are small: threads of the linear algebra's own would cost ten times what they gain.
     with ThreadPoolExecutor(os.cpu_count()) as pool, threadpool_limits(1, "blas"):
-        scans = [scan for _, scan in zip(progress(paths), pool.map(_read, paths))]
+        scans = [scan for _, scan in zip(progress(paths), map_in_turn(pool, _read, paths, count_pixels))]
         candidates = sorted(_candidates(scans))
         compared = pool.map(lambda pair: _compare(scans[pair[0]], scans[pair[1]], mirrored=pair[2]), candidates)
         found = {}
@@ -164,6 +170,8 @@ def _describe(image):
     """The `_Scan` of a grey image `(height, width)`, uint8."""
     digest = hashlib.blake2b(repr(image.shape).encode() + image.tobytes()).digest()
     pixels = _thumbnail(_trimmed(image))
+    if min(pixels.shape) < THINNEST_PX:
+        return _Scan(digest, pixels, *_NO_FEATURES)
     # A low threshold, for tissue has little contrast; twice the features, for those in two directions are one upright.
     sift = cv2.SIFT_create(2 * FEATURES, contrastThreshold=0.01, edgeThreshold=20)
     strongest = sorted(sift.detect(pixels), key=lambda feature: (-feature.response, feature.pt))
@@ -172,7 +180,7 @@ def _describe(image):
         feature.angle = 0  # Scans are not rotated, and a fixed direction makes descriptors more distinct.
     features, descriptors = sift.compute(pixels, features)
     if not features:
-        return _Scan(digest, pixels, np.zeros((0, 2), np.float32), np.zeros((0, 128), np.uint8))
+        return _Scan(digest, pixels, *_NO_FEATURES)
     points = np.float32([feature.pt for feature in features])
     return _Scan(digest, pixels, points, descriptors.astype(np.uint8))  # SIFT's floats are whole numbers to 255
 

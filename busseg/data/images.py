@@ -1,6 +1,12 @@
 """Read and write images, fit them to the model's square, and put its maps back to native size."""
 
+import ctypes
+import logging
+import math
+import os
+import stat
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -8,12 +14,25 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from busseg.data.files import replacing
+from busseg.data.signature import sign
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-MAX_PIXELS = 50_000_000  # A B-mode frame has about half a million; beyond this a file is a mistake or an attack.
+MAX_PIXELS = 25_000_000  # A B-mode frame has about half a million; beyond this a file is a mistake or an attack.
+MAX_SIDE_PX = 32_767  # OpenCV counts some pixels in 16 bits
 
-# `read_image` refuses at a lower limit than the one at which Pillow warns.
+MAX_SCANS = 100  # of a progressive JPEG, over all of its pixels each; encoders make about ten
+
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
+_NO_FILES = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+
+# What Pillow warns of and logs, broken content and many pixels, `read_image` refuses or can do without; and what its
+# libtiff prints to the terminal, where it can be reached.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+warnings.filterwarnings("ignore", module="PIL")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+with suppress(AttributeError, OSError):
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
+    ctypes.CDLL(Image.core.__file__).TIFFSetWarningHandler(None)
 
 
 def is_image(path):
@@ -37,19 +56,18 @@ def read_image(path, colour=False):
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is not a readable, complete, single image of at most `MAX_PIXELS`.
+        ValueError: If the file is not a readable, complete, single image of at most `MAX_PIXELS`, and `MAX_SIDE_PX` a
+            side.
+        OSError: If the system lets nobody read it.
     """
     return _read(path, _to_colour if colour else _to_grey)
 
 
 def _read(path, convert):
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"Expected an image file, found nothing: {path}")
-    if path.stat().st_size == 0:
-        raise ValueError(f"Expected an image, found an empty file (0 bytes): {path}")
+    check_file(path, "an image")
     try:
-        with Image.open(path, formats=("PNG", "JPEG", "BMP", "TIFF")) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             refusal = _refusal(image)
             if not refusal:
                 return convert(ImageOps.exif_transpose(image))
@@ -57,16 +75,63 @@ def _read(path, convert):
         raise ValueError(f"Expected at most {MAX_PIXELS} pixels, found more ({error}): {path}") from error
     except Image.UnidentifiedImageError as error:
         raise ValueError(f"Expected a PNG, JPEG, BMP or TIFF image, found something else: {path}") from error
-    except (OSError, SyntaxError, EOFError, TypeError, ValueError) as error:  # Pillow's words for broken content
-        raise ValueError(f"Expected a complete image, found a broken file ({error}): {path}") from error
+    except Exception as error:  # broken content ends anywhere in Pillow
+        if isinstance(error, OSError) and error.errno:  # of the system: no permission, too many open files
+            raise
+        found = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"Expected a complete image, found a broken file ({found}): {path}") from error
     raise ValueError(f"Expected {refusal}: {path}")
+
+
+def check_file(path, expected):
+    """Refuse what is no file with content. To open a pipe or a device may never end.
+
+    Args:
+        path: A `Path`.
+        expected: What is wanted, for the error, such as "an image".
+
+    Raises:
+        FileNotFoundError: If there is nothing.
+        ValueError: If there is something else, or an empty file.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"Expected {expected} file, found nothing: {path}") from error
+    if not stat.S_ISREG(status.st_mode):
+        found = _NO_FILES.get(stat.S_IFMT(status.st_mode), "a device")
+        closed = "" if os.access(path, os.R_OK) else " that may not be read"
+        raise ValueError(f"Expected {expected} file, found {found}{closed}: {path}")
+    if not status.st_size:
+        raise ValueError(f"Expected {expected}, found an empty file (0 bytes): {path}")
+
+
+def count_pixels(path):
+    """The number of pixels that an image file has by its header; 0 of one that `read_image` refuses by it."""
+    try:
+        check_file(Path(path), "an image")
+        with Image.open(path, formats=_FORMATS) as image:
+            return math.prod(image.size)
+    except Exception:  # as in `read_image`, which gives the reason
+        return 0
+
+
+def check_size(shape):
+    """What is wrong with an image of `shape`, `(height, width)`, in words, or None."""
+    height, width = shape
+    if width * height > MAX_PIXELS:
+        return f"at most {MAX_PIXELS} pixels, found {width} x {height}"
+    if max(shape) > MAX_SIDE_PX:
+        return f"at most {MAX_SIDE_PX} pixels a side, found {width} x {height}"
+    return None
 
 
 def _refusal(image):
     """What is wrong with an image whose header alone has been read, or None."""
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        return f"at most {MAX_PIXELS} pixels, found {width} x {height}"
+    if refusal := check_size(image.size[::-1]):
+        return refusal
+    if (scans := _count_scans(image)) > MAX_SCANS:
+        return f"a JPEG of at most {MAX_SCANS} scans, found {scans}"
     if getattr(image, "n_frames", 1) > 1:
         return f"a single image, found {image.n_frames} frames"
     if image.mode in ("I", "F"):
@@ -76,12 +141,19 @@ def _refusal(image):
     return None
 
 
+def _count_scans(image):
+    """How many times the pixels of a progressive JPEG are refined; 1 of other images."""
+    start_of_scan = b"\xff\xda"
+    return Path(image.filename).read_bytes().count(start_of_scan) if "progressive" in image.info else 1
+
+
 def _to_grey(image):
     if image.mode.startswith("I;16"):
         return np.round(np.asarray(image) / 257.0).astype(np.uint8)
     if image.has_transparency_data:
-        pixels = np.asarray(image.convert("RGBA").convert("LA"), dtype=np.float32)
-        return np.round(pixels[..., 0] * pixels[..., 1] / 255.0).astype(np.uint8)
+        grey, opacity = np.asarray(image.convert("RGBA").convert("LA")).transpose(2, 0, 1)
+        # Rounded, in 16 bits: 255 * 255 + 127 = 65152.
+        return ((grey.astype(np.uint16) * opacity + np.uint16(127)) // np.uint16(255)).astype(np.uint8)
     return np.asarray(image.convert("L"))
 
 
@@ -137,23 +209,31 @@ def _size(shape):
     return f"{width} x {height} px"
 
 
-def write_image(path, pixels):
+def write_image(path, pixels, place=None):
     """Write an image file, whole or not at all.
 
     Args:
         path: Path with an image suffix, one of `SUFFIXES`, which chooses the format.
         pixels: Array `(height, width)` grey or `(height, width, 3)` RGB, uint8.
+        place: See `replacing`.
 
     Raises:
-        ValueError: If the suffix is none of an image.
+        ValueError: If the suffix is none of an image, or no such file can hold the pixels.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"Expected a file name that ends in one of {', '.join(SUFFIXES)}, found: {path}")
     # A third of the time that Pillow takes for a PNG, which would otherwise be most of what `busseg predict` does.
-    _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels)
-    with replacing(path) as temporary:
-        temporary.write_bytes(encoded)
+    try:
+        done, encoded = cv2.imencode(
+            path.suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
+        )
+    except cv2.error:
+        done = False
+    if not done:
+        raise ValueError(f"Expected pixels that {path.suffix} can hold, found {_size(pixels.shape[:2])}: {path}")
+    with replacing(path, place) as temporary:
+        temporary.write_bytes(sign(encoded.tobytes()) if path.suffix.lower() == ".png" else encoded)
 
 
 def fit_to_square(pixels, size):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from busseg.data.escaping import match_names
 from busseg.data.files import read_csv
 from busseg.data.images import is_image
 from busseg.data.sample import CLASSES, Sample
@@ -89,9 +90,9 @@ def _read_labels(path, names, faults):
     except ValueError as error:
         faults.append(("bad_label", path, error))
         return {}
-    rows, amiss = {}, []
+    rows, amiss, spelt = {}, [], match_names(names)
     for row in table:
-        name = row["file"]
+        name = spelt(row["file"])
         if rows.setdefault(name, row) is not row:
             amiss.append(f"one row a file, found two for {name!r}")
         elif name not in names:

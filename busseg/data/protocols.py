@@ -115,7 +115,8 @@ def busbra_splits(samples, folds=5, seed=0):
     Fold 0 tests all images of the patients in the authors' fold 1, and so on. The validation part is a fifth of the
     other patients, as `grouped_splits` draws it, not the authors' (`valid_1`, ...), which puts one view of a patient
     into training and the other into validation: those of 111 to 127 patients of 620. Rows without an image, as in a
-    part of the dataset, are passed over.
+    part of the dataset, are passed over. The folds part the two cases that show one lesion, so that every case is a
+    group of its own here; see `busbra.find_samples`.
 
     Args:
         samples: The samples of BUS-BRA, or of some of its patients.
@@ -132,6 +133,7 @@ def busbra_splits(samples, folds=5, seed=0):
     Reference:
         Gómez-Flores et al., Medical Physics 51:3110-3123 (2024), https://doi.org/10.1002/mp.16812
     """
+    samples = [replace(sample, group=sample.attributes.get("patient", sample.group)) for sample in samples]
     fold_of = {}
     for path in sorted({sample.image.parents[1] / f"{folds}-fold-cv.csv" for sample in samples}):
         if not path.is_file():

@@ -8,7 +8,9 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from busseg.data.breakhis import parse_name
-from busseg.data.files import read_csv, write_csv
+from busseg.data.claims import claim
+from busseg.data.escaping import match_names
+from busseg.data.files import names_in, read_csv, write_csv
 from busseg.data.sample import Sample
 
 PARTS = ("train", "validation", "test")
@@ -235,9 +237,9 @@ def read_groups(path, samples):
     Raises:
         ValueError: If a sample has no row, or two that differ.
     """
-    groups = {}
+    groups, spelt = {}, match_names(sample.name for sample in samples)
     for row in read_csv(path, required=("file", "group")):
-        if groups.setdefault(row["file"], row["group"]) != row["group"]:
+        if groups.setdefault(spelt(row["file"]), row["group"]) != row["group"]:
             raise ValueError(f"Expected one group a file, found two for {row['file']!r}: {path}")
     for sample in samples:
         if not groups.get(sample.name):
@@ -245,13 +247,17 @@ def read_groups(path, samples):
     return [replace(sample, group=groups[sample.name]) for sample in samples]
 
 
-def write_splits(path, splits, first_fold=0):
+def write_splits(path, splits, first_fold=0, force=False):
     """Write folds to a CSV file: one row for every image of every fold, `fold,file,label,group,part`.
 
     Args:
         path: Path of the file.
         splits: Sequence of `Split`.
         first_fold: Number of the first of them.
+        force: Whether to replace a file that is no such table of busseg, too.
+
+    Raises:
+        FileExistsError: If a folder or another file stands there.
     """
     rows = [
         {"fold": fold, "file": sample.name, "label": sample.label or "", "group": sample.group, "part": part}
@@ -259,7 +265,8 @@ def write_splits(path, splits, first_fold=0):
         for part in PARTS
         for sample in getattr(split, part)
     ]
-    write_csv(path, _FIELDS, rows)
+    with claim(path, "a splits file", lambda path: names_in(path) == list(_FIELDS), force):
+        write_csv(path, _FIELDS, rows)
 
 
 def read_split(path, samples, fold=None):
@@ -286,12 +293,13 @@ def read_split(path, samples, fold=None):
         wanted = "one fold, or its number" if fold is None else f"fold {fold}"
         raise ValueError(f"Expected {wanted}, found the folds {', '.join(found) or 'of no row'}: {path}")
     by_name = {sample.name: sample for sample in samples}
+    spelt = match_names(by_name)
     parts = {part: [] for part in PARTS}
     part_of, seen = {}, set()
     for row in rows:
         if row["fold"] != str(fold):
             continue
-        name, part = row["file"], row["part"]
+        name, part = spelt(row["file"]), row["part"]
         if name in seen:
             raise ValueError(f"Expected one row a file in fold {fold}, found two for {name!r}: {path}")
         seen.add(name)

@@ -11,13 +11,14 @@ from matplotlib.ticker import NullFormatter
 from PIL import Image, ImageOps
 
 from busseg.data.audit import FINDINGS, NOTES, UNLABELLED, count_unjudged, describe_finding
-from busseg.data.files import claim_folder, write_csv, write_text
-from busseg.data.images import read_image
+from busseg.data.claims import AUDIT, claim_folder
+from busseg.data.files import write_csv, write_text
+from busseg.data.images import count_pixels, read_image
 from busseg.data.sample import CLASSES
+from busseg.data.threads import map_in_turn
 from busseg.evaluation.page import embed_figure, embed_image, write_page
 from busseg.evaluation.plots import COLORS, MANY, PERCENT, SIZE
 
-AUDIT = "audit.json"
 GROUPS = "groups.csv"
 PAGE = "audit.html"
 THUMBNAIL_PX = 160  # longer side, of images in a contact sheet
@@ -60,8 +61,12 @@ def write_audit(audit, out):
     Raises:
         FileExistsError: If `out` holds other files than a former audit.
     """
-    out = claim_folder(out, AUDIT)
-    write_text(out / AUDIT, json.dumps(audit, indent=1) + "\n")
+    with claim_folder(out, AUDIT) as out:
+        _write(audit, out)
+
+
+def _write(audit, out):
+    write_text(out / AUDIT.marker, json.dumps(audit, indent=1) + "\n")
     write_csv(out / GROUPS, ("file", "group"), [{name: f[name] for name in ("file", "group")} for f in audit["files"]])
     found = {kind: entries for kind, entries in audit["findings"].items() if entries}
     sheets = sorted(audit["groups"], key=lambda group: len(set(group["labels"])) == 1)[:SHEETS]
@@ -101,7 +106,10 @@ def _thumbnails(audit, groups, pool):
     """Dict from the name of each image that is drawn to its `data:` address."""
     places = {file["file"]: Path(audit["data"]) / file["path"] for file in audit["files"]}
     names = [name for group in groups for name in group["files"][:MEMBERS]]
-    return dict(zip(names, pool.map(lambda name: _thumbnail(read_image(places[name])), names)))
+    drawn = map_in_turn(
+        pool, lambda name: _thumbnail(read_image(places[name])), names, lambda name: count_pixels(places[name])
+    )
+    return dict(zip(names, drawn))
 
 
 def _thumbnail(image):

@@ -2,6 +2,7 @@
 
 import json
 import textwrap
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 
@@ -9,12 +10,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from busseg.data.files import claim_folder, replacing, write_csv, write_text
+from busseg.data.claims import COMPARISON, claim_folder
+from busseg.data.files import blaming, read_json, replacing, write_csv, write_text
+from busseg.data.signature import SOFTWARE
 from busseg.evaluation.intervals import image_key, paired_differences
 from busseg.evaluation.protocol import SUMMARY, TABLE, read_rows
 from busseg.evaluation.scores import scored
 
-COMPARISON = "compare.json"
 # Title and digits of each score in the terminal; the files hold all scores.
 TOLD = {
     "dice": ("Dice", 3),
@@ -74,6 +76,7 @@ def compare(folders, out=None, names=None):
 
     Raises:
         FileExistsError: If `out` holds other files than a comparison.
+        BlockingIOError: If another process writes there.
         ValueError: If there are fewer than two folders, a folder holds no scores, or two give a file different labels.
     """
     folders = [Path(folder) for folder in folders]
@@ -82,26 +85,32 @@ def compare(folders, out=None, names=None):
     names = list(names or _names(folders))
     if len(set(names)) != len(folders):
         raise ValueError(f"Expected a name of its own for each of {len(folders)} folders, found {', '.join(names)}")
-    models, rows = zip(*(_read(folder, name) for folder, name in zip(folders, names)))
-    _check_labels(names, rows)
-    differences = [
-        {
-            "name": name,
-            "to": names[0],
-            **paired_differences(rows[0], others),
-            "leaked": paired_differences(*_leaked(rows[0], others)),
-        }
-        for name, others in zip(names[1:], rows[1:])
-    ]
-    notes = _notes_on_settings(models) + _notes_on_leaks(models)
-    notes += [note for one, others in zip(differences, rows[1:]) for note in _notes_on_images(one, rows[0], others)]
-    comparison = {"models": list(models), "differences": differences, "notes": notes}
-    if out is not None:
-        out = claim_folder(out, COMPARISON)
-        write_csv(out / "compare.csv", _FIELDS, _table(comparison))
-        draw_comparison(comparison, out / "compare.png")
-        write_text(out / COMPARISON, json.dumps(comparison, indent=2) + "\n")
+    with nullcontext() if out is None else claim_folder(out, COMPARISON) as place:
+        comparison = _compare(folders, names)
+        if place:
+            # First what marks the folder.
+            write_text(place / COMPARISON.marker, json.dumps(comparison, indent=2) + "\n")
+            write_csv(place / "compare.csv", _FIELDS, _table(comparison))
+            draw_comparison(comparison, place / "compare.png")
     return comparison
+
+
+def _compare(folders, names):
+    models, rows = zip(*(_read(folder, name) for folder, name in zip(folders, names)))
+    with blaming(", ".join(map(str, folders)), "the scores of evaluations"):
+        _check_labels(names, rows)
+        differences = [
+            {
+                "name": name,
+                "to": names[0],
+                **paired_differences(rows[0], others),
+                "leaked": paired_differences(*_leaked(rows[0], others)),
+            }
+            for name, others in zip(names[1:], rows[1:])
+        ]
+        notes = _notes_on_settings(models) + _notes_on_leaks(models)
+        notes += [note for one, others in zip(differences, rows[1:]) for note in _notes_on_images(one, rows[0], others)]
+        return {"models": list(models), "differences": differences, "notes": notes}
 
 
 def _leaked(rows_a, rows_b):
@@ -128,12 +137,10 @@ def _read(folder, name):
     for file in (TABLE, SUMMARY):
         if not (folder / file).is_file():
             raise ValueError(f"Expected an evaluation or cross-validation ({file}), found none: {folder}")
-    try:
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    summary = read_json(folder / SUMMARY)
+    with blaming(folder / SUMMARY, "the scores of an evaluation"):
         part = _choose_part(list(summary["parts"]), folder)
         headline = {key: summary["parts"][part][key] for key in ("images", "groups", "scores", "intervals")}
-    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"Expected the scores of an evaluation, found others: {folder / SUMMARY}") from error
     rows = [row for row in read_rows(folder / TABLE) if row["part"] == part]
     about = {key: summary.get(key) for key in (*_SETTINGS, "leak", "model", "data")}
     return {"name": name, "folder": str(folder), **about, "part": part, **headline}, scored(rows)
@@ -322,7 +329,7 @@ def draw_comparison(comparison, path):
     )
     with replacing(path) as temporary:
         FigureCanvasAgg(figure)
-        figure.savefig(temporary, dpi=110)
+        figure.savefig(temporary, dpi=110, metadata=SOFTWARE)
 
 
 def _draw_dots(axis, points, colors):

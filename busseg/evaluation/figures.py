@@ -5,6 +5,7 @@ from matplotlib.figure import Figure
 
 from busseg.data.files import replacing
 from busseg.data.images import read_image, read_mask
+from busseg.data.signature import SOFTWARE
 from busseg.evaluation.plots import plot_confusion
 from busseg.evaluation.scores import overlap_scores
 from busseg.inference.overlay import TRUTH_RGB, draw_contour
@@ -57,4 +58,4 @@ def draw_confusion(confusion, classes, path):
 def _save(figure, path):
     with replacing(path) as temporary:
         FigureCanvasAgg(figure)
-        figure.savefig(temporary, dpi=110)
+        figure.savefig(temporary, dpi=110, metadata=SOFTWARE)

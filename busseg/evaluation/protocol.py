@@ -7,9 +7,11 @@ from pathlib import PurePosixPath
 import cv2
 import numpy as np
 
-from busseg.data.files import claim_folder, read_csv, replacing, write_csv, write_text
+from busseg.data.claims import EVALUATION, claim_folder
+from busseg.data.files import read_csv, replacing, write_csv, write_text
 from busseg.data.images import read_mask, write_image
 from busseg.data.sample import CLASSES, TASKS
+from busseg.data.signature import is_own_picture
 from busseg.evaluation.figures import draw_confusion, draw_review_sheet
 from busseg.evaluation.intervals import bootstrap_intervals
 from busseg.evaluation.operating import decision_scores, selective_scores
@@ -26,8 +28,8 @@ from busseg.evaluation.scores import (
 )
 from busseg.inference.predictor import THRESHOLD
 
-TABLE = "per_image.csv"
-SUMMARY = "summary.json"
+TABLE = EVALUATION.marker
+SUMMARY = "summary.json"  # written last
 MASKS = "masks"
 REPORT = "report.html"
 _COUNTS = ("true_px", "predicted_px", "width_px", "height_px")
@@ -74,24 +76,41 @@ def evaluate(predictor, parts, out, progress=iter, size=None, fold=None, model=N
 
     Raises:
         FileExistsError: If `out` holds other files than a former evaluation.
+        BlockingIOError: If another process writes there.
     """
-    out = claim_folder(out, TABLE)
+    with claim_folder(out, EVALUATION) as out:
+        _refuse_foreign_masks(out / MASKS)
+        about = {"size": size, "model": model, "data": data}
+        if predictor.operating_point:
+            about["operating_point"] = asdict(predictor.operating_point)
+        return _evaluate(predictor, parts, out, progress, size, fold, about)
+
+
+def _refuse_foreign_masks(folder):
+    """The folder is replaced as a whole, so it may hold nothing else."""
+    for path in folder.glob("**/*"):
+        if not path.is_dir() and not is_own_picture(path):
+            raise FileExistsError(f"Expected masks of busseg alone to replace, found another file: {path}")
+
+
+def _evaluate(predictor, parts, out, progress, size, fold, about):
     samples = [(part, sample) for part, samples in parts.items() for sample in samples]
     rows = []
     with replacing(out / MASKS) as masks:
         masks.mkdir()
         for start in progress(range(0, len(samples), _BATCH)):
             rows += _score_batch(predictor, samples[start : start + _BATCH], fold, size, masks)
-        # Before the masks are in their place, so that a folder with masks is always known for an evaluation.
-        about = {"size": size, "model": model, "data": data}
-        if predictor.operating_point:
-            about["operating_point"] = asdict(predictor.operating_point)
-        summary = write_scores(out, rows, **about)["parts"]
+        _refuse_foreign_masks(out / MASKS)  # that came meanwhile
+        # The table marks the folder, so it comes first; the summary says that all is there, so it comes last.
+        (out / SUMMARY).unlink(missing_ok=True)
+        write_csv(out / TABLE, fields(classes_of(rows)), rows)
     if predictor.task != "ultrasound":
         (out / MASKS).rmdir()
     # A former evaluation's: figures of parts that this one may not have, and what was told of another model.
-    for former in (*(out / "figures").glob("*.png"), out / ROBUSTNESS, out / REPORT):
+    for former in (*filter(is_own_picture, (out / "figures").glob("*.png")), out / ROBUSTNESS, out / REPORT):
         former.unlink(missing_ok=True)
+    summed_up = sum_up(rows, **about)
+    summary = summed_up["parts"]
     for part in summary:
         readable = [
             (sample, row) for (_, sample), row in zip(samples, rows) if row["part"] == part and not row["error"]
@@ -100,6 +119,7 @@ def evaluate(predictor, parts, out, progress=iter, size=None, fold=None, model=N
             draw_review_sheet(predictor, _spread(readable), out / "figures" / f"{part}_review.png")
         if summary[part]["confusion"]:
             draw_confusion(summary[part]["confusion"], predictor.classes, out / "figures" / f"{part}_confusion.png")
+    _write_summary(out, summed_up)
     return summary, rows
 
 
@@ -183,10 +203,21 @@ def summarise(rows, operating_point=None):
 
 
 def write_scores(out, rows, **about):
-    """Write `per_image.csv`, the rows as they are, and `summary.json`, which sums up each part.
+    """Write `per_image.csv`, the rows as they are, and `summary.json`, what `sum_up` says of them, and return that."""
+    summary = sum_up(rows, **about)
+    write_csv(out / TABLE, fields(classes_of(rows)), rows)
+    _write_summary(out, summary)
+    return summary
+
+
+def _write_summary(out, summary):
+    write_text(out / SUMMARY, json.dumps(summary, indent=2) + "\n")
+
+
+def sum_up(rows, **about):
+    """Sum up each part of a table.
 
     Args:
-        out: Path of the folder.
         rows: Sequence of dicts with `fields`, one an image. `mask` is the path of the predicted mask, relative to the
             folder; `leaked`, in a cross-validation, whether the image has a copy in training. Empty cells are None.
         about: What else the summary shall say, such as the model; anything that JSON holds.
@@ -198,10 +229,7 @@ def write_scores(out, rows, **about):
     parts = dict.fromkeys(row["part"] for row in rows)
     point = about.get("operating_point")
     scores = {part: summarise([row for row in rows if row["part"] == part], point) for part in parts}
-    summary = {"threshold": THRESHOLD, "nsd_tolerance_px": NSD_TOLERANCE_PX, **about, "parts": scores}
-    write_csv(out / TABLE, fields(classes_of(rows)), rows)
-    write_text(out / SUMMARY, json.dumps(summary, indent=2) + "\n")
-    return summary
+    return {"threshold": THRESHOLD, "nsd_tolerance_px": NSD_TOLERANCE_PX, **about, "parts": scores}
 
 
 def read_rows(path):

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from pathlib import Path, PurePath
 
-from busseg.data.files import read_csv
+from busseg.data.files import blaming, read_csv, read_json
 from busseg.data.splits import PARTS
 from busseg.evaluation import plots
 from busseg.evaluation.cases import draw_cases
@@ -54,7 +54,12 @@ def write_report(folder, samples, runs=()):
     for name in (TABLE, SUMMARY):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"Expected the folder of an evaluation, with {name}, found none: {folder}")
-    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    with blaming(folder, "the scores of an evaluation"):
+        return _write_report(folder, samples, runs)
+
+
+def _write_report(folder, samples, runs):
+    summary = read_json(folder / SUMMARY)
     parts = summary["parts"]
     if not parts:
         raise ValueError(f"Expected an evaluation of images, found none: {folder}")
@@ -127,7 +132,7 @@ def _histories(runs):
 
 
 def _environments(runs):
-    return [json.loads(path.read_text(encoding="utf-8")) for path in _files(runs, "environment.json")]
+    return [read_json(path) for path in _files(runs, "environment.json")]
 
 
 def _counts(runs, rows, part):

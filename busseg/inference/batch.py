@@ -1,36 +1,35 @@
 """Predict files and folders: masks, overlays and a table, whatever single files are like."""
 
-import csv
-import glob
+import errno
 import json
 import uuid
-from collections import Counter, defaultdict, deque
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice, takewhile, tee
-from pathlib import Path
+from itertools import tee
 
 import numpy as np
 
-from busseg.data.busi import MASK_STEM
+from busseg.data.claims import PREDICTION, claim_folder
 from busseg.data.dicom import is_dicom
 from busseg.data.dicom_seg import write_overlay
-from busseg.data.files import claim_folder, read_csv, write_csv, write_text
-from busseg.data.images import is_image, write_image
+from busseg.data.files import append_row, append_text, blaming, flush, hidden_folder, read_csv, write_csv, write_text
+from busseg.data.images import write_image
 from busseg.data.sample import TASKS
+from busseg.data.threads import PIXELS_AHEAD, map_in_turn
 from busseg.inference.frames import (
     SEGMENTATION,
+    Frame,
     find_frames,
     frame_target,
     predict_frames,
     segment_scan,
-    target_of_clip,
 )
 from busseg.inference.overlay import draw_overlay
 from busseg.inference.predictor import UNREADABLE
+from busseg.inference.results import refuse_foreign
 
-TABLE, LINES, PARQUET = "predictions.csv", "predictions.jsonl", "predictions.parquet"
-EXPLANATIONS = "explanations.csv"
+TABLE, LINES, PARQUET = PREDICTION.marker, "predictions.jsonl", "predictions.parquet"
 _OVERLAY = "_overlay.dcm"  # of DICOM, on request
 _OF_LESIONS = ("lesion_px", "lesion_fraction", "lesion_mm2", "lesion_mm", "uncertainty", "novelty")
 _PICTURES = {  # of scans, by the ends of their names; the last one on request
@@ -40,7 +39,6 @@ _PICTURES = {  # of scans, by the ends of their names; the last one on request
 }
 _BATCH = 8  # and their mirror images; more are no faster
 _THREADS = 4  # that read and write; decoding and encoding leave Python's lock, and disks are waited for
-_AHEAD = 2 * _BATCH
 
 
 def fields(task, sensitivity=None):
@@ -59,77 +57,6 @@ def decision_column(sensitivity):
     return f"malignant_at_{sensitivity:g}"
 
 
-def find_inputs(paths):
-    """Find the image and DICOM files that inputs name, and where their results go.
-
-    Folders are searched with all their subfolders, and patterns such as `scans/*.png` for the images that they match
-    (`**` stands for folders in folders); DICOM is told by its content, whatever its name. Masks that lie beside their
-    image (`NAME_mask.png` beside `NAME.png`) are passed over, for they are no scans, and so is what a former prediction
-    or explanation wrote.
-
-    Args:
-        paths: Sequence of paths of files and folders, and of patterns.
-
-    Returns:
-        Dict from image path to the results' path without suffix, relative to the output folder.
-
-    Raises:
-        FileNotFoundError: If a path does not exist, or a folder holds, or a pattern matches, no image.
-        ValueError: If the results of two inputs would have one name.
-    """
-    found = {}
-    for path in map(Path, paths):
-        if path.is_dir():
-            written = {table.parent for name in (TABLE, EXPLANATIONS) for table in path.rglob(name)}
-            images = _images(file for file in path.rglob("*") if not written & set(file.parents))
-            if not images:
-                raise FileNotFoundError(f"Expected images in the folder, found none: {path}")
-            found |= {image: image.relative_to(path) for image in images}
-        elif path.exists():
-            found[path] = Path(path.name)
-        elif glob.has_magic(str(path)):
-            fixed = list(takewhile(lambda part: not glob.has_magic(part), path.parts))
-            images = _images(Path(*fixed).glob(str(Path(*path.parts[len(fixed) :]))))
-            if not images:
-                raise FileNotFoundError(f"Expected images that match the pattern, found none: {path}")
-            found |= {image: image.relative_to(Path(*fixed)) for image in images}
-        else:
-            raise FileNotFoundError(f"Expected an image or a folder of images, found nothing: {path}")
-    # x.png and x.jpg of one folder keep their suffixes, so that both have results.
-    stems = Counter(target.with_suffix("") for target in found.values())
-    targets = {image: t if stems[t.with_suffix("")] > 1 else t.with_suffix("") for image, t in found.items()}
-    owners = {}
-    for image, target in targets.items():
-        if owners.setdefault(target, image) != image:
-            raise ValueError(
-                f"Expected inputs with different names, found two named {target}: {owners[target]}, {image}"
-            )
-    for image, target in targets.items():
-        clip = owners.get(target_of_clip(target))
-        if clip is not None and is_dicom(clip):
-            raise ValueError(
-                f"Expected inputs with different names, found a clip and one like its frame: {clip}, {image}"
-            )
-    return targets
-
-
-def _images(paths):
-    """The images among paths, sorted, without masks that lie beside their image."""
-    files = sorted(path for path in paths if path.is_file() and (is_image(path) or _is_scan(path)))
-    stems = {(file.parent, file.stem) for file in files}
-    return [file for file in files if not _is_mask(file, stems)]
-
-
-def _is_scan(path):
-    """Whether a file is DICOM, and not hidden nor the list of contents that lies beside scans."""
-    return not path.name.startswith(".") and path.name.upper() != "DICOMDIR" and is_dicom(path)
-
-
-def _is_mask(file, stems):
-    match = MASK_STEM.fullmatch(file.stem)
-    return bool(match) and (file.parent, match["image"]) in stems
-
-
 def predict_in_threads(predictor, frames, out, pictures, json_lines, run):
     """Predict pictures in this process and write their results: threads read and write while the network computes.
 
@@ -146,13 +73,14 @@ def predict_in_threads(predictor, frames, out, pictures, json_lines, run):
     Yields:
         `(row, line)` of each, in their order; the line is None where none is wanted.
     """
-    pool = ThreadPoolExecutor(_THREADS)
-    try:
-        read = _in_turn(pool, partial(_try_to_read, predictor), frames)
-        write = partial(_write, out, predictor.task, pictures, json_lines, run)
-        yield from _in_turn(pool, write, _predicted(predictor, read))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with hidden_folder(out) as place:
+        pool = ThreadPoolExecutor(_THREADS)
+        try:
+            read = map_in_turn(pool, partial(_try_to_read, predictor), frames, Frame.count_pixels)
+            write = partial(_write, out, place, predictor.task, pictures, json_lines, run)
+            yield from map_in_turn(pool, write, _predicted(predictor, read), lambda predicted: _size(predicted[1]))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def predict_files(
@@ -183,42 +111,57 @@ def predict_files(
         engine: What predicts and writes pictures, a function like `predict_in_threads`.
 
     Yields:
-        Dicts with `fields`, one a picture in the order of `inputs`, as in `predictions.csv`. Its results are written by
-        then.
+        Dicts with `fields`, one a picture in the order of `inputs`, as in `predictions.csv`. The content of its results
+        is on the disk by then; their names and the rows are once all are done. If the machine stops before, `resume`
+        does again what is missing.
 
     Raises:
-        FileExistsError: If `out` holds other files than a former prediction.
+        FileExistsError: If `out` holds other files than a former prediction, or one of them has a result's name.
+        BlockingIOError: If another process writes there.
         OSError: If the folder cannot be written.
         ImportError: If a file is DICOM, and what reads it is missing.
         ValueError: If the table to go on with has other columns.
     """
     columns = fields(predictor.task, predictor.sensitivity)
     pictures = list(_PICTURES)[: 2 + probability_maps] if predictor.task == "ultrasound" else []
-    out = claim_folder(out, TABLE)
-    done = _done(inputs, out, columns, pictures, json_lines, overlay_dicom) if resume else {}
-    write_csv(out / TABLE, columns, [row for row, _ in done.values()])
-    if json_lines:
-        write_text(out / LINES, "".join(line for _, line in done.values()))
-    else:
-        (out / LINES).unlink(missing_ok=True)  # those of a former prediction tell of other results
-    (out / PARQUET).unlink(missing_ok=True)  # written last, by the engine that does
-    found = (frame for item in inputs.items() for frame in find_frames(*item, predictor.task))
-    ahead, frames = tee(found)
-    to_do = (frame for frame in ahead if frame.key not in done)
-    predicted = engine(predictor, to_do, out, pictures, json_lines, uuid.uuid4().hex if overlay_dicom else None)
-    try:
-        told = _in_order(frames, done, predicted)
-        for frame, row, line in _segmented(told, inputs, out, predictor):
-            if frame.key not in done:
-                # One by one, so that what is done stays told when the rest is stopped; the row last, which says it is.
-                if json_lines:
-                    with (out / LINES).open("a", encoding="utf-8") as lines:
-                        lines.write(line)
-                with (out / TABLE).open("a", newline="", encoding="utf-8") as table:
-                    csv.DictWriter(table, columns, lineterminator="\n").writerow(row)
-            yield row
-    finally:
-        predicted.close()
+    with claim_folder(out, PREDICTION) as out:
+        done = _done(inputs, out, columns, pictures, json_lines, overlay_dicom) if resume else {}
+        found = (frame for item in inputs.items() for frame in find_frames(*item, predictor.task))
+        if (out / TABLE).exists():
+            ahead, found = tee(found)
+            ends = [*pictures, _OVERLAY] if overlay_dicom else pictures
+            to_write = (frame for frame in ahead if frame.key not in done)
+            refuse_foreign(out, (name for frame in to_write for name in _results(frame, inputs[frame.path], ends)))
+        write_csv(out / TABLE, columns, [row for row, _ in done.values()])
+        if json_lines:
+            write_text(out / LINES, "".join(line for _, line in done.values()))
+        else:
+            (out / LINES).unlink(missing_ok=True)  # those of a former prediction tell of other results
+        (out / PARQUET).unlink(missing_ok=True)  # written last, by the engine that does
+        ahead, frames = tee(found)
+        to_do = (frame for frame in ahead if frame.key not in done)
+        predicted = engine(predictor, to_do, out, pictures, json_lines, uuid.uuid4().hex if overlay_dicom else None)
+        try:
+            told = _in_order(frames, done, predicted)
+            for frame, row, line in _segmented(told, inputs, out, predictor):
+                if frame.key not in done:
+                    # One by one, so that what is done stays told when the rest is stopped; the row last, which says it.
+                    if json_lines:
+                        append_text(out / LINES, line)
+                    append_row(out / TABLE, columns, row)
+                yield row
+        finally:
+            predicted.close()
+            for path in {out, *((out / target).parent for target in inputs.values())}:
+                if path.is_dir():  # none is made for files that cannot be read
+                    flush(path)
+            flush(out / TABLE)
+
+
+def _results(frame, target, ends):
+    """The names of a frame's results; `target` is that of its file."""
+    names = [f"{frame.target}{end}" for end in ends]
+    return [*names, f"{target}{SEGMENTATION}"] if frame.scan else names
 
 
 def _done(inputs, out, columns, pictures, json_lines, overlay_dicom):
@@ -231,9 +174,10 @@ def _done(inputs, out, columns, pictures, json_lines, overlay_dicom):
     rows = {_key(row): row for row in rows if not row["error"]}
     lines = dict.fromkeys(rows, "")
     if json_lines:
-        text = (out / LINES).read_text(encoding="utf-8") if (out / LINES).exists() else ""
-        whole = [line for line in text.splitlines(keepends=True) if line.endswith("}\n")]
-        lines = {_key(json.loads(line)): line for line in whole}
+        with blaming(out / LINES, "lines of JSON"):
+            text = (out / LINES).read_text(encoding="utf-8") if (out / LINES).exists() else ""
+            whole = [line for line in text.splitlines(keepends=True) if line.endswith("}\n")]
+            lines = {_key(json.loads(line)): line for line in whole}
     of_file = defaultdict(list)
     for key in rows:
         if key in lines:
@@ -256,17 +200,6 @@ def _key(told):
     return told["file"], str(told.get("frame") or "")
 
 
-def _in_turn(pool, function, things):
-    """`map(function, things)` by the threads of a pool, which are at most `_AHEAD` things ahead."""
-    waiting = deque()
-    for thing in things:
-        waiting.append(pool.submit(function, thing))
-        while waiting and (waiting[0].done() or len(waiting) > _AHEAD):
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
 def _try_to_read(predictor, frame):
     """`(frame, image, error)`; one of the last two is None."""
     try:
@@ -278,28 +211,53 @@ def _try_to_read(predictor, frame):
 def _predicted(predictor, read):
     """`(frame, image, error, prediction)` of what `_try_to_read` gave; there is no prediction of an error."""
     read = iter(read)
-    while some := list(islice(read, _BATCH)):
-        whole = [(frame, image) for frame, image, error in some if error is None]
-        predictions = iter(predict_frames(predictor, whole))
-        for frame, image, error in some:
-            yield frame, image, error, next(predictions) if error is None else None
+    while some := _predict(predictor, list(_batch(read))):
+        while some:
+            yield some.pop(0)  # and holds it no longer
 
 
-def _write(out, task, pictures, json_lines, run, predicted):
+def _predict(predictor, some):
+    predictions = iter(predict_frames(predictor, [(frame, image) for frame, image, error in some if error is None]))
+    return [(*one, next(predictions) if one[2] is None else None) for one in some]
+
+
+def _batch(read):
+    """The next few of what `_try_to_read` gave, the fewer the larger they are."""
+    held = 0
+    for count, one in enumerate(read, start=1):
+        yield one
+        held += _size(one[1])
+        if count == _BATCH or held >= PIXELS_AHEAD:
+            return
+
+
+def _size(image):
+    return 0 if image is None else image.size
+
+
+def _write(out, place, task, pictures, json_lines, run, predicted):
     """Write a picture's results; return its row and, if wanted, its line."""
     frame, image, error, prediction = predicted
     if error is None:
-        for end in pictures:
-            write_image(out / f"{frame.target}{end}", _PICTURES[end](image, prediction))
-        if run and frame.scan:
-            picture = draw_overlay(image, prediction)
-            try:
-                write_overlay(out / f"{frame.target}{_OVERLAY}", frame.scan, frame.number or 1, picture, run)
-            except ValueError as header:
-                error = header
+        try:
+            with blaming(frame.path, "results that can be written"):
+                _draw(out, place, pictures, run, frame, image, prediction)
+        except (OSError, ValueError) as raised:
+            # A full disk ends the run; what cannot be drawn, or has too long a path, is one file's own.
+            if isinstance(raised, OSError) and raised.errno != errno.ENAMETOOLONG:
+                raise
+            error = raised
     if error is not None:
         return failure(frame, error, task)
     return _row(frame, prediction, task), _line(frame, prediction, task) if json_lines else None
+
+
+def _draw(out, place, pictures, run, frame, image, prediction):
+    for end in pictures:
+        write_image(out / f"{frame.target}{end}", _PICTURES[end](image, prediction), place)
+    if run and frame.scan:
+        picture = draw_overlay(image, prediction)
+        write_overlay(out / f"{frame.target}{_OVERLAY}", frame.scan, frame.number or 1, picture, run)
 
 
 def _in_order(frames, done, predicted):

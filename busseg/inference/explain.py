@@ -49,7 +49,7 @@ def grad_cam(model, image, label=None, level=-1):
     channels, and what remains above 0 of their sum is the heat: `relu(sum_k mean_ij(d y / d A_ijk) A_ijk)`. It is as
     coarse as the feature map is.
 
-    Of a model that averages networks and mirror images, see `average_mirrored`, it is the mean of all their heats, each
+    Of a model that averages networks or mirror images, see `average`, it is the mean of all their heats, each
     scaled to a peak of 1.
 
     Args:
@@ -109,7 +109,7 @@ def _open(model, image):
 
 
 def _mean_heat(model, image, output, weigh, level):
-    """The mean heat of all that a model averages: its networks, and for each the image and its mirror image.
+    """The mean heat of all that a model averages: its networks, and where it is mirrored also the mirror image.
 
     Args:
         output: Name of the answer to explain.
@@ -119,7 +119,7 @@ def _mean_heat(model, image, output, weigh, level):
     networks = [layer for layer in model.layers if isinstance(layer, keras.Model)]
     heats = []
     for network in networks or [model]:
-        fit = partial(_squares, size=network.input_shape[1], mirrored=bool(networks))
+        fit = partial(_squares, size=network.input_shape[1], mirrored=model.name.endswith("_mirrored"))
         coarse = _heats(network, fit(image), output, weigh(fit), level)
         fine = ops.convert_to_numpy(ops.image.resize(coarse[..., None], network.input_shape[1:3]))[..., 0]
         heats += [fit_to_native(heat, image.shape[:2]) for heat in (fine[0], *fine[1:, :, ::-1])]

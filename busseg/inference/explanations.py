@@ -1,20 +1,22 @@
 """Explain files and folders: pictures and arrays of where a model looks, and a table."""
 
-import csv
-from itertools import chain
+from itertools import tee
 from pathlib import Path
 
 import numpy as np
 
-from busseg.data.files import claim_folder, replacing, write_csv
+from busseg.data.claims import EXPLANATION, claim_folder
+from busseg.data.files import append_row, flush, replacing, write_csv
 from busseg.data.images import write_image
-from busseg.inference.batch import EXPLANATIONS
 from busseg.inference.frames import find_frames, predict_frames
 from busseg.inference.occlusion import occlusion
 from busseg.inference.overlay import draw_contour, draw_heat
 from busseg.inference.predictor import UNREADABLE, Predictor
+from busseg.inference.results import refuse_foreign
 
+TABLE = EXPLANATION.marker
 HEATS = ("occlusion", "grad_cam_label", "grad_cam_mask")
+_ENDS = ("_heat.npz", *(f"_{name}.png" for name in HEATS))
 _SHARES = tuple(f"{name}_in_lesion" for name in HEATS)
 FIELDS = ("file", "frame", "label", "occlusion_peak", "lesion_fraction", *_SHARES, "warning", "error")
 
@@ -66,16 +68,26 @@ def explain_files(predictor, network, inputs, out):
         left empty.
 
     Raises:
-        FileExistsError: If `out` holds other files than a former explanation.
+        FileExistsError: If `out` holds other files than a former explanation, or one of them has a result's name.
+        BlockingIOError: If another process writes there.
         OSError: If the folder cannot be written.
         ValueError: If the network is none that Grad-CAM knows.
     """
-    out = claim_folder(out, EXPLANATIONS)
-    write_csv(out / EXPLANATIONS, FIELDS, [])
-    for frame in chain.from_iterable(find_frames(*item, predictor.task) for item in inputs.items()):
+    with claim_folder(out, EXPLANATION) as out:
+        frames = (frame for item in inputs.items() for frame in find_frames(*item, predictor.task))
+        if (out / TABLE).exists():
+            ahead, frames = tee(frames)
+            refuse_foreign(out, (f"{frame.target}{end}" for frame in ahead for end in _ENDS))
+        write_csv(out / TABLE, FIELDS, [])
+        yield from _explain_frames(predictor, network, frames, out)
+        flush(out / TABLE)
+
+
+def _explain_frames(predictor, network, frames, out):
+    for frame in frames:
         row = dict.fromkeys(FIELDS, "") | {"file": str(frame.path), "frame": frame.number or ""}
-        for end in ("heat.npz", *(f"{name}.png" for name in HEATS)):
-            (out / f"{frame.target}_{end}").unlink(missing_ok=True)  # of a former explanation, maybe by another model
+        for end in _ENDS:
+            (out / f"{frame.target}{end}").unlink(missing_ok=True)  # of a former explanation, maybe by another model
         try:
             image = frame.read(predictor)
         except (OSError, ValueError) as error:
@@ -83,8 +95,7 @@ def explain_files(predictor, network, inputs, out):
         else:
             row |= _explain(predictor, network, frame, image, out / frame.target)
         # One by one, so that what is done stays told when the rest is stopped.
-        with (out / EXPLANATIONS).open("a", newline="", encoding="utf-8") as table:
-            csv.DictWriter(table, FIELDS, lineterminator="\n").writerow(row)
+        append_row(out / TABLE, FIELDS, row)
         yield row
 
 

@@ -3,19 +3,20 @@
 import importlib.util
 import json
 import re
-import tempfile
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
 import numpy as np
 
+from busseg.data.claims import claim
 from busseg.data.files import replacing, write_text
 from busseg.data.phantom import draw_phantom
 from busseg.data.sample import TASKS
 from busseg.data.tissue import draw_tissue
 from busseg.inference.metadata import METADATA, read_metadata
-from busseg.inference.onnx_file import finish_onnx, is_onnx, write_onnx
+from busseg.inference.onnx_file import finish_onnx, is_own_onnx, write_onnx
 from busseg.inference.predictor import Predictor
 from busseg.inference.raw import raw_function
 from busseg.inference.runtimes import load, load_keras
@@ -39,7 +40,7 @@ def export_saved_model(model, out, raw=False):
 
     Args:
         model: Path of a run's folder or a `.keras` file.
-        out: Path of the folder to write. A SavedModel there is replaced.
+        out: Path of the folder to write. A SavedModel that this wrote there, and nothing beside it, is replaced.
         raw: Whether it is to take an image as it is instead, uint8 of any size, and to answer at that size; see
             `raw.raw_function`.
 
@@ -47,7 +48,8 @@ def export_saved_model(model, out, raw=False):
         The largest difference between the outputs of the export and of the source, on phantoms.
 
     Raises:
-        FileExistsError: If `out` holds something else than a SavedModel.
+        FileExistsError: If something else is at `out`.
+        BlockingIOError: If another process writes there.
         OSError: If it cannot be written.
         ImportError: If TensorFlow is not installed; it alone writes and reads the format.
         ValueError: If the source is no model of busseg, or the export answers otherwise than it does; nothing is
@@ -61,24 +63,21 @@ def export_saved_model(model, out, raw=False):
             "Expected TensorFlow, which alone writes and reads the SavedModel format, found it is not installed: "
             'pip install "tensorflow"'
         ) from error
-    if out.exists() and not (out / "saved_model.pb").is_file() and (out.is_file() or any(out.iterdir())):
-        raise FileExistsError(f"Expected a new folder or a SavedModel to replace, found something else: {out}")
-    source = _load_source(model)
-    with replacing(out) as temporary:
-        try:
-            if raw:
-                module = tf.Module()
-                module.network = source  # keeps its weights
-                tf.saved_model.save(module, str(temporary), signatures=raw_function(source))
-            else:
-                source.export(temporary, format="tf_saved_model", input_signature=_signature(source), verbose=False)
-        except tf.errors.OpError as error:  # TensorFlow's words for a full disk
-            raise OSError(f"The SavedModel cannot be written ({error.message}): {out}") from error
-        write_text(temporary / "assets.extra" / METADATA, _metadata(source, model))
-        return (_check_raw if raw else _check)(temporary, source, out)
+    with claim(out, "a SavedModel", _is_own_saved_model):
+        source = _load_source(model)
+        with replacing(out) as temporary:
+            with _naming(out, tf.errors.OpError):
+                if raw:
+                    module = tf.Module()
+                    module.network = source  # keeps its weights
+                    tf.saved_model.save(module, str(temporary), signatures=raw_function(source))
+                else:
+                    source.export(temporary, format="tf_saved_model", input_signature=_signature(source), verbose=False)
+            write_text(temporary / "assets.extra" / METADATA, _metadata(source, model))
+            return (_check_raw if raw else _check)(temporary, source, out)
 
 
-def export_onnx(model, out, raw=False, weights="float32"):
+def export_onnx(model, out, raw=False, weights="float32", force=False):
     """Export a model to ONNX, one file that ONNX Runtime and others run.
 
     Its input, outputs and precision are those of `export_saved_model`. Weights that half precision holds exactly, as
@@ -86,17 +85,19 @@ def export_onnx(model, out, raw=False, weights="float32"):
 
     Args:
         model: Path of a run's folder or a `.keras` file.
-        out: Path of the `.onnx` file to write. An ONNX file there is replaced.
+        out: Path of the `.onnx` file to write. One of busseg there is replaced.
         raw: Whether it is to take an image as it is instead, uint8 of any size, and to answer at that size; see
             `raw.raw_function`.
         weights: How to store the weights: "float32"; "float16"; or "int8", the kernels of convolutions alone, with a
             scale for each filter. They are computed with in float32 all the same.
+        force: Whether to replace any other file, too.
 
     Returns:
         The largest difference between the outputs of the export and of the source, on phantoms.
 
     Raises:
-        FileExistsError: If something else than an ONNX file is at `out`.
+        FileExistsError: If something else is at `out`.
+        BlockingIOError: If another process writes there.
         OSError: If it cannot be written.
         ImportError: If a package of the extra `onnx` is not installed.
         ValueError: If `out` does not end in `.onnx`, Keras does not run on TensorFlow, the source is no model of busseg
@@ -108,32 +109,33 @@ def export_onnx(model, out, raw=False, weights="float32"):
     _need_tensorflow("tf2onnx")
     if out.suffix != ".onnx":
         raise ValueError(f"Expected the name of a file that ends in .onnx, found another: {out}")
-    if out.exists() and not is_onnx(out):
-        raise FileExistsError(f"Expected a new file or an ONNX file to replace, found something else: {out}")
     _check_weights(weights, "float32", "float16", "int8")
-    source = _load_source(model)
-    with replacing(out) as temporary:
-        write_onnx(raw_function(source) if raw else _function(source), temporary)
-        finish_onnx(temporary, _metadata(source, model), weights)
-        return (_check_raw if raw else _check)(temporary, source, out, weights)
+    with claim(out, "an ONNX file", is_own_onnx, force):
+        source = _load_source(model)
+        with replacing(out) as temporary:
+            write_onnx(raw_function(source) if raw else _function(source), temporary)
+            finish_onnx(temporary, _metadata(source, model), weights)
+            return (_check_raw if raw else _check)(temporary, source, out, weights)
 
 
-def export_litert(model, out, weights="float32"):
+def export_litert(model, out, weights="float32", force=False):
     """Export a model to LiteRT, formerly TensorFlow Lite: one file, for phones and small devices.
 
     Its signature, its input, outputs and precision are those of `export_saved_model`.
 
     Args:
         model: Path of a run's folder or a `.keras` file.
-        out: Path of the `.tflite` file to write. A LiteRT file there is replaced.
+        out: Path of the `.tflite` file to write. One of busseg there is replaced.
         weights: How to store the weights: "float32"; "float16", computed with in float32; or "int8", computed with in
             integers where LiteRT can.
+        force: Whether to replace any other file, too.
 
     Returns:
         The largest difference between the outputs of the export and of the source, on phantoms.
 
     Raises:
-        FileExistsError: If something else than a LiteRT file is at `out`.
+        FileExistsError: If something else is at `out`.
+        BlockingIOError: If another process writes there.
         OSError: If it cannot be written.
         ImportError: If a package of the extra `litert` is not installed.
         ValueError: If `out` does not end in `.tflite`, Keras does not run on TensorFlow, the source is no model of
@@ -145,8 +147,6 @@ def export_litert(model, out, weights="float32"):
     _need_tensorflow("LiteRT's converter")
     if out.suffix != ".tflite":
         raise ValueError(f"Expected the name of a file that ends in .tflite, found another: {out}")
-    if out.exists() and not (out.is_file() and out.read_bytes()[4:8] == b"TFL3"):
-        raise FileExistsError(f"Expected a new file or a LiteRT file to replace, found something else: {out}")
     import tensorflow as tf
 
     smaller = {
@@ -155,13 +155,15 @@ def export_litert(model, out, weights="float32"):
         "int8": {"optimizations": [tf.lite.Optimize.DEFAULT]},
     }
     _check_weights(weights, *smaller)
-    source = _load_source(model)
-    signature = _signature(source)
-    with replacing(out) as temporary:
-        source.export(temporary, format="litert", input_signature=signature, verbose=False, **smaller[weights])
-        with zipfile.ZipFile(temporary, "a") as associated:  # where LiteRT has such files: behind the network
-            associated.writestr(METADATA, _metadata(source, model))
-        return _check(temporary, source, out, weights)
+    with claim(out, "a LiteRT file", _is_own_litert, force):
+        source = _load_source(model)
+        signature = _signature(source)
+        with replacing(out) as temporary:
+            with _naming(out, tf.errors.OpError):
+                source.export(temporary, format="litert", input_signature=signature, verbose=False, **smaller[weights])
+            with zipfile.ZipFile(temporary, "a") as associated:  # where LiteRT has such files: behind the network
+                associated.writestr(METADATA, _metadata(source, model))
+            return _check(temporary, source, out, weights)
 
 
 def export_openvino(model, out, weights="float32"):
@@ -171,14 +173,15 @@ def export_openvino(model, out, weights="float32"):
 
     Args:
         model: Path of a run's folder or a `.keras` file.
-        out: Path of the folder to write. An OpenVINO model there is replaced.
+        out: Path of the folder to write. A model that this wrote there, and nothing beside it, is replaced.
         weights: How to store the weights: "float32" or "float16". They are computed with in float32 all the same.
 
     Returns:
         The largest difference between the outputs of the export and of the source, on phantoms.
 
     Raises:
-        FileExistsError: If `out` holds something else than an OpenVINO model.
+        FileExistsError: If something else is at `out`.
+        BlockingIOError: If another process writes there.
         OSError: If it cannot be written.
         ImportError: If the package of the extra `openvino` is not installed.
         ValueError: If Keras does not run on TensorFlow, the source is no model of busseg, or the export answers
@@ -187,19 +190,21 @@ def export_openvino(model, out, weights="float32"):
     out = Path(out)
     _need("openvino", "openvino")
     _need_tensorflow("OpenVINO's converter")
-    if out.exists() and not (out / "model.xml").is_file() and (out.is_file() or any(out.iterdir())):
-        raise FileExistsError(f"Expected a new folder or an OpenVINO model to replace, found something else: {out}")
     _check_weights(weights, "float32", "float16")
     import openvino
+    import tensorflow as tf
 
-    source = _load_source(model)
-    with tempfile.TemporaryDirectory() as folder, replacing(out) as temporary:
-        source.export(folder, format="tf_saved_model", input_signature=_signature(source), verbose=False)
-        temporary.mkdir()
-        network = openvino.convert_model(folder)
-        network.set_rt_info(_metadata(source, model), "busseg")
-        openvino.save_model(network, temporary / "model.xml", compress_to_fp16=weights == "float16")
-        return _check(temporary, source, out, weights)
+    with claim(out, "an OpenVINO model", _is_own_openvino):
+        source = _load_source(model)
+        with replacing(out) as temporary:
+            folder = temporary.with_name(f"{out.name} source")
+            with _naming(out, tf.errors.OpError, RuntimeError):
+                source.export(folder, format="tf_saved_model", input_signature=_signature(source), verbose=False)
+                temporary.mkdir()
+                network = openvino.convert_model(folder)
+                network.set_rt_info(_metadata(source, model), "busseg")
+                openvino.save_model(network, temporary / "model.xml", compress_to_fp16=weights == "float16")
+            return _check(temporary, source, out, weights)
 
 
 # On the command line: `--format`.
@@ -209,6 +214,43 @@ FORMATS = {
     "litert": export_litert,
     "openvino": export_openvino,
 }
+
+
+@contextmanager
+def _naming(out, *errors):
+    """Turn what TensorFlow and OpenVINO raise when a disk is full, which names a hidden file, into an `OSError`."""
+    try:
+        yield
+    except errors as error:
+        reason = " ".join(str(error).split()).rpartition("; ")[2]
+        raise OSError(f"The model cannot be written ({reason}): {out}") from error
+
+
+def _is_own_saved_model(folder):
+    marker = f"assets.extra/{METADATA}"
+    variables = (f"variables/variables.{end}" for end in ("index", "data-00000-of-00001"))
+    return _holds_only(folder, marker, {"saved_model.pb", "fingerprint.pb", *variables})
+
+
+def _is_own_openvino(folder):
+    network = folder / "model.xml"
+    return _holds_only(folder, network.name, {"model.bin"}) and (
+        not network.exists() or b"<busseg" in network.read_bytes()
+    )
+
+
+def _holds_only(folder, marker, others):
+    """Whether a folder is empty, or holds a file that marks it and none but some others."""
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    return folder.is_dir() and (not found or marker in found <= {marker, *others})
+
+
+def _is_own_litert(path):
+    try:
+        with zipfile.ZipFile(path) as associated:
+            return METADATA in associated.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _need(extra, *packages):

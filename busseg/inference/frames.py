@@ -1,16 +1,17 @@
 """What a file holds that can be predicted: one image, or the frames of ultrasound DICOM; and the DICOM results."""
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from busseg.data.dicom import Scan, is_dicom, read_dicom
 from busseg.data.dicom_seg import write_segmentation
-from busseg.data.images import read_image
+from busseg.data.images import count_pixels, read_image
 from busseg.inference.predictor import UNREADABLE
 
 SEGMENTATION = "_seg.dcm"  # ends the name of what is written of each DICOM file
-_OF_FRAME = re.compile(r"(?P<clip>.+)_frame\d{3,}")
+_OF_FRAME = re.compile(r"(?P<clip>.+)_frame\d{3,}", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,15 @@ class Frame:
     @property
     def ends_scan(self):
         """Whether all of a DICOM file is predicted once this frame is."""
-        return self.scan is not None and self.number in (None, self.scan.frame_count)
+        if self.scan is None:
+            return False
+        return self.error is not None if self.scan.missing else self.number in (None, self.scan.frame_count)
+
+    def count_pixels(self):
+        """The number of pixels to read, by the header alone; 0 if they cannot be read."""
+        if self.error:
+            return 0
+        return math.prod(self.scan.shape) if self.scan else count_pixels(self.path)
 
     def read(self, predictor):
         """Read the pixels as `predictor` takes them; of DICOM, the frame with its B-mode region alone, for what stands
@@ -65,6 +74,7 @@ def find_frames(path, target, task):
 
     Returns:
         List of `Frame`: of a clip, one for each of its frames, whose target ends in its number, `_frame001`; else one.
+        A clip that is cut short has one more, with an error, for all that are missing.
 
     Raises:
         ImportError: If pydicom is missing.
@@ -75,9 +85,14 @@ def find_frames(path, target, task):
         scan = read_dicom(path)
     except (OSError, ValueError) as error:
         return [Frame(path, target, error=str(error))]
-    if scan.frame_count == 1:
+    count = scan.frame_count
+    if count == 1 and not scan.missing:
         return [Frame(path, target, scan=scan)]
-    return [Frame(path, frame_target(target, number), number, scan) for number in range(1, scan.frame_count + 1)]
+    frames = [Frame(path, frame_target(target, number), number, scan) for number in range(1, count + 1)]
+    if scan.missing:
+        error = f"Expected {count + scan.missing} frames, found {count}: {path}"
+        frames.append(Frame(path, frame_target(target, count + 1), count + 1, scan, error))
+    return frames
 
 
 def frame_target(target, number):

@@ -3,13 +3,15 @@
 import numpy as np
 
 
-def is_onnx(path):
-    """Whether there is an ONNX file."""
+def is_own_onnx(path):
+    """Whether there is an ONNX file of busseg."""
     import onnx
     from google.protobuf.message import DecodeError
 
     try:
-        return path.is_file() and len(onnx.load(path, load_external_data=False).graph.node) > 0
+        return path.is_file() and any(
+            told.key == "busseg" for told in onnx.load(path, load_external_data=False).metadata_props
+        )
     except DecodeError:
         return False
 

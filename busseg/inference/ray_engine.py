@@ -11,9 +11,10 @@ import socket
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from busseg.data.files import replacing
+from busseg.data.claims import PREDICTION, claim_folder
+from busseg.data.escaping import FORMULA
+from busseg.data.files import hidden_folder, replacing
 from busseg.inference.batch import PARQUET, TABLE, failure, predict_files, predict_in_threads
 from busseg.inference.predictor import SHIPPED, Predictor
 from busseg.inference.silence import silence
@@ -44,10 +45,11 @@ def predict_files_on_ray(
         OSError: If there is no such cluster, or its workers cannot load the model or write the folder.
     """
     ray = _import_ray()
-    with _cluster(ray):
-        engine = partial(_predict_by_workers, ray, model)
-        yield from predict_files(predictor, inputs, out, resume, probability_maps, json_lines, overlay_dicom, engine)
-    _write_parquet(Path(out))
+    with claim_folder(out, PREDICTION) as out:
+        with _cluster(ray):
+            options = resume, probability_maps, json_lines, overlay_dicom
+            yield from predict_files(predictor, inputs, out, *options, partial(_predict_by_workers, ray, model))
+        _write_parquet(out)
 
 
 def _import_ray():
@@ -130,9 +132,9 @@ def _predict_by_workers(ray, model, predictor, frames, out, *options):
     model = str(model) if str(model) in SHIPPED else Path(model).resolve()
     items = [{"block": number * blocks // len(frames), "frame": frame} for number, frame in enumerate(frames)]
     out = Path(out).resolve()
-    with TemporaryDirectory(prefix=".tries.", dir=out) as tries:
+    with hidden_folder(out) as tries:
         answers = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
-            _Worker, fn_constructor_args=(model, predictor.sensitivity, Path.cwd(), out, Path(tries), *options),
+            _Worker, fn_constructor_args=(model, predictor.sensitivity, Path.cwd(), out, tries, *options),
             batch_size=None, batch_format="numpy", concurrency=min(workers, blocks), num_cpus=1,
         )  # fmt: skip
         try:
@@ -149,7 +151,7 @@ def _predict_by_workers(ray, model, predictor, frames, out, *options):
 def _write_parquet(out):
     """Write the table once more, with types, for programs that read archives."""
     import pyarrow
-    from pyarrow import csv, parquet
+    from pyarrow import compute, csv, parquet
 
     with (out / TABLE).open(encoding="utf-8") as table:
         columns = table.readline().strip().split(",")
@@ -161,5 +163,9 @@ def _write_parquet(out):
         parse_options=csv.ParseOptions(newlines_in_values=True),
         convert_options=csv.ConvertOptions(column_types=types, strings_can_be_null=True),
     )
+    for place, name in enumerate(columns):
+        if types[name] == pyarrow.string():  # as `escaping.from_cell` reads a cell
+            text = compute.replace_substring_regex(read[name], f"^'({FORMULA})", r"\1")
+            read = read.set_column(place, name, text)
     with replacing(out / PARQUET) as temporary:
         parquet.write_table(read, temporary)

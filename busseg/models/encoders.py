@@ -77,6 +77,9 @@ def check_encoder(image_size, encoder, width, depth, frozen, folded, normalizati
     lites = efficientnet_lite.SCALES
     if folded and encoder not in lites:
         raise ValueError(f"`folded` is for {', '.join(lites)}. Received: folded=True, encoder={encoder!r}")
+    # Of a huge depth, the stride below could not be computed.
+    if image_size is not None and depth > image_size.bit_length():
+        raise ValueError(f"`depth` must be <= {image_size.bit_length()} at this `image_size`. Received: depth={depth}")
     stride = finest_stride(encoder) * 2**depth
     if image_size is not None and (image_size < stride or image_size % stride):
         nearest = max(stride, round(image_size / stride) * stride)

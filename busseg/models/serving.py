@@ -8,32 +8,40 @@ import numpy as np
 from keras import layers, ops
 
 
-def average_mirrored(*networks):
-    """Let networks answer for an image and its mirror image at once, as the mean of all their answers.
+def average(*networks, mirrored=False):
+    """Let networks answer as the mean of all their answers.
 
     Class probabilities are averaged as logits, so that a temperature given to the networks is that of the mean, too.
 
     Args:
         networks: Each a `keras.Model` of `build_unet`. The first one's square is that of the model; for the others the
             image is resized, and their maps back.
+        mirrored: Whether each network also answers for the mirror image (flip test-time augmentation).
 
     Returns:
         A `keras.Model` of the first one's input and outputs, of which `mask` and `label` are the means.
     """
     size = networks[0].input_shape[1]
     image = keras.Input(networks[0].input_shape[1:], name="image")
-    told, masks, logits = {}, [], []
+    others, masks, logits = {}, [], []
     for number, network in enumerate(networks):
         network = keras.Model(network.input, network.output, name=f"{network.name}{number}")
         scaled = _resize(image, network.input_shape[1])
-        # As one batch, for which the network stands once in an exported file.
-        answers = network(ops.concatenate([scaled, ops.flip(scaled, axis=2)], axis=0))
-        here, mirrored = ({name: _halves(x)[half] for name, x in answers.items()} for half in (0, 1))
-        told = told or here
-        masks.append(_resize((here["mask"] + ops.flip(mirrored["mask"], axis=2)) / 2, size))
-        logits += [ops.log(ops.maximum(answer["label"], 1e-7)) for answer in (here, mirrored)]
+        if mirrored:
+            # As one batch, for which the network stands once in an exported file.
+            both = network(ops.concatenate([scaled, ops.flip(scaled, axis=2)], axis=0))
+            answer, flipped = ({name: _halves(x)[half] for name, x in both.items()} for half in (0, 1))
+            found = [answer["mask"], ops.flip(flipped["mask"], axis=2)]
+            labels = [answer["label"], flipped["label"]]
+        else:
+            answer = network(scaled)
+            found, labels = [answer["mask"]], [answer["label"]]
+        others = others or answer
+        masks.append(_resize(sum(found) / len(found), size))
+        logits += [ops.log(ops.maximum(label, 1e-7)) for label in labels]
     mask, label = sum(masks) / len(masks), ops.softmax(sum(logits) / len(logits))
-    return keras.Model(image, {**told, "mask": mask, "label": label}, name=f"{networks[0].name}_mirrored")
+    name = f"{networks[0].name}_{'mirrored' if mirrored else 'mean'}"
+    return keras.Model(image, {**others, "mask": mask, "label": label}, name=name)
 
 
 def _halves(batch):

@@ -7,8 +7,9 @@ import importlib.util
 import json
 import platform
 import shlex
+import shutil
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,11 +18,12 @@ from rich.progress import track
 
 from busseg.data.batches import Batches
 from busseg.data.breakhis import parse_name
-from busseg.data.files import claim_folder, read_csv, replacing, write_csv, write_text
+from busseg.data.claims import RUN, check_folder, claim_folder
+from busseg.data.files import blaming, read_csv, replacing, write_csv, write_text
 from busseg.data.sample import LABEL, MASK, TASKS
 from busseg.data.splits import PARTS, Split, read_split, write_splits
 from busseg.models.classifier import build_classifier
-from busseg.models.serving import average_mirrored, reconcile, tell_uncertainty
+from busseg.models.serving import average, reconcile, tell_uncertainty
 from busseg.models.unet import build_unet
 from busseg.training.losses import LABEL_LOSSES, MASK_LOSSES
 from busseg.training.metrics import CleanNormalRate, LesionDice, LesionIoU
@@ -34,7 +36,7 @@ MODEL, HISTORY, RECIPE, SPLITS, ENVIRONMENT = (
     "history.csv",
     "recipe.toml",
     "splits.csv",
-    "environment.json",
+    RUN.marker,
 )
 
 
@@ -64,19 +66,22 @@ def fit(recipe, split, out, fold=0, resume=False, workers=2, devices=None):
 
     Raises:
         FileExistsError: If `out` holds a run and `resume` is False, or holds something else.
+        BlockingIOError: If another process trains there.
         ValueError: If the run to resume has another recipe or split, a part that is needed is empty, or no network fits
             the recipe.
         OSError: If an image cannot be read, or the folder not written.
     """
     devices = devices or one_device()
     split = _parts_to_learn(recipe, split)
-    out = claim_folder(out, ENVIRONMENT)
-    begun = (out / RECIPE).exists()
-    if begun and not resume:
-        raise FileExistsError(f"Expected a new folder, found another run; resume goes on with it: {out}")
-    history = _read_run(out, recipe, split) if begun else []
-    with devices.sharing():
-        return _fit(recipe, split, out, fold, history, begun, workers, devices)
+    out = Path(out)
+    check_folder(out, RUN)
+    with claim_folder(out, RUN) if devices.keeps else nullcontext():
+        begun = (out / RECIPE).exists()
+        if begun and not resume:
+            raise FileExistsError(f"Expected a new folder, found another run; resume goes on with it: {out}")
+        history = _read_run(out, recipe, split) if begun else []
+        with devices.sharing():
+            return _fit(recipe, split, out, fold, history, begun, workers, devices)
 
 
 def _parts_to_learn(recipe, split):
@@ -101,8 +106,9 @@ def _fit(recipe, split, out, fold, history, begun, workers, devices):
     }  # fmt: skip
     train = Batches(
         split.train, recipe.image_size, recipe.batch_size, augmentation=recipe.augmentation, shuffle=True,
-        balance=recipe.balance, balance_power=recipe.balance_power, lesion_free=recipe.lesion_free,
-        grey_transfer=recipe.grey_transfer, seed=recipe.seed, epoch=len(history), **options,
+        balance=recipe.balance, balance_power=recipe.balance_power, normals_drawn=recipe.normals_drawn,
+        lesion_free=recipe.lesion_free, grey_transfer=recipe.grey_transfer, seed=recipe.seed,
+        epoch=len(history), **options,
     )  # fmt: skip
     read = [train]
     validation = None
@@ -128,16 +134,25 @@ def _fit(recipe, split, out, fold, history, begun, workers, devices):
     if devices.keeps and importlib.util.find_spec("tensorflow"):  # Keras writes TensorBoard's files through TensorFlow
         callbacks.append(keras.callbacks.TensorBoard(out / "logs", write_graph=False))
     if not keeper.finished:
-        if keras.backend.backend() != "tensorflow":
-            # Or else Keras builds the metrics by a first batch that it takes from the threads which prepare them, and
-            # hands on to the first epoch what they have prepared since, of the one before.
-            model.test_on_batch(*train[0])
-        # `Batches` shuffles by seed and epoch; Keras' own shuffling on top would differ after a restart.
-        model.fit(
-            train, validation_data=validation, epochs=recipe.epochs, initial_epoch=len(history), shuffle=False,
-            callbacks=callbacks, verbose=0 if not devices.keeps else 1 if sys.stdout.isatty() else 2,
-        )  # fmt: skip
+        try:
+            _train(model, train, validation, recipe, history, callbacks, devices)
+        except Exception:  # too little memory, say; a run that has no epoch would refuse another recipe
+            if not history and not begun and devices.keeps:
+                _forget_run(out)
+            raise
     return history
+
+
+def _train(model, train, validation, recipe, history, callbacks, devices):
+    if keras.backend.backend() != "tensorflow":
+        # Or else Keras builds the metrics by a first batch that it takes from the threads which prepare them, and
+        # hands on to the first epoch what they have prepared since, of the one before.
+        model.test_on_batch(*train[0])
+    # `Batches` shuffles by seed and epoch; Keras' own shuffling on top would differ after a restart.
+    model.fit(
+        train, validation_data=validation, epochs=recipe.epochs, initial_epoch=len(history), shuffle=False,
+        callbacks=callbacks, verbose=0 if not devices.keeps else 1 if sys.stdout.isatty() else 2,
+    )  # fmt: skip
 
 
 def build_model(recipe):
@@ -240,7 +255,7 @@ class RunKeeper(keras.callbacks.Callback):
         write_csv(self.out / HISTORY, list(self.history[0]), self.history)
         checkpoint = _checkpoint(self.out, epoch + 1)
         self._save(self.model, checkpoint)
-        for old in checkpoint.parent.glob("*.keras"):
+        for old in _checkpoints(self.out):
             if old != checkpoint:
                 old.unlink()
 
@@ -256,7 +271,7 @@ class RunKeeper(keras.callbacks.Callback):
     def _copy(self):
         network = served = build_model(dataclasses.replace(self.recipe, precision="float32", weights="none"))
         if self.recipe.mirrored:
-            served = average_mirrored(served)
+            served = average(served, mirrored=True)
         if self.recipe.reconciled:
             served = reconcile(tell_uncertainty(served))  # which reads it off the map before that is scaled
         return network, served
@@ -271,11 +286,22 @@ def _checkpoint(out, epochs):
     return out / "checkpoints" / f"{epochs:04d}.keras"
 
 
+def _checkpoints(out):
+    return sorted(path for path in _checkpoint(out, 0).parent.glob("*.keras") if path.stem.isdecimal())
+
+
 def _write_run(out, recipe, split, fold, devices):
     """Write down what a run is made of. The recipe comes last: where it is, the rest is, too."""
     write_text(out / ENVIRONMENT, json.dumps(_environment(split, devices), indent=2) + "\n")
-    write_splits(out / SPLITS, [split], first_fold=fold)
+    write_splits(out / SPLITS, [split], first_fold=fold, force=True)
     recipe.save(out / RECIPE)
+
+
+def _forget_run(out):
+    """Undo `_write_run`, and what was begun since."""
+    for name in (RECIPE, SPLITS, ENVIRONMENT):
+        (out / name).unlink(missing_ok=True)
+    shutil.rmtree(out / "logs", ignore_errors=True)
 
 
 def _read_run(out, recipe, split):
@@ -285,12 +311,13 @@ def _read_run(out, recipe, split):
     samples = [sample for part in PARTS for sample in getattr(split, part)]
     if read_split(out / SPLITS, samples) != split:
         raise ValueError(f"Expected the split of the run to resume, found another: {out / SPLITS}")
-    checkpoints = sorted(_checkpoint(out, 0).parent.glob("*.keras"))
+    checkpoints = _checkpoints(out)
     if not checkpoints:
         return []
     # A kill between the two leaves one row more than the checkpoint knows of; that epoch is done again.
     rows = read_csv(out / HISTORY)[: int(checkpoints[-1].stem)]
-    return [{key: float(value) for key, value in row.items()} | {"epoch": int(row["epoch"])} for row in rows]
+    with blaming(out / HISTORY, "the history of a run"):
+        return [{key: float(value) for key, value in row.items()} | {"epoch": int(row["epoch"])} for row in rows]
 
 
 def _environment(split, devices):

@@ -67,6 +67,7 @@ class Recipe:
     magnification: int = 0  # of tissue, the only one to learn from; 0 learns from all
     balance: str = "none"
     balance_power: float = 0.0  # "sampling" draws sources and classes in proportion to this power of their sizes
+    normals_drawn: float = 1.0  # "sampling" draws normal images so many times as often
     lesion_free: float = 0.0  # share of lesion images that are drawn as a crop beside the lesion, as normals
     grey_transfer: float = 0.0  # share of images that get the grey values of another source
     validation: bool = True  # whether a part chooses the epoch; if not, it is trained with, and the last epoch is kept
@@ -96,7 +97,7 @@ class Recipe:
             allowed = (float, int) if field.type is float else field.type
             if not isinstance(value, allowed) or (isinstance(value, bool) and field.type is not bool):
                 raise ValueError(f"`{field.name}` must be of type {field.type.__name__}. Received: {value!r}")
-        for name in ("image_size", "epochs", "batch_size", "learning_rate", "patience"):
+        for name in ("image_size", "normals_drawn", "epochs", "batch_size", "learning_rate", "patience"):
             if not getattr(self, name) > 0:  # nan is not
                 raise ValueError(f"`{name}` must be > 0. Received: {getattr(self, name)}")
         for name in ("frozen", "mask_weight", "label_weight", "head_epochs", "encoder_rate", "warmup_epochs",
@@ -106,6 +107,8 @@ class Recipe:
         for name in ("balance_power", "lesion_free", "grey_transfer"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be in [0, 1]. Received: {getattr(self, name)}")
+        if self.seed >= 2**32:
+            raise ValueError(f"`seed` must be < 2 ** 32. Received: {self.seed}")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be one of {', '.join(allowed)}. Received: {getattr(self, name)!r}")
@@ -143,7 +146,7 @@ def load_recipe(name):
         raise FileNotFoundError(f"Expected a TOML file or one of {', '.join(packaged)}, found no such recipe: {name}")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"Expected TOML, found something else ({error}): {path}") from error
     known = [field.name for field in dataclasses.fields(Recipe)]
     for key in values:

@@ -1,6 +1,17 @@
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+from contextlib import closing, contextmanager
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from busseg.data.images import write_image
+from busseg.data.phantom import draw_phantom
 from busseg.inference.predictor import Predictor
 
 
@@ -53,4 +64,99 @@ def clip(tmp_path_factory):
     header.PixelData = frames.tobytes()
     path = tmp_path_factory.mktemp("clip") / "clip.dcm"
     header.save_as(path, enforce_file_format=True)
+    return path
+
+
+class Server:
+    """`busseg app` in a process of its own, and requests to it.
+
+    Args:
+        address: Its address, `http://...`.
+        process: The `Popen` of its process.
+        folder: Folder of its temporary files.
+    """
+
+    def __init__(self, address, process, folder):
+        self.address, self.process, self.folder = address, process, folder
+
+    @property
+    def host(self):
+        """Host and port, as in the Host header."""
+        return self.address.removeprefix("http://")
+
+    def left(self):
+        """The files in the folder of temporary files."""
+        return [path for path in self.folder.rglob("*") if path.is_file()]
+
+    def request(self, method, path, body=None, **headers):
+        """`status`, `text` and `headers` of an answer, which must come within seconds."""
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        with closing(http.client.HTTPConnection(self.host, timeout=10)) as connection:
+            connection.request(method, path, body, headers)
+            answer = connection.getresponse()
+            try:
+                content = answer.read()
+            except http.client.IncompleteRead as error:  # so ends a stream that Gradio refuses
+                content = error.partial
+            return SimpleNamespace(status=answer.status, text=content.decode("latin-1"), headers=answer.headers)
+
+    def connect(self, text):
+        """A connection on which a text was sent, in which `{host}` is the server's."""
+        host, _, port = self.host.partition(":")
+        connection = socket.create_connection((host, int(port)), 20)
+        connection.sendall(text.replace("{host}", self.host).encode())
+        return connection
+
+    def ask(self, path, body, **headers):
+        """Status and text of the answer to a question: bytes, or a dict for JSON."""
+        body = json.dumps(body) if isinstance(body, dict) else body
+        answer = self.request("POST", path, body, Content_Type="application/json", **headers)
+        return answer.status, answer.text
+
+    def upload(self, content, name="a.png", **headers):
+        """The answer to an upload of a file."""
+        head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
+        part, kind = head.encode() + content + b"\r\n--x--", "multipart/form-data; boundary=x"
+        return self.request("POST", "/gradio_api/upload", part, Content_Type=kind, **headers)
+
+    def uploaded(self, path):
+        """A file as Gradio's clients name it in a question, after its upload."""
+        (kept,) = json.loads(self.upload(path.read_bytes(), path.name).text)
+        return {"path": kept, "meta": {"_type": "gradio.FileData"}}
+
+
+@contextmanager
+def _running(folder, *arguments, **environment):
+    own = {"TMPDIR": str(folder), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(
+        [sys.executable, "-m", "busseg.cli", "app", "--port", "0", *arguments],
+        env=os.environ | own | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        try:
+            line = process.stdout.readline()
+            assert line.startswith("Research software, not a medical device: http://"), process.stderr.read()
+            yield Server(line.split()[-1], process, folder)
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="session")
+def running():
+    """A `Server` as long as a block is: `with running(folder, *arguments, **environment) as server`."""
+    pytest.importorskip("gradio")
+    return _running
+
+
+@pytest.fixture(scope="module")
+def server(running, tmp_path_factory):
+    """A `Server` for the tests of a file."""
+    with running(tmp_path_factory.mktemp("temporary")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def secret(tmp_path_factory):
+    """A file of the server's user, which the page could answer if it opened it."""
+    path = tmp_path_factory.mktemp("secret") / "secret.png"
+    write_image(path, draw_phantom("benign", 1)[0])
     return path

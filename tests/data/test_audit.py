@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import numpy as np
@@ -419,3 +420,16 @@ def test_mask_in_red_is_a_lesion_and_a_missing_row_a_fault(tmp_path):
     assert found(audit, "bad_label") == {"INFO.csv": "Expected a row for every image, found none for 'BBBB_000.png'"}
     assert audit["classes"]["malignant"]["lesion"]["median"] == pytest.approx(mask.mean())
     assert audit["mask_formats"] == {"PNG RGB": 1}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such names")
+def test_names_of_all_sorts_are_told_without_driving_the_terminal(root, search):
+    image, mask = draw_phantom("benign", 9, 120, 160)
+    for name in ("\x1b[2J", "two\nlines", b"\xc8\xe9".decode("utf-8", "surrogateescape")):
+        write_image(root / "benign" / f"{name}.png", image)
+        write_image(root / "benign" / f"{name}_mask.png", mask * 0)
+    audit = audit_dataset(root)
+    text = format_audit(audit)
+    assert "\x1b" not in text
+    assert "benign/\\x1b[2J.png, benign/two\\nlines.png, benign/\\udcc8\\udce9.png" in text
+    assert "\x1b[2J" in audit["findings"]["empty_mask"][0]["file"]

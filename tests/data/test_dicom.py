@@ -288,12 +288,51 @@ def test_what_is_no_ultrasound_is_refused_in_one_line(wheel, name, found):
         ({"PixelData": bytes(10)}, "pixels that can be decoded"),
         ({"NumberOfFrames": 2_000_000_000}, "a number of frames that fit into the file, found 2000000000"),
         ({"NumberOfFrames": -1}, "a number of frames that fit into the file, found -1"),
-        ({"Rows": 60_000, "Columns": 60_000}, "at most 50000000 pixels a frame, found 60000 x 60000"),
+        ({"Rows": 60_000, "Columns": 60_000}, "at most 25000000 pixels, found 60000 x 60000"),
+        ({"Rows": 1, "Columns": 40_000}, "at most 32767 pixels a side, found 40000 x 1"),
         ({"SequenceOfUltrasoundRegions": [pydicom.Dataset()]}, "with regions and frames, found broken ones"),
     ],
 )
 def test_broken_scan_is_refused_in_one_line(tmp_path, write_scan, phantom, attributes, found):
     assert found in refusal(change(write_scan(tmp_path / "a.dcm", phantom), **attributes))
+
+
+@pytest.mark.parametrize(
+    ("syntax", "format", "options"),
+    [
+        ("JPEGBaseline8Bit", "JPEG", {}),
+        ("JPEG2000", "JPEG2000", {"no_jp2": True}),
+        ("JPEG2000", "JPEG2000", {"no_jp2": False}),  # in boxes, which is not allowed and is seen
+    ],
+)
+def test_codestream_of_another_size_is_refused_before_it_is_decoded(tmp_path, write_scan, syntax, format, options):
+    encoded = [encode(np.zeros((300, 400), np.uint8), format, **options)]
+    syntax = getattr(pydicom.uid, syntax)
+    path = write_scan(tmp_path / "a.dcm", encoded, Rows=30, Columns=40, transfer_syntax=syntax)
+    assert "(a codestream of (300, 400, 1), not (30, 40, 1))" in refusal(path)
+    path = write_scan(tmp_path / "b.dcm", encoded, Rows=300, Columns=400, transfer_syntax=syntax)
+    assert read_dicom(path).read_frame().max() == 0
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_no_more_frames_are_read_than_are_there(tmp_path, write_scan, phantom, packed):
+    frames = [phantom] * 3
+    if packed:
+        told = {"Rows": 60, "Columns": 80, "transfer_syntax": pydicom.uid.JPEGBaseline8Bit}
+        path = write_scan(tmp_path / "a.dcm", [encode(frame, "JPEG") for frame in frames], **told)
+    else:
+        path = write_scan(tmp_path / "a.dcm", np.stack(frames))
+    scan = read_dicom(change(path, NumberOfFrames=1000))
+    assert (scan.frame_count, scan.missing) == (3, 997)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs named pipes")
+def test_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.dcm")
+    os.mkfifo(tmp_path / "a")
+    assert not is_dicom(tmp_path / "a")
+    with pytest.raises(ValueError, match=r"^Expected a DICOM file, found a named pipe: .*a\.dcm$"):
+        read_dicom(tmp_path / "a.dcm")
 
 
 @pytest.mark.parametrize("name", ["plain.dcm", "packed.dcm"])

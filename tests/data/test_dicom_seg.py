@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 
 from busseg import __version__
 from busseg.data.dicom import read_dicom
-from busseg.data.dicom_seg import NOTICE, write_overlay, write_segmentation
+from busseg.data.dicom_seg import NOTICE, _without_quotes, write_overlay, write_segmentation
 
 pydicom = pytest.importorskip("pydicom", reason="needs busseg[dicom]")
 highdicom = pytest.importorskip("highdicom", reason="needs busseg[dicom]")
@@ -18,6 +19,18 @@ SOURCES = (
     "examples_ybr_color.dcm", "examples_palette.dcm", "examples_rgb_color.dcm", "examples_jpeg2k.dcm",
     "ExplVR_BigEnd.dcm",
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("error", [OSError("No tag to read at file position 42C"), EOFError(), KeyError("Muster^A")])
+def test_whatever_a_broken_header_raises_is_told_without_its_words(error):
+    with pytest.raises(ValueError, match=rf"^Expected a header .*, found another \({type(error).__name__}\): a\.dcm$"):  # noqa: SIM117
+        with _without_quotes("a.dcm"):
+            raise error
+
+
+def test_full_disk_is_no_fault_of_the_header():
+    with pytest.raises(OSError, match="No space"), _without_quotes("a.dcm"):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.fixture

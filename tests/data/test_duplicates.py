@@ -147,6 +147,15 @@ def test_images_without_texture_have_exact_copies_alone(tmp_path):
     assert [(copy.first.stem, copy.second.stem, copy.exact) for copy in copies] == [("grey", "grey again", True)]
 
 
+@pytest.mark.parametrize("shape", [(1, 5000), (5000, 1), (1, 1), (3, 5000), (5, 5), (16, 16)])
+def test_line_of_pixels_has_exact_copies_alone(tmp_path, shape):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    paths = [tmp_path / f"{name}.png" for name in "abc"]
+    for path, image in zip(paths, (pixels, pixels, 255 - pixels)):
+        write_image(path, image)
+    assert find_copies(paths) == [Copy(paths[0], paths[1], 1.0, True)]
+
+
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_few_images_have_few_copies(tmp_path, count):
     phantom, _ = draw_phantom("benign", seed=1)

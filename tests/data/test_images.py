@@ -1,3 +1,5 @@
+import errno
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -8,6 +10,8 @@ from PIL import Image
 
 from busseg.data.images import (
     MAX_PIXELS,
+    MAX_SIDE_PX,
+    count_pixels,
     fit_to_native,
     fit_to_square,
     is_image,
@@ -190,8 +194,8 @@ BROKEN = {
     "half.tif": (lambda folder: (data := encoded(folder, "half.tif", Image.fromarray(noise())))[: len(data) // 2],
                  "found"),
     "header.png": (lambda folder: claimed_png(8, 8)[:20], "found a broken file"),
-    "large.png": (lambda folder: claimed_png(10_000, 10_000), "at most 50000000 pixels, found 10000 x 10000"),
-    "bomb.png": (lambda folder: claimed_png(CLAIMED, CLAIMED), "at most 50000000 pixels, found more"),
+    "large.png": (lambda folder: claimed_png(10_000, 10_000), "at most 25000000 pixels, found 10000 x 10000"),
+    "bomb.png": (lambda folder: claimed_png(CLAIMED, CLAIMED), "at most 25000000 pixels, found more"),
     "gif.png": (lambda folder: encoded(folder, "gif.gif", Image.fromarray(GREY)), "found something else"),
     "pages.tif": (lambda folder: encoded(folder, "pages.tif", Image.fromarray(GREY), save_all=True,
                                          append_images=[Image.fromarray(GREY)]), "found 2 frames"),
@@ -234,7 +238,7 @@ def test_header_that_pillow_rejects_by_a_bare_value_error_is_refused_by_name(tmp
 
 
 def test_largest_image_is_allowed_by_its_header_and_one_more_column_is_not(tmp_path):
-    for width, found in ((MAX_PIXELS // 5000, "broken file"), (MAX_PIXELS // 5000 + 1, "found 10001 x 5000")):
+    for width, found in ((MAX_PIXELS // 5000, "broken file"), (MAX_PIXELS // 5000 + 1, "found 5001 x 5000")):
         path = tmp_path / "a.png"
         path.write_bytes(claimed_png(width, 5000))
         with pytest.raises(ValueError, match=found):
@@ -244,6 +248,93 @@ def test_largest_image_is_allowed_by_its_header_and_one_more_column_is_not(tmp_p
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"^Expected an image file, found nothing: .*gone\.png$"):
         read_image(tmp_path / "gone.png")
+
+
+@pytest.mark.parametrize(("width", "height"), [(1_000_001, 1), (1, 1_000_001), (MAX_SIDE_PX + 1, 2)])
+def test_side_that_is_too_long_is_refused(tmp_path, width, height):
+    (tmp_path / "a.png").write_bytes(claimed_png(width, height))
+    with pytest.raises(ValueError, match=rf"^Expected at most 32767 pixels a side, found {width} x {height}: "):
+        read_image(tmp_path / "a.png")
+
+
+def with_chunk(folder, name):
+    """A whole PNG with an empty chunk of a kind behind its header."""
+    whole = encoded(folder, "a.png", Image.fromarray(GREY).convert("RGB"))
+    end = 8 + 25  # the signature, and the header with its length, name and checksum
+    return whole[:end] + struct.pack(">I", 0) + name + struct.pack(">I", zlib.crc32(name)) + whole[end:]
+
+
+def broken_exif(folder):
+    """A JPEG that a camera turned, and whose EXIF tells its width by letters."""
+    entries = [(0x0100, 2, 3, 0x61620000), (0x0112, 3, 1, 6 << 16)]  # tag, kind, count, value
+    directory = struct.pack(">H", len(entries)) + b"".join(struct.pack(">HHLL", *entry) for entry in entries)
+    return encoded(folder, "a.jpg", Image.fromarray(GREY), exif=b"Exif\0\0MM\0*\0\0\0\x08" + directory + bytes(4))
+
+
+def test_jpeg_that_is_refined_over_and_over_is_refused(tmp_path):
+    """Each scan goes over all the pixels: a file of some kB would take minutes."""
+    whole = encoded(tmp_path, "a.jpg", Image.fromarray(noise()), progressive=True)
+    start, end = whole.rindex(b"\xff\xda"), whole.rindex(b"\xff\xd9")
+    assert whole.count(b"\xff\xda") < 20
+    for count in (10, 200):
+        (tmp_path / f"{count}.jpg").write_bytes(whole[:end] + whole[start:end] * count + whole[end:])
+    assert read_image(tmp_path / "10.jpg").shape == (64, 80)
+    with pytest.raises(ValueError, match=r"^Expected a JPEG of at most 100 scans, found 2\d\d: .*200\.jpg$"):
+        read_image(tmp_path / "200.jpg")
+
+
+ENDS_IN_PILLOW = {
+    "gAMA.png": lambda folder: with_chunk(folder, b"gAMA"),
+    "tRNS.png": lambda folder: with_chunk(folder, b"tRNS"),
+    "pHYs.png": lambda folder: with_chunk(folder, b"pHYs"),
+    "iCCP.png": lambda folder: with_chunk(folder, b"iCCP"),
+    "short.tif": lambda folder: b"MM\0*\0\0\0\x08",
+    "exif.jpg": broken_exif,
+}
+
+
+@pytest.mark.parametrize("name", ENDS_IN_PILLOW)
+def test_what_pillow_raises_is_the_error_of_the_file(tmp_path, name):
+    (tmp_path / name).write_bytes(ENDS_IN_PILLOW[name](tmp_path))
+    with pytest.raises(ValueError, match=rf"^Expected .*found.*: .*{name}$"):
+        read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError("deep"), struct.error("short"), AssertionError()])
+def test_any_error_of_a_decoder_names_the_file(tmp_path, monkeypatch, error):
+    def fail(image):
+        raise error
+
+    path = save(tmp_path / "a.png", Image.fromarray(GREY))
+    monkeypatch.setattr("PIL.ImageOps.exif_transpose", fail)
+    with pytest.raises(ValueError, match=r"^Expected a complete image, found a broken file \(\w+\): .*a\.png$"):
+        read_image(path)
+
+
+def test_error_of_the_system_is_told_as_such(tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise OSError(errno.EMFILE, "Too many open files", "a.png")
+
+    path = save(tmp_path / "a.png", Image.fromarray(GREY))
+    monkeypatch.setattr("PIL.Image.open", fail)
+    with pytest.raises(OSError, match=r"Too many open files: 'a\.png'"):
+        read_image(path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs named pipes and devices")
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "device.png").symlink_to("/dev/zero")
+    for name, found in (("pipe", "a named pipe"), ("folder", "a folder"), ("device", "a device")):
+        with pytest.raises(ValueError, match=rf"^Expected an image file, found {found}: .*{name}\.png$"):
+            read_image(tmp_path / f"{name}.png")
+
+
+def test_pixels_are_counted_by_the_header_alone(tmp_path):
+    (tmp_path / "a.png").write_bytes(claimed_png(300, 200))
+    (tmp_path / "b.png").write_text("no image")
+    assert [count_pixels(tmp_path / name) for name in ("a.png", "b.png", "gone.png")] == [60_000, 0, 0]
 
 
 # === Masks ===
@@ -314,6 +405,12 @@ def test_colour_is_written_as_colour(tmp_path):
 def test_name_that_is_no_images_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"^Expected a file name that ends in one of \.png.*, found: .*a\.txt$"):
         write_image(tmp_path / "a.txt", GREY)
+    assert not any(tmp_path.iterdir())
+
+
+def test_pixels_that_no_such_file_can_hold_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"^Expected pixels that \.png can hold, found 1000001 x 1 px: .*a\.png$"):
+        write_image(tmp_path / "a.png", np.zeros((1, 1_000_001), np.uint8))
     assert not any(tmp_path.iterdir())
 
 

@@ -169,4 +169,4 @@ def test_real_busbra_is_tested_once_and_never_parts_a_patient(busbra_folder, fol
     assert sorted(sample.name for split in splits for sample in split.test) == sorted(s.name for s in samples)
     for split in splits:
         groups = [{sample.group for sample in getattr(split, part)} for part in PARTS]
-        assert sum(map(len, groups)) == len(set.union(*groups)) == len({sample.group for sample in samples})
+        assert sum(map(len, groups)) == len(set.union(*groups)) == len({s.attributes["patient"] for s in samples})

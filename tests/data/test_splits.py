@@ -299,3 +299,12 @@ def test_bad_rows_of_other_folds_do_not_matter(tmp_path):
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.csv"):
         read_split(tmp_path / "gone.csv", SAMPLES)
+
+
+# === Names with accents ===
+def test_groups_and_folds_typed_with_composed_accents_fit_files_of_macos(tmp_path):
+    on_disk = [sample(f"cafe\u0301 {number}.png") for number in range(2)]  # the letter and its accent
+    write_splits(tmp_path / "splits.csv", [Split((sample("caf\xe9 0.png"),), (), (sample("caf\xe9 1.png"),))])
+    assert read_split(tmp_path / "splits.csv", on_disk) == Split((on_disk[0],), (), (on_disk[1],))
+    (tmp_path / "groups.csv").write_text("file,group\ncaf\xe9 0.png,a\ncaf\xe9 1.png,b\n", encoding="utf-8")
+    assert [one.group for one in read_groups(tmp_path / "groups.csv", on_disk)] == ["a", "b"]

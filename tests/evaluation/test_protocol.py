@@ -9,6 +9,7 @@ from busseg.data import find_samples
 from busseg.data.files import read_csv
 from busseg.data.images import read_image, read_mask, write_image
 from busseg.data.sample import CLASSES, Sample
+from busseg.evaluation import protocol
 from busseg.evaluation.intervals import bootstrap_intervals
 from busseg.evaluation.operating import selective_scores
 from busseg.evaluation.protocol import evaluate, format_summary, read_rows, summarise, write_scores
@@ -377,3 +378,19 @@ def test_stop_in_the_middle_leaves_the_former_evaluation(tmp_path, predictor):
     with pytest.raises(KeyboardInterrupt):
         evaluate(predictor, {"other": [sample, sample]}, tmp_path / "out", stopped)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+
+
+def test_summary_comes_last_so_that_a_stop_before_is_seen(tmp_path, predictor, monkeypatch):
+    sample, out = scan(tmp_path, "a", square(), square(), "benign"), tmp_path / "out"
+    evaluate(predictor, {"all": [sample]}, out)
+    with monkeypatch.context() as stopped:
+        stopped.setattr(protocol, "draw_confusion", _stop)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(predictor, {"all": [sample]}, out)
+    assert "summary.json" not in names(out)
+    evaluate(predictor, {"all": [sample]}, out)
+    assert "summary.json" in names(out)
+
+
+def _stop(*told):
+    raise KeyboardInterrupt

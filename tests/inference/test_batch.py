@@ -1,8 +1,10 @@
 import json
+import os
 import re
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,7 +12,9 @@ from PIL import Image
 from busseg.data.files import read_csv
 from busseg.data.images import read_image, write_image
 from busseg.data.tissue import write_tissue
-from busseg.inference.batch import find_inputs, predict_files
+from busseg.inference import batch
+from busseg.inference.batch import predict_files
+from busseg.inference.inputs import find_inputs
 from busseg.inference.metadata import add_metadata
 from busseg.inference.operating_point import tabulate_thresholds
 from busseg.inference.overlay import draw_overlay
@@ -37,12 +41,6 @@ def put(folder, *names, shape=(32, 32)):
 
 def names(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
-def found(folder, *inputs):
-    """What `find_inputs` says, with paths relative to the folder."""
-    targets = find_inputs([folder / name for name in inputs])
-    return {path.relative_to(folder).as_posix(): target.as_posix() for path, target in targets.items()}
 
 
 # === The decision at a sensitivity ===
@@ -83,87 +81,6 @@ def test_decisions_of_two_sensitivities_do_not_come_into_one_table(tmp_path, dec
     assert (out / "predictions.csv").read_text() == table
     (row,) = predict_files(Predictor(decided, sensitivity=before), inputs, out, resume=True)
     assert row["label"] == "normal"
-
-
-# === Finding ===
-@pytest.mark.parametrize(
-    ("files", "inputs", "expected"),
-    [
-        (("a.png",), ("a.png",), {"a.png": "a"}),
-        (("s/b.png", "s/a.JPG"), ("s",), {"s/a.JPG": "a", "s/b.png": "b"}),
-        (("s/deep/er/c.tif",), ("s",), {"s/deep/er/c.tif": "deep/er/c"}),
-        (("s/a.png", "b.png"), ("s", "b.png"), {"s/a.png": "a", "b.png": "b"}),
-        (("s/a.png", "s/deep/a.png"), ("s",), {"s/a.png": "a", "s/deep/a.png": "deep/a"}),
-        (("s/v1.2.png", "s/v1.3.png"), ("s",), {"s/v1.2.png": "v1.2", "s/v1.3.png": "v1.3"}),
-        # Two of one name keep their suffixes, the others do not.
-        (("x.png", "x.jpg", "y.png"), ("x.png", "x.jpg", "y.png"), {"x.png": "x.png", "x.jpg": "x.jpg", "y.png": "y"}),
-        (("s/x.png", "s/x.bmp"), ("s",), {"s/x.bmp": "x.bmp", "s/x.png": "x.png"}),
-        # Masks beside their image are passed over; what is only named like one is not.
-        (("s/a.png", "s/a_mask.png", "s/a_mask_1.png"), ("s",), {"s/a.png": "a"}),
-        (("s/a.png", "s/a_mask.bmp"), ("s",), {"s/a.png": "a"}),
-        (("s/a_mask.png",), ("s",), {"s/a_mask.png": "a_mask"}),
-        (("s/a.png", "s/deep/a_mask.png"), ("s",), {"s/a.png": "a", "s/deep/a_mask.png": "deep/a_mask"}),
-        (("s/a.png", "s/a_masked.png"), ("s",), {"s/a.png": "a", "s/a_masked.png": "a_masked"}),
-        (("s/a.png", "s/a_mask_left.png"), ("s",), {"s/a.png": "a", "s/a_mask_left.png": "a_mask_left"}),
-        (("a.png", "a_mask.png"), ("a_mask.png",), {"a_mask.png": "a_mask"}),  # asked for by name
-        # Hidden files are no scans.
-        (("s/a.png", "s/.a.png"), ("s",), {"s/a.png": "a"}),
-        # The same file named twice is one.
-        (("s/a.png",), ("s", "s/a.png"), {"s/a.png": "a"}),
-        (("s/a.png", "s/ab.png", "s/c.png"), ("s/a*.png",), {"s/a.png": "a", "s/ab.png": "ab"}),
-        (("s/x/a.png", "s/y/a.png", "s/y/b.jpg"), ("s/**/a.*",), {"s/x/a.png": "x/a", "s/y/a.png": "y/a"}),
-        (("s/a.png", "s/a_mask.png"), ("s/*",), {"s/a.png": "a"}),
-        (("s/a [1].png", "s/a 1.png"), ("s/a [1].png",), {"s/a [1].png": "a [1]"}),  # a file that is called so
-        (("a.png",), ("a.png", "a.png"), {"a.png": "a"}),
-    ],
-)  # fmt: skip
-def test_inputs_are_found_with_the_place_of_their_results(tmp_path, files, inputs, expected):
-    put(tmp_path, *files)
-    assert found(tmp_path, *inputs) == expected
-
-
-def test_files_of_a_folder_that_are_no_images_are_passed_over(tmp_path):
-    put(tmp_path, "s/a.png")
-    (tmp_path / "s/notes.txt").touch()
-    (tmp_path / "s/folder.png").mkdir()
-    assert found(tmp_path, "s") == {"s/a.png": "a"}
-
-
-def test_file_named_by_the_user_is_taken_whatever_it_is(tmp_path):
-    (tmp_path / "notes.txt").touch()
-    assert found(tmp_path, "notes.txt") == {"notes.txt": "notes"}
-
-
-@pytest.mark.parametrize(
-    ("files", "inputs", "name"),
-    [
-        (("a/x.png", "b/x.png"), ("a", "b"), "x.png"),
-        (("a/x.png", "b/x.png"), ("a/x.png", "b/x.png"), "x.png"),
-        (("s/x.png", "s/x.jpg", "s/x.png.png"), ("s",), "x.png"),
-    ],
-)
-def test_results_of_one_name_are_refused(tmp_path, files, inputs, name):
-    put(tmp_path, *files)
-    with pytest.raises(ValueError, match=rf"^Expected .* names, found two named {name}: .*png, .*png$"):
-        found(tmp_path, *inputs)
-
-
-@pytest.mark.parametrize("name", ["gone", "gone.png"])
-def test_missing_input_is_named(tmp_path, name):
-    with pytest.raises(FileNotFoundError, match=f"^Expected an image or a folder of images, found nothing: .*{name}$"):
-        find_inputs([tmp_path / name])
-
-
-def test_pattern_without_images_is_named(tmp_path):
-    put(tmp_path, "a.png")
-    with pytest.raises(FileNotFoundError, match=r"^Expected images that match the pattern, found none: .*b\*\.png$"):
-        find_inputs([tmp_path / "b*.png"])
-
-
-def test_folder_without_images_is_named(tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"^Expected images in the folder, found none: .*empty$"):
-        find_inputs([tmp_path / "empty"])
 
 
 # === Predicting ===
@@ -289,6 +206,60 @@ def test_folder_with_other_files_is_refused_before_anything_is_predicted(tmp_pat
     with pytest.raises(FileExistsError, match=rf"predictions\.csv, found other files: {re.escape(str(tmp_path))}/out$"):
         next(predict_files(predictor, find_inputs([tmp_path / "a.png"]), tmp_path / "out"))
     assert names(tmp_path / "out") == ["thesis.png"]
+
+
+# === Names, sizes and kinds of all sorts ===
+def test_names_of_all_sorts_get_a_row_and_results(tmp_path, predictor):
+    raw = b"\xc8\xe9\xcf\xd9.png".decode("utf-8", "surrogateescape")  # GBK, as `unzip` leaves it
+    sorts = ["=1+2.png", "\x1b[2J.png", "two\nlines.png", "\r.png", "e\u0301.png", "\xe9.png", "a" * 251 + ".png", raw]
+    for name in sorts:
+        put(tmp_path / "scans", "a.png")
+        (tmp_path / "scans/a.png").rename(tmp_path / "scans" / name)
+    rows = list(predict_files(predictor, find_inputs([tmp_path / "scans"]), tmp_path / "out", json_lines=True))
+    assert [row["error"] for row in rows] == [""] * 8
+    assert [Path(row["file"]).name for row in rows] == sorted(sorts)
+    assert [row["file"] for row in read_csv(tmp_path / "out/predictions.csv")] == [row["file"] for row in rows]
+    lines = (tmp_path / "out/predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["file"] for line in lines] == [row["file"] for row in rows]
+    assert len(list((tmp_path / "out").glob("*_overlay.png"))) == 8
+    again = predict_files(predictor, find_inputs([tmp_path / "scans"]), tmp_path / "out", resume=True, json_lines=True)
+    assert [row["file"] for row in again] == [row["file"] for row in rows]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs named pipes")
+def test_what_is_no_file_gets_a_row_with_its_error(tmp_path, predictor):
+    put(tmp_path, "scans/b.png", "scans/folder.png/c.png")
+    os.mkfifo(tmp_path / "scans/a.png")
+    (tmp_path / "scans/gone.png").symlink_to("nowhere.png")
+    rows = predict_files(predictor, find_inputs([tmp_path / "scans"]), tmp_path / "out")
+    errors = {Path(row["file"]).name: row["error"] for row in rows}
+    assert errors == {
+        "a.png": f"Expected an image file, found a named pipe: {tmp_path}/scans/a.png",
+        "b.png": "",
+        "c.png": "",
+        "gone.png": f"Expected an image file, found nothing: {tmp_path}/scans/gone.png",
+    }
+
+
+def test_what_cannot_be_drawn_is_the_error_of_its_file(tmp_path, predictor, monkeypatch):
+    def fail(image, prediction):
+        if image.max() == 1:
+            raise cv2.error("two\nlines")
+        return image
+
+    put(tmp_path, "scans/a.png", "scans/b.png", "scans/c.png")
+    monkeypatch.setitem(batch._PICTURES, "_overlay.png", fail)
+    rows = predict_files(predictor, find_inputs([tmp_path / "scans"]), tmp_path / "out")
+    told = f"Expected results that can be written, found something else (error: two lines): {tmp_path}/scans/b.png"
+    assert [row["error"] for row in rows] == ["", told, ""]
+
+
+def test_large_images_are_predicted_one_by_one(predictor, monkeypatch):
+    """A batch is cut short where it holds `PIXELS_AHEAD`: here at the second of three images of 60 pixels each."""
+    monkeypatch.setattr(batch, "PIXELS_AHEAD", 100)
+    read = [(number, np.zeros((6, 10), np.uint8), None) for number in range(3)]
+    batches = iter(read)
+    assert [[one[0] for one in batch._batch(batches)] for _ in range(3)] == [[0, 1], [2], []]
 
 
 # === Stopping, and going on ===

@@ -5,8 +5,8 @@ import pytest
 from busseg.data.files import read_csv
 from busseg.data.images import read_image, write_image
 from busseg.data.tissue import draw_tissue
-from busseg.inference.batch import find_inputs
 from busseg.inference.explanations import HEATS, explain_files, open_model
+from busseg.inference.inputs import find_inputs
 from busseg.inference.predictor import Predictor
 from busseg.models.classifier import build_classifier
 from busseg.models.unet import build_unet

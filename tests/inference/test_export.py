@@ -168,21 +168,55 @@ def test_empty_folder_is_filled(tmp_path, echo_file):
 
 def test_saved_model_is_replaced_as_a_whole(tmp_path, echo_file, tiny_exports):
     shutil.copytree(tiny_exports["saved_model"], tmp_path / "export")
-    (tmp_path / "export/assets/old.txt").parent.mkdir(exist_ok=True)
-    (tmp_path / "export/assets/old.txt").touch()
     export_saved_model(echo_file, tmp_path / "export")
     np.testing.assert_allclose(
         Predictor(tmp_path / "export").predict(np.full((32, 32), 255, np.uint8)).probabilities, (0, 1, 0), atol=1e-6
     )
-    assert "assets/old.txt" not in names(tmp_path / "export")
     assert {name.split("/")[0] for name in names(tmp_path)} == {"export"}
+
+
+@pytest.mark.parametrize("format", ["saved_model", "openvino"])
+def test_export_with_a_foreign_file_beside_it_is_refused_and_untouched(tmp_path, echo_file, tiny_exports, format):
+    folder = shutil.copytree(tiny_exports[format], tmp_path / "export")
+    (folder / "variables").mkdir(exist_ok=True)
+    (folder / "variables" / "thesis.tex").touch()
+    before = names(folder)
+    with pytest.raises(FileExistsError, match=r"found something else: .*export$"):
+        FORMATS[format](echo_file, folder)
+    assert names(folder) == before
+
+
+@pytest.mark.parametrize(("format", "marker"), [("saved_model", "assets.extra"), ("openvino", "model.xml")])
+def test_model_of_another_program_is_refused_and_untouched(tmp_path, echo_file, tiny_exports, format, marker):
+    folder = shutil.copytree(tiny_exports[format], tmp_path / "export")
+    if (folder / marker).is_dir():
+        shutil.rmtree(folder / marker)
+    else:
+        (folder / marker).write_bytes((folder / marker).read_bytes().replace(b"busseg", b"others"))
+    before = names(folder)
+    with pytest.raises(FileExistsError, match=r"found something else: .*export$"):
+        FORMATS[format](echo_file, folder)
+    assert names(folder) == before
+
+
+def test_onnx_file_of_another_program_is_refused_unless_forced(tmp_path, echo_file, tiny_exports):
+    out = tmp_path / "export.onnx"
+    foreign = onnx.load(tiny_exports["onnx"])
+    del foreign.metadata_props[:]
+    onnx.save(foreign, out)
+    before = out.read_bytes()
+    with pytest.raises(FileExistsError, match=r"something else \(--force replaces it\): .*export\.onnx$"):
+        export_onnx(echo_file, out)
+    assert out.read_bytes() == before
+    export_onnx(echo_file, out, force=True)
+    assert out.read_bytes() != before
 
 
 @pytest.mark.parametrize("name", ["thesis.tex", "model.keras"])
 def test_folder_with_something_else_is_refused_and_untouched(tmp_path, echo_file, name):
     (tmp_path / "export").mkdir()
     (tmp_path / "export" / name).touch()
-    with pytest.raises(FileExistsError, match=r"^Expected a new folder or a SavedModel .* something else: .*export$"):
+    with pytest.raises(FileExistsError, match=r"^Expected a new name or a SavedModel .* something else: .*export$"):
         export_saved_model(echo_file, tmp_path / "export")
     assert names(tmp_path) == ["export", f"export/{name}"]
 
@@ -242,8 +276,10 @@ def test_model_whose_answers_are_no_numbers_leaves_nothing(tmp_path, echo_file):
 @pytest.mark.parametrize(
     ("export", "name", "message"),
     [
-        (export_saved_model, "export", r"The SavedModel cannot be written .*too large.*\): .*export"),
+        (export_saved_model, "export", r"The model cannot be written .*too large.*\): .*export"),
         (export_onnx, "export.onnx", r"\[Errno 27\] File too large: '.*export\.onnx'"),
+        (export_litert, "export.tflite", r"The model cannot be written .*too large.*\): .*export\.tflite"),
+        (export_openvino, "export", r"The model cannot be written .*\): .*export"),
     ],
 )
 def test_full_disk_leaves_the_old_export(tmp_path, echo_file, export, name, message):
@@ -292,7 +328,7 @@ def test_onnx_file_is_replaced_and_nothing_is_left_beside_it(tmp_path, echo_file
 def test_what_is_no_onnx_file_is_refused_and_untouched(tmp_path, echo_file, content):
     out = tmp_path / "export.onnx"
     out.mkdir() if content is None else out.write_bytes(content)
-    with pytest.raises(FileExistsError, match=r"^Expected a new file or an ONNX file .* else: .*export\.onnx$"):
+    with pytest.raises(FileExistsError, match=r"^Expected a new name or an ONNX file .*: .*export\.onnx$"):
         export_onnx(echo_file, out)
     assert names(tmp_path) == ["export.onnx"]
     assert out.is_dir() if content is None else out.read_bytes() == content
@@ -393,7 +429,7 @@ def test_unknown_weights_are_refused_by_name(tmp_path, echo_file):
 def test_what_is_no_litert_file_is_refused_and_untouched(tmp_path, echo_file, content):
     out = tmp_path / "export.tflite"
     out.mkdir() if content is None else out.write_bytes(content)
-    with pytest.raises(FileExistsError, match=r"^Expected a new file or a LiteRT file .* else: .*export\.tflite$"):
+    with pytest.raises(FileExistsError, match=r"^Expected a new name or a LiteRT file .*: .*export\.tflite$"):
         export_litert(echo_file, out)
     assert names(tmp_path) == ["export.tflite"]
     assert out.is_dir() if content is None else out.read_bytes() == content
@@ -408,7 +444,7 @@ def test_name_without_tflite_is_refused(tmp_path, echo_file):
 def test_folder_with_something_else_than_openvino_is_refused_and_untouched(tmp_path, echo_file, tiny_exports):
     folder = shutil.copytree(tiny_exports["saved_model"], tmp_path / "export")
     before = names(folder)
-    with pytest.raises(FileExistsError, match=r"^Expected a new folder or an OpenVINO model .* else: .*export$"):
+    with pytest.raises(FileExistsError, match=r"^Expected a new name or an OpenVINO model .* else: .*export$"):
         export_openvino(echo_file, folder)
     assert names(folder) == before
 

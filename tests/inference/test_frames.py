@@ -10,8 +10,9 @@ from busseg.data.dicom import read_dicom
 from busseg.data.files import read_csv
 from busseg.data.images import read_image, write_image
 from busseg.data.phantom import draw_phantom
-from busseg.inference.batch import find_inputs, predict_files
+from busseg.inference.batch import predict_files
 from busseg.inference.frames import Frame, count_frames, find_frames, frame_target, predict_frames
+from busseg.inference.inputs import find_inputs
 from busseg.inference.predictor import UNREADABLE, Predictor
 
 highdicom = pytest.importorskip("highdicom", reason="needs busseg[dicom]")
@@ -208,8 +209,8 @@ def test_broken_scans_get_rows_and_the_others_go_on(tmp_path, predictor, clip, w
     (tmp_path / "s/text.dcm").write_text("hello")
     rows = predict(predictor, tmp_path / "s", out=tmp_path / "out")
     files = [(Path(row["file"]).name, row["frame"], bool(row["error"])) for row in rows]
-    assert files == [("clip.dcm", 1, False), ("clip.dcm", 2, True), ("clip.dcm", 3, True), ("text.dcm", "", True),
-                     ("whole.dcm", "", False)]  # fmt: skip
+    assert files == [("clip.dcm", 1, False), ("clip.dcm", 2, True), ("text.dcm", "", True), ("whole.dcm", "", False)]
+    assert rows[1]["error"].startswith("Expected 3 frames, found 1: ")
     assert all(row["error"].endswith(row["file"]) for row in rows if row["error"])
     # Half a clip has no segmentation, for it would say that nothing is in the other half; a former one is gone.
     assert [name for name in names(tmp_path / "out") if name.endswith(".dcm")] == ["whole_seg.dcm"]

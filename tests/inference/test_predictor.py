@@ -19,7 +19,7 @@ from busseg.inference.export import FORMATS
 from busseg.inference.predictor import Prediction, Predictor
 from busseg.inference.runtimes import load_keras
 from busseg.models.classifier import build_classifier
-from busseg.models.serving import average_mirrored, tell_novelty, tell_uncertainty, texture_features
+from busseg.models.serving import average, tell_novelty, tell_uncertainty, texture_features
 
 
 @pytest.fixture(scope="module")
@@ -342,7 +342,7 @@ FOREIGN = {
 def test_uncertainty_and_novelty_are_told_by_every_format(tmp_path, tiny_run):
     network = load_keras(tiny_run)
     size = texture_features(network).output_shape[1]
-    model = tell_uncertainty(average_mirrored(tell_novelty(network, np.zeros(size), np.eye(size)[:, :3])))
+    model = tell_uncertainty(average(tell_novelty(network, np.zeros(size), np.eye(size)[:, :3]), mirrored=True))
     model.save(tmp_path / "told.keras")
     for format, name in STORED.items():
         FORMATS[format](tmp_path / "told.keras", tmp_path / name)

@@ -12,7 +12,9 @@ from busseg.data.files import read_csv, write_csv
 from busseg.data.images import write_image
 from busseg.data.phantom import draw_phantom
 from busseg.data.sample import CLASSES
-from busseg.inference.batch import find_inputs, predict_files
+from busseg.inference import batch, ray_engine
+from busseg.inference.batch import predict_files
+from busseg.inference.inputs import find_inputs
 from busseg.inference.predictor import Predictor
 from busseg.inference.ray_engine import predict_files_on_ray
 
@@ -83,6 +85,17 @@ def test_workers_write_what_this_process_would_and_parquet(archive, predictor, c
     assert sum(row["error"] != "" for row in rows) == 2
 
 
+@pytest.mark.parametrize("name", ["=1+2.png", "'=1.png", "''=1.png", "a.png", "\r.png"])
+def test_parquet_has_names_as_they_are_and_no_apostrophes(tmp_path, name):
+    from pyarrow import parquet
+
+    columns = batch.fields("ultrasound")
+    write_csv(tmp_path / "predictions.csv", columns, [dict.fromkeys(columns, "") | {"file": name, "p_benign": "-1"}])
+    ray_engine._write_parquet(tmp_path)
+    (row,) = parquet.read_table(tmp_path / "predictions.parquet").to_pylist()
+    assert (row["file"], row["p_benign"]) == (name, -1.0)
+
+
 @pytest.mark.slow
 def test_what_is_done_is_not_done_again(archive, predictor, cluster, tmp_path):
     first = [*predict_files_on_ray(MODEL, predictor, archive, tmp_path)]
@@ -102,8 +115,6 @@ def test_what_is_done_is_not_done_again(archive, predictor, cluster, tmp_path):
 @pytest.mark.slow
 def test_file_that_kills_its_workers_does_not_stop_the_others(archive, predictor, cluster, tmp_path, monkeypatch):
     """The worker of this test dies of one file; Ray sends the class, so that it need not be in the package."""
-    from busseg.inference import ray_engine
-
     deadly = [*archive][17]
 
     class Mortal(ray_engine._Worker):
@@ -123,7 +134,7 @@ def test_file_that_kills_its_workers_does_not_stop_the_others(archive, predictor
 
 def test_folder_that_cannot_be_written_stops_all(archive, predictor, cluster, tmp_path):
     (tmp_path / "0").touch()  # where a folder of masks must be
-    (tmp_path / "predictions.csv").touch()
+    (tmp_path / "predictions.csv").write_text("file,label,warning,error\n")
     with pytest.raises(OSError, match=r"/0"):
         list(predict_files_on_ray(MODEL, predictor, archive, tmp_path))
     assert not (tmp_path / "predictions.parquet").exists()

@@ -5,7 +5,7 @@ from keras import applications
 
 from busseg.inference.export import FORMATS, TOLERANCE
 from busseg.models import encoders
-from busseg.models.encoders import ENCODERS, conv_block, deepest, encode, finest_stride
+from busseg.models.encoders import ENCODERS, check_encoder, conv_block, deepest, encode, finest_stride
 from busseg.models.normalization import NORMALIZATIONS
 from busseg.models.unet import build_unet
 
@@ -331,3 +331,8 @@ def test_plain_encoder_has_no_imagenet_weights():
     message = f"The encoder plain has no ImageNet weights; those with them are {', '.join(ENCODERS[1:])}"
     with pytest.raises(ValueError, match=f"^{message}$"):
         encoder("plain", weights="imagenet")
+
+
+def test_huge_depth_is_refused_at_once():
+    with pytest.raises(ValueError, match=r"^`depth` must be <= 6 at this `image_size`\. Received: depth=10{30}$"):
+        check_encoder(32, "plain", 4, 10**30, 0, False, "batch")

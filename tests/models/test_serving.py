@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from busseg.models.serving import (
-    average_mirrored,
+    average,
     network_inside,
     reconcile,
     set_temperature,
@@ -47,14 +47,14 @@ def left_mean(image):
 # === The mirror ===
 def test_answer_is_the_mean_of_an_image_and_its_mirror_image(network, images):
     here, there = answers(network, images), answers(network, images[:, :, ::-1])
-    mean = answers(average_mirrored(network), images)
+    mean = answers(average(network, mirrored=True), images)
     np.testing.assert_allclose(mean["mask"], (here["mask"] + there["mask"][:, :, ::-1]) / 2, atol=1e-6)
     product = np.sqrt(here["label"] * there["label"])  # the mean of logits, before it is scaled to a sum of 1
     np.testing.assert_allclose(mean["label"], product / product.sum(1, keepdims=True), atol=1e-6)
 
 
 def test_mirrored_image_has_the_mirrored_answer(network, images):
-    model = average_mirrored(network)
+    model = average(network, mirrored=True)
     here, there = answers(model, images), answers(model, images[:, :, ::-1])
     np.testing.assert_allclose(here["mask"], there["mask"][:, :, ::-1], atol=1e-6)
     np.testing.assert_allclose(here["label"], there["label"], atol=1e-6)
@@ -65,11 +65,20 @@ def test_networks_of_several_sizes_answer_at_the_first_ones(network, images):
     label = keras.ops.softmax(keras.ops.mean(image, axis=(1, 2)) * np.float32([0.01, 0.02, 0]))
     smaller = keras.Model(image, {"mask": image / 255, "label": label}, name="smaller")
     flat = np.broadcast_to(images.mean((1, 2, 3), keepdims=True), images.shape)  # the same at any size
-    alone, other = answers(average_mirrored(network), flat), answers(smaller, flat[:, ::2, ::2])
-    both = answers(average_mirrored(network, smaller), flat)
+    alone, other = answers(average(network, mirrored=True), flat), answers(smaller, flat[:, ::2, ::2])
+    both = answers(average(network, smaller, mirrored=True), flat)
     np.testing.assert_allclose(both["mask"], (alone["mask"] + other["mask"].repeat(2, 1).repeat(2, 2)) / 2, atol=1e-5)
     product = np.sqrt(alone["label"] * other["label"])
     np.testing.assert_allclose(both["label"], product / product.sum(1, keepdims=True), atol=1e-5)
+
+
+def test_mean_of_networks_without_mirror_image_is_that_of_their_answers(network, images):
+    smaller = keras.models.clone_model(network)
+    here, there = answers(network, images), answers(smaller, images)
+    both = answers(average(network, smaller), images)
+    np.testing.assert_allclose(both["mask"], (here["mask"] + there["mask"]) / 2, atol=1e-6)
+    product = np.sqrt(here["label"] * there["label"])
+    np.testing.assert_allclose(both["label"], product / product.sum(1, keepdims=True), atol=1e-6)
 
 
 # === Uncertainty ===
@@ -114,16 +123,17 @@ def test_mask_agrees_with_the_class(peak, label, expected):
 
 # === Temperature ===
 def test_temperature_divides_the_logits_of_the_mean_too(network, images):
-    before = answers(average_mirrored(network), images)["label"]
+    before = answers(average(network, mirrored=True), images)["label"]
     set_temperature(network, 2.5)
-    after = answers(average_mirrored(network), images)["label"]
+    after = answers(average(network, mirrored=True), images)["label"]
     expected = before ** (1 / 2.5)
     np.testing.assert_allclose(after, expected / expected.sum(1, keepdims=True), atol=1e-5)
 
 
-def test_model_built_around_networks_passes_its_temperature_on_to_each(network, images):
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_model_built_around_networks_passes_its_temperature_on_to_each(network, images, mirrored):
     other = build_unet(image_size=SIZE, width=4, depth=2)
-    model = reconcile(tell_uncertainty(average_mirrored(network, other)))
+    model = reconcile(tell_uncertainty(average(network, other, mirrored=mirrored)))
     before = answers(model, images)["label"]
     set_temperature(model, 2.5)
     expected = before ** (1 / 2.5)
@@ -163,7 +173,7 @@ def test_novelty_is_the_distance_in_whitened_features(network, images):
         np.testing.assert_array_equal(found[name], values)
 
 
-@pytest.mark.parametrize("build", [lambda x: x, tell_uncertainty, average_mirrored])
+@pytest.mark.parametrize("build", [lambda x: x, tell_uncertainty, average])
 def test_network_is_found_inside_whatever_is_built_around_it(network, images, build):
     found = answers(network_inside(reconcile(build(network))), images)
     expected = answers(network, images)
@@ -176,7 +186,7 @@ def test_all_of_it_is_saved_and_loaded(network, images, tmp_path):
     set_temperature(network, 2)
     model = reconcile(
         tell_uncertainty(
-            average_mirrored(tell_novelty(network, np.zeros(24, np.float32), np.eye(24, dtype=np.float32)))
+            average(tell_novelty(network, np.zeros(24, np.float32), np.eye(24, dtype=np.float32)), mirrored=True)
         )
     )
     expected = answers(model, images)

@@ -15,6 +15,7 @@ import pytest
 
 from busseg.data.batches import Batches
 from busseg.data.busi import find_samples
+from busseg.data.claims import RUN
 from busseg.data.files import read_csv, write_csv
 from busseg.data.splits import Split, grouped_splits, read_split
 from busseg.models.encoders import encode
@@ -328,6 +329,17 @@ def test_finished_run_is_left_as_it_is(run, split):
 
 
 # === Wrong use ===
+def test_training_that_fails_in_its_first_epoch_leaves_no_run_that_refuses_another(tmp_path, split, monkeypatch):
+    def fail(*arguments, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(keras.Model, "fit", fail)
+    for batch_size in (16, 8):
+        with pytest.raises(MemoryError):
+            fit(dataclasses.replace(RECIPE, batch_size=batch_size), split, tmp_path / "run")
+        assert not files_of(tmp_path / "run")
+
+
 def test_another_run_in_the_folder_is_refused(run, split):
     out, _ = run
     with pytest.raises(FileExistsError, match=r"^Expected a new folder, found another run; resume goes on with it: "):
@@ -369,8 +381,9 @@ def test_recipe_that_no_network_fits_is_refused_and_leaves_no_run(split, tmp_pat
 
 
 def test_folder_of_a_run_that_was_killed_before_it_began_is_taken(split, tmp_path):
-    (tmp_path / "environment.json").write_text("{}")  # the first file that a run writes
-    (tmp_path / ".recipe.toml.x1").mkdir()  # what a kill in the middle of the last one leaves
+    # The first file that a run writes, and what a kill in the middle of the last one leaves.
+    (tmp_path / "environment.json").write_text(json.dumps(dict.fromkeys(RUN.names)))
+    (tmp_path / ".busseg-x1").mkdir()
     fit(dataclasses.replace(RECIPE, epochs=1, warmup_epochs=0), split, tmp_path)
     assert load_recipe(tmp_path / "recipe.toml").epochs == 1
 
@@ -383,4 +396,4 @@ def test_broken_image_is_named_before_the_first_epoch_and_leaves_no_run(phantom_
     with pytest.raises(ValueError, match=r"phantom \w+ \(\d+\)\.png") as error:
         fit(RECIPE, split, tmp_path / "run")
     assert str(broken) in str(error.value)
-    assert list((tmp_path / "run").iterdir()) == []
+    assert not (tmp_path / "run").exists()

@@ -105,7 +105,7 @@ def test_table_is_an_unknown_key(toml):
         load_recipe(toml("[network]\nwidth = 4"))
 
 
-@pytest.mark.parametrize("content", [b"epochs = ", b"epochs: 3", b"\xff\xfe\x00"])
+@pytest.mark.parametrize("content", [b"epochs = ", b"epochs: 3", b"\xff\xfe\x00", b"a = " + b"[" * 5000])
 def test_broken_toml_is_named(tmp_path, content):
     path = tmp_path / "broken.toml"
     path.write_bytes(content)
@@ -114,6 +114,11 @@ def test_broken_toml_is_named(tmp_path, content):
 
 
 # === Wrong values ===
+def test_seed_that_keras_does_not_take_is_refused():
+    with pytest.raises(ValueError, match=r"^`seed` must be < 2 \*\* 32\. Received: 4294967296$"):
+        Recipe(seed=2**32)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

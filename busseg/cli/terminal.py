@@ -1,0 +1,45 @@
+"""What the program says: to terminals of any code page, to readers that leave early, and of names that are not ours."""
+
+import io
+import os
+import sys
+
+from rich.console import Console
+
+from busseg.data.escaping import printable
+
+_errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+
+
+def forgive_output():
+    """Let no output end a run: what the code page lacks is escaped, and what nobody reads any more is dropped."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and stream is getattr(sys, f"__{name}__"):
+            raw = _Output(stream.fileno(), "w", closefd=False)
+            options = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
+            forgiving = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, "backslashreplace", **options)
+            setattr(sys, name, forgiving)
+
+
+class _Output(io.FileIO):
+    """A file whose reader may go, as `head` does after ten lines; who writes goes on."""
+
+    def write(self, data):
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return len(data)
+
+
+def say(text):
+    """Print lines, without the control characters that names and files of others may hold."""
+    print("\n".join(map(printable, text.split("\n"))))
+
+
+def complain(line):
+    """Print one line to stderr; see `say`."""
+    _errors.print(f"busseg: {printable(line)}")
