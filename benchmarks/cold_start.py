@@ -30,6 +30,7 @@ VERBS = {
     "predict": "predict {made}/phantoms/benign --model {made}/train --out {out}/predict",
     "explain": "explain {made}/phantoms/benign --model {made}/train --out {out}/explain",
     "export": "export {made}/train --out {out}/export",
+    "calibrate": "calibrate {made}/train {made}/phantoms --out {out}/calibrated.keras",
     "crossval": "crossval {made}/phantoms --recipe {made}/tiny.toml --folds 2 --out {out}/crossval",
     "compare": "compare {made}/evaluate {made}/crossval --out {out}/compare",
     "demo": "demo --out {out}/demo",

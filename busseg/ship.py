@@ -28,6 +28,8 @@ from busseg.evaluation.protocol import SUMMARY, TABLE, evaluate, read_rows
 from busseg.evaluation.report import write_report
 from busseg.evaluation.scores import calibration, labels_and_probabilities
 from busseg.inference.export import export_onnx
+from busseg.inference.metadata import add_metadata
+from busseg.inference.operating_point import tabulate_thresholds
 from busseg.inference.predictor import Predictor
 from busseg.inference.runtimes import load_keras
 from busseg.models.serving import (
@@ -38,7 +40,8 @@ from busseg.models.serving import (
     tell_novelty,
     tell_uncertainty,
 )
-from busseg.training.calibration import apply_temperature, fit_novelty, fit_temperature, measure_novelty
+from busseg.training.calibration import apply_temperature, fit_temperature
+from busseg.training.novelty import fit_novelty, measure_novelty
 from busseg.training.recipe import load_recipe
 
 # How far an image may be: so much farther than all but a hundredth of the known ones, out of fold. Scans of other
@@ -106,8 +109,8 @@ def ship(samples, crossvals, runs, out, float16=False):
 
     Returns:
         What `shipped.json` holds: `temperature` and `novelty_limit`, by all folds; and by each fold as the others would
-        have it, so that no image is judged by itself, `ece` before and after, and `flagged`, the share of images that
-        are called foreign.
+        have it, so that no image is judged by itself, `ece` before and after, `flagged`, the share of images that are
+        called foreign, and `operating_points`, see `tabulate_thresholds`, which both models carry.
 
     Raises:
         FileExistsError: If `out` holds something else.
@@ -140,11 +143,13 @@ def _average(samples, crossvals, runs, out, float16):
     limit = _limit(novelty.values())
     flagged = [novelty[fold] > _limit(d for other, d in novelty.items() if other != fold) for fold in novelty]
 
+    malignant = true == CLASSES.index("malignant")
     found = {
         "temperature": temperature,
         "novelty_limit": limit,
         "ece": [calibration(labels, p)["ece"] for p in (probabilities, calibrated)],
         "flagged": float(np.mean(np.concatenate(flagged))),
+        "operating_points": tabulate_thresholds(calibrated[malignant, CLASSES.index("malignant")]),
     }
     write_text(out / SHIPPED.marker, json.dumps(found, indent=2) + "\n")
     networks, recipe = [network_inside(load_keras(run)) for run in runs], load_recipe(runs[0] / "recipe.toml")
@@ -157,6 +162,7 @@ def _average(samples, crossvals, runs, out, float16):
             network.set_weights([_rounded(weight) for weight in network.get_weights()])
     with replacing(out / "model.keras") as temporary:
         _serve(networks, recipe).save(temporary)
+        add_metadata(temporary, {"operating_points": found["operating_points"]})
     export_onnx(out / "model.keras", out / "model.onnx", force=True)
     return found
 

@@ -14,7 +14,7 @@ VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 FRAMEWORKS = {"keras", "tensorflow", "torch", "jax"}
 HEAVY = {*FRAMEWORKS, "albumentations", "cv2"}
 
-ROOMS = ("data", "models", "training", "inference", "evaluation", "app", "crossval", "ship", "demo", "cli")
+ROOMS = ("data", "models", "training", "inference", "evaluation", "app", "crossval", "ship", "calibrate", "demo", "cli")
 MAY_IMPORT = {
     "": set(),
     "data": set(),
@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "app": set(ROOMS),
     "crossval": {"data", "training", "inference", "evaluation"},
     "ship": {"data", "models", "training", "inference", "evaluation"},
+    "calibrate": {"data", "models", "training", "inference"},
     "demo": {"data", "training", "inference", "evaluation"},
     "cli": set(ROOMS),
 }

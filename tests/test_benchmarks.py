@@ -198,3 +198,46 @@ def test_ladder_leads_from_the_bottom_to_the_top_one_setting_at_a_time():
     assert rungs[0][1] == ladder.BOTTOM
     assert rungs[-1][1] == ladder.TOP
     assert ladder.PREDICTED.keys() == {name for name, _, _ in rungs[1:]}
+
+
+# === Calibration at a hospital left out ===
+calibrate = import_module("benchmarks.calibrate")
+
+
+def hospital(shift, images=2000, seed=0):
+    """Labels, probabilities and groups; a third is malignant; the log-odds of malignant are moved by `shift`."""
+    random = np.random.default_rng(seed)
+    labels = np.where(np.arange(images) % 3 == 0, 2, 1)
+    p_malignant = 1 / (1 + np.exp(-random.normal(np.where(labels == 2, 2 + shift, -2 + shift), 1.5)))
+    probabilities = np.stack([np.full(images, 1e-6), 1 - p_malignant, p_malignant], axis=1)
+    return labels, probabilities / probabilities.sum(axis=1, keepdims=True), np.array([str(i) for i in range(images)])
+
+
+def test_scans_are_drawn_with_malignant_ones_by_their_share():
+    labels = hospital(0)[0]
+    drawn = calibrate.draw(labels, 21, seed=0)
+    assert len(set(drawn)) == 21
+    assert np.sum(labels[drawn] == 2) == 7
+    assert set(drawn) != set(calibrate.draw(labels, 21, seed=1))
+
+
+def test_calibration_brings_a_shifted_hospital_nearer_to_its_sensitivity():
+    labels, probabilities, _ = hospital(0)
+    table = calibrate.tabulate_thresholds(probabilities[labels == 2, 2])
+    draws = [calibrate.run_draw(hospital(-1.5, seed=1), table, 0.9, 40, seed) for seed in range(5)]
+    before, after = (np.mean([abs(one[way]["sensitivity"] - 0.9) for one in draws]) for way in ("before", "calibrated"))
+    assert before > 0.1
+    assert after < 0.8 * before
+    same = [calibrate.run_draw(hospital(0, seed=1), table, 0.9, 40, seed) for seed in range(5)]
+    assert np.mean([abs(one["calibrated"]["sensitivity"] - 0.9) for one in same]) < 0.05
+
+
+def test_images_of_the_drawn_patients_are_not_scored():
+    labels, probabilities, _ = hospital(0, images=60)
+    pairs = np.array([str(i // 2) for i in range(60)])  # two views a patient
+    table = calibrate.tabulate_thresholds(probabilities[labels == 2, 2])
+    drawn = calibrate.draw(labels, 20, seed=0)
+    rest = ~np.isin(pairs, pairs[drawn])
+    found = calibrate.run_draw((labels, probabilities, pairs), table, 0.9, 20, seed=0)["before"]
+    threshold = np.sort(probabilities[labels == 2, 2])[2]  # 18 of 20 reach it
+    assert found["specificity"] == np.mean(probabilities[rest & (labels != 2), 2] < threshold)

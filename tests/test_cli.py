@@ -25,6 +25,7 @@ from busseg.data.tissue import write_tissue
 VERBS = (
     "app",
     "audit",
+    "calibrate",
     "compare",
     "crossval",
     "demo",
@@ -342,6 +343,62 @@ def test_evaluate_goes_on_past_a_broken_image_and_ends_with_1(call, echo_file, d
         "busseg: 1 of 15 files could not be read",
     ]
     assert json.loads((tmp_path / "out/summary.json").read_text())["parts"]["all"]["images"] == 14
+
+
+# === Calibrate ===
+@pytest.fixture
+def calibrated(call, tiny_exports, dataset, tmp_path):
+    """`tiny_exports`' ONNX file, calibrated to the fifteen images of `dataset`."""
+    done = call("calibrate", tiny_exports["onnx"], dataset, "--out", tmp_path / "mine.onnx")
+    assert (done.status, done.err) == (0, "")
+    assert "15 scans of 15 groups: 5 benign, 5 malignant, 5 normal\n" in done.out
+    assert done.out.endswith(f"Wrote {tmp_path / 'mine.onnx'}\n")
+    return tmp_path / "mine.onnx"
+
+
+def test_predict_and_evaluate_take_a_calibrated_model_and_a_sensitivity(call, calibrated, dataset, tmp_path):
+    out = tmp_path / "out"
+    done = call("predict", dataset / "malignant", "--model", calibrated, "--out", out, "--sensitivity", 0.9)
+    assert (done.status, done.err) == (0, "")
+    found = sum(row["malignant_at_0.9"] == "True" for row in read_csv(out / "predictions.csv"))
+    assert done.out.count(", malignant at sensitivity 0.9\n") == found
+    # Of five, one being the lowest: 0.025 ** (1 / 5) and 0.975 ** (1 / 5).
+    line = next(line for line in done.out.splitlines() if line.startswith("Malignant at"))
+    assert line.startswith("Malignant at sensitivity 0.9 (95 % interval 0.48 to 0.99), from p_malignant 0.")
+    assert line.endswith(f" on: {found} of 5 images")
+    again = call(
+        "predict", dataset / "malignant", "--model", calibrated, "--out", out, "--sensitivity", 0.9, "--resume"
+    )
+    assert (again.status, again.out) == (0, done.out)
+    done = call("evaluate", calibrated, dataset, "--out", tmp_path / "scores", "--sensitivity", 0.9)
+    assert (done.status, done.err) == (0, "")
+    assert "at a prevalence of 33.3%" in done.out
+
+
+def test_calibrate_goes_on_past_a_broken_image_and_ends_with_1(call, tiny_exports, dataset, tmp_path):
+    (dataset / "benign/3.png").write_bytes(b"")
+    done = call("calibrate", tiny_exports["onnx"], dataset, "--out", tmp_path / "mine.onnx")
+    assert done.status == 1
+    assert done.err.splitlines() == [
+        f"busseg: skipped: Expected an image, found an empty file (0 bytes): {dataset / 'benign/3.png'}",
+        "busseg: 1 of 15 files could not be read",
+    ]
+    assert "14 scans" in done.out
+    assert (tmp_path / "mine.onnx").exists()
+
+
+def test_calibrate_overwrites_nothing(call, tiny_exports, dataset, tmp_path):
+    model = shutil.copy(tiny_exports["onnx"], tmp_path / "model.onnx")
+    line = fails(call, tmp_path, "calibrate", model, dataset, "--out", model)
+    assert line.endswith(f"Expected a new file to write the calibrated model to, found one: {model}")
+    assert model.read_bytes() == tiny_exports["onnx"].read_bytes()
+
+
+@pytest.mark.parametrize("verb", ["predict", "evaluate"])
+def test_sensitivity_of_a_model_without_thresholds_is_refused_with_what_to_do(call, verb, echo_file, dataset, tmp_path):
+    arguments = {"predict": [dataset, "--model", echo_file], "evaluate": [echo_file, dataset]}[verb]
+    line = fails(call, tmp_path, verb, *arguments, "--out", tmp_path / "out", "--sensitivity", 0.95)
+    assert line.endswith("make one with your own labelled scans: busseg calibrate MODEL DATA --out NEW")
 
 
 # === Predict ===

@@ -10,6 +10,7 @@ from busseg.data.images import read_image
 from busseg.data.sample import CLASSES
 from busseg.data.splits import train_on_all
 from busseg.evaluation.protocol import TABLE, read_rows
+from busseg.inference.metadata import read_metadata
 from busseg.inference.predictor import Predictor
 from busseg.inference.runtimes import load_keras
 from busseg.models.serving import average, tell_uncertainty
@@ -39,6 +40,9 @@ def test_shipped_model_is_the_run_calibrated_that_knows_foreign_images(trained, 
     assert {"model.keras", "model.onnx", "shipped.json", "report.html"} <= {path.name for path in tmp_path.iterdir()}
     assert json.loads((tmp_path / "shipped.json").read_text()) == found
     assert 0 <= found["flagged"] <= 0.2
+    assert found["operating_points"]["images"] == 10  # malignant phantoms
+    for name in ("model.keras", "model.onnx"):
+        assert read_metadata(tmp_path / name)["operating_points"] == found["operating_points"]
 
     images = [read_image(sample.image) for sample in phantom_samples]
     before, shipped = Predictor(run).predict_batch(images), Predictor(tmp_path / "model.onnx").predict_batch(images)

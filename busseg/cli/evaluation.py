@@ -9,6 +9,7 @@ from busseg.cli.program import (
     Data,
     Fold,
     Robustness,
+    Sensitivity,
     Splits,
     app,
     check_datasets,
@@ -30,6 +31,7 @@ def evaluate(
     splits: Splits = None,
     fold: Fold = None,
     robustness: Robustness = False,
+    sensitivity: Sensitivity = None,
 ):
     """Score a model on the parts of a dataset, or of several, and report.
 
@@ -47,7 +49,7 @@ def evaluate(
 
     name = check_datasets(data)
     check_folder(out, EVALUATION)
-    predictor = load_predictor(model)
+    predictor = load_predictor(model, sensitivity)
     samples = find_samples(data, predictor.task)
     if splits is None and (model / "splits.csv").is_file():
         splits = model / "splits.csv"

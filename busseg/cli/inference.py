@@ -11,7 +11,16 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from busseg.cli.program import app, load_predictor, needs_keras, report_failures, report_foreign, starting_keras
+from busseg.cli.program import (
+    Sensitivity,
+    app,
+    load_predictor,
+    needs_keras,
+    progress_bar,
+    report_failures,
+    report_foreign,
+    starting_keras,
+)
 from busseg.cli.terminal import say
 from busseg.data.escaping import printable
 
@@ -48,6 +57,7 @@ def predict(
             "archives. Also writes predictions.parquet."
         ),
     ] = "threads",
+    sensitivity: Sensitivity = None,
 ):
     """Tell the class of images and where the lesion lies. Of DICOM, its B-mode region is looked at, and the lesions are
     also written as DICOM SEG, NAME_seg.dcm.
@@ -67,22 +77,37 @@ def predict(
         predict_files = partial(predict_files_on_ray, model)
     files = find_inputs(inputs)
     check_folder(out, PREDICTION)  # before a model is loaded
-    predictor = load_predictor(model)
+    predictor = load_predictor(model, sensitivity)
     rows = predict_files(predictor, files, out, resume, probability_maps, json_lines, overlay_dicom)
     pictures = count_frames(files)
-    failed, foreign = {}, Counter()
+    failed, foreign, malignant = {}, Counter(), 0
     for number, row in enumerate(track(rows, "Predicting", total=pictures)):
+        malignant += not row["error"] and _is_malignant(row, sensitivity)
         if row["error"]:
             failed.setdefault(row["file"], row)  # one line a file, however many frames
         elif row["warning"]:
             foreign[row["file"], row["warning"]] += 1
         elif number < 20:
-            say(f"{_name(row)}: {row['label']}{_lesion(row)}")
+            decision = f", malignant at sensitivity {sensitivity:g}" if _is_malignant(row, sensitivity) else ""
+            say(f"{_name(row)}: {row['label']}{_lesion(row)}{decision}")
     if pictures > 20:
         say(f"... and {pictures - 20} more")
+    if sensitivity is not None:
+        point = predictor.operating_point
+        say(
+            f"Malignant at sensitivity {sensitivity:g} (95 % interval {point.low:.2f} to {point.high:.2f}), "
+            f"from p_malignant {point.threshold:.3f} on: {malignant} of {pictures} images"
+        )
     say(f"Wrote {out}")
     report_foreign(foreign)
     report_failures(list(failed.values()), len(files))
+
+
+def _is_malignant(row, sensitivity):
+    from busseg.inference.batch import decision_column
+
+    # Text where the row was read back from the table.
+    return sensitivity is not None and str(row[decision_column(sensitivity)]) == "True"
 
 
 def _name(row):
@@ -170,6 +195,30 @@ def export(
     with starting_keras():
         difference = FORMATS[format](model, out, **told)
     say(f"Wrote {out}; its answers differ from the source's by at most {difference:.0e}")
+
+
+@app.command()
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="Trained model: best, small, a run's folder, a .keras or .onnx file.")],
+    data: Annotated[
+        list[Path],
+        typer.Argument(help="Dataset folders of your own scans with their classes; 20 are enough, without masks."),
+    ],
+    out: Annotated[Path, typer.Option(help="New file to write: .onnx of a model in ONNX, else .keras.")],
+):
+    """Fit a model to your own labelled scans: how sure it may be, and the thresholds for --sensitivity.
+
+    The class and the mask of an image stay what they are. Take scans as they come, not hard or chosen ones.
+
+    Example: busseg calibrate best my-scans --out mine.onnx
+    """
+    from busseg.calibrate import calibrate, find_labelled, format_calibration
+
+    samples = find_labelled(data)
+    found, failures = calibrate(load_predictor(model), samples, out, progress_bar("Predicting"))
+    say(format_calibration(found))
+    say(f"Wrote {out}")
+    report_failures(failures, len(samples))
 
 
 @app.command("app")

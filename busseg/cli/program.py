@@ -44,6 +44,15 @@ Groups = Annotated[
         "one."
     ),
 ]
+Sensitivity = Annotated[
+    float | None,
+    typer.Option(
+        min=0.5,
+        max=0.99,
+        help="Share of the malignant images to find: an image counts as malignant from the probability on that found "
+        "this share out of fold.",
+    ),
+]
 Robustness = Annotated[bool, typer.Option("--robustness", help="Score under contrast, blur, speckle and more, too.")]
 
 
@@ -99,12 +108,12 @@ def needs_keras(model):
     return str(model) not in SHIPPED and model.suffix != ".onnx"
 
 
-def load_predictor(model):
+def load_predictor(model, sensitivity=None):
     """A predictor; Keras is started only for a model that needs it."""
     from busseg.inference.predictor import Predictor
 
     with starting_keras() if needs_keras(model) else nullcontext():
-        return Predictor(model)
+        return Predictor(model, sensitivity=sensitivity)
 
 
 def check_datasets(data):

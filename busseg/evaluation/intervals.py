@@ -49,6 +49,22 @@ def bootstrap_intervals(rows, replicates=1000, level=0.95, seed=0):
     return {name: _interval(values[1:], level) for name, values in draws.items() if not np.isnan(values[0])}
 
 
+def mean_intervals(rows, values, replicates=1000, level=0.95, seed=0):
+    """As `bootstrap_intervals`, of scores that are means over images.
+
+    Args:
+        rows: Sequence of dicts with `group`, one an image.
+        values: Dict from the name of a score to array `(images,)`, NaN where the score is not defined for an image.
+        replicates, level, seed: See `bootstrap_intervals`.
+
+    Returns:
+        Dict from name to `[low, high]`, of the scores that an image defines.
+    """
+    draw = _draw(rows, replicates, seed)
+    means = {name: _means(each, draw) for name, each in values.items() if not np.isnan(each).all()}
+    return {name: _interval(mean[1:], level) for name, mean in means.items()}
+
+
 def paired_differences(rows_a, rows_b, replicates=1000, seed=0):
     """Compare two models on the images that both have scored.
 

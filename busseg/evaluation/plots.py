@@ -139,6 +139,22 @@ def plot_reliability(bins, ece):
     return figure
 
 
+def plot_risk_coverage(coverage, risk):
+    """How often the class is wrong if only the surest images are answered.
+
+    Args:
+        coverage, risk: Arrays `(images,)`; see `busseg.evaluation.operating.risk_coverage`.
+    """
+    figure, axis = _panel(xlabel="share of images answered, the surest first", ylabel="share of answers wrong")
+    axis.step(coverage, risk, where="mid", color=COLORS["normal"])
+    axis.axhline(risk[-1], color="#999999", linewidth=1, linestyle=":")
+    axis.set(xlim=(0, 1.01), ylim=(0, None))
+    axis.xaxis.set_major_formatter(PERCENT)
+    axis.yaxis.set_major_formatter(PERCENT)
+    axis.set_title(f"AURC {np.mean(risk):.3f}", fontsize=11)
+    return figure
+
+
 # === Lesions ===
 def plot_dice(rows):
     """The Dice of each lesion, a dot; a box between the quartiles, a line at the median, a diamond at the mean.

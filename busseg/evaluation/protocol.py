@@ -1,6 +1,7 @@
 """Predict the parts of a dataset, score them, and write the folder of an evaluation."""
 
 import json
+from dataclasses import asdict
 from pathlib import PurePosixPath
 
 import cv2
@@ -13,6 +14,7 @@ from busseg.data.sample import ATTRIBUTES, CLASSES, TASKS
 from busseg.data.signature import is_own_picture
 from busseg.evaluation.figures import draw_confusion, draw_review_sheet
 from busseg.evaluation.intervals import bootstrap_intervals
+from busseg.evaluation.operating import decision_scores, selective_scores
 from busseg.evaluation.patients import PATIENT_SCORES, patient_scores
 from busseg.evaluation.recognition import format_recognition, recognition_rates
 from busseg.evaluation.robustness import ROBUSTNESS
@@ -81,7 +83,10 @@ def evaluate(predictor, parts, out, progress=iter, size=None, fold=None, model=N
     """
     with claim_folder(out, EVALUATION) as out:
         _refuse_foreign_masks(out / MASKS)
-        return _evaluate(predictor, parts, out, progress, size, fold, {"size": size, "model": model, "data": data})
+        about = {"size": size, "model": model, "data": data}
+        if predictor.operating_point:
+            about["operating_point"] = asdict(predictor.operating_point)
+        return _evaluate(predictor, parts, out, progress, size, fold, about)
 
 
 def _refuse_foreign_masks(folder):
@@ -169,18 +174,20 @@ def _spread(readable, count=12):
 
 
 # === Sum up ===
-def summarise(rows):
+def summarise(rows, operating_point=None):
     """Sum up the scores of a set of images.
 
     Args:
         rows: Sequence of dicts with `fields`, one an image. Those with an error are left out.
+        operating_point: Dict with the `threshold` of malignant to score, too.
 
     Returns:
         Dict of the numbers of `images`, of their `groups`, of `lesions`, of `normals` (images without a lesion), of
         `missed` lesions, of which no pixel was found, and of `scaled` ones, found in an image whose scale is known;
         `scores`, see `point_scores`; `intervals`, see `bootstrap_intervals`; `confusion` and `classes`, see
-        `class_scores`, and `reliability`, see `calibration`, all three None where no image has a label; and of tissue
-        `recognition`, see `recognition_rates`, of scans `patients`, see `patient_scores`. Of images of several sources,
+        `class_scores`, and `reliability`, see `calibration`, all three None where no image has a label; `selective`,
+        see `selective_scores`; of an operating point `decision`, see `decision_scores`; and of tissue `recognition`,
+        see `recognition_rates`, of scans `patients`, see `patient_scores`. Of images of several sources,
         `sources`, the same of each source, and `mean_of_sources`.
     """
     rows = scored(rows)
@@ -198,16 +205,18 @@ def summarise(rows):
         "intervals": bootstrap_intervals(rows),
         **{name: of_classes.get(name) for name in ("confusion", "classes", "reliability")},
         **({"patients": patient_scores(rows)} if classes_of(rows) == CLASSES else {}),
+        "selective": selective_scores(rows),
+        **({"decision": decision_scores(rows, operating_point["threshold"])} if operating_point else {}),
         **({} if classes_of(rows) == CLASSES else {"recognition": recognition_rates(rows)}),
-        **_summarise_sources(rows),
+        **_summarise_sources(rows, operating_point),
     }
 
 
-def _summarise_sources(rows):
+def _summarise_sources(rows, operating_point):
     rows_of = rows_by_source(rows)
     if len(rows_of) < 2:
         return {}
-    sources = {source: summarise(mine) for source, mine in rows_of.items()}
+    sources = {source: summarise(mine, operating_point) for source, mine in rows_of.items()}
     return {"sources": sources, "mean_of_sources": mean_of_sources([one["scores"] for one in sources.values()])}
 
 
@@ -236,7 +245,8 @@ def sum_up(rows, **about):
         part to what `summarise` says of it.
     """
     parts = dict.fromkeys(row["part"] for row in rows)
-    scores = {part: summarise([row for row in rows if row["part"] == part]) for part in parts}
+    point = about.get("operating_point")
+    scores = {part: summarise([row for row in rows if row["part"] == part], point) for part in parts}
     return {"threshold": THRESHOLD, "nsd_tolerance_px": NSD_TOLERANCE_PX, **about, "parts": scores}
 
 
@@ -314,6 +324,23 @@ def _format_classes(one):
         _told(one, ("macro F1", "macro_f1"), ("macro AUC", "macro_auc")),
         _told(one, ("benign or malignant AUC", "malignant_auc")),
         _told(one, ("ECE", "ece"), ("Brier", "brier")),
+        *_format_selective(one["selective"]),
+        *(_format_decision(one["decision"]) if "decision" in one else []),
+    ]
+
+
+def _format_selective(selective):
+    risk = {point["coverage"]: point["error_rate"] for point in selective["risk"]}
+    told = ", ".join(f"of the surest {share:.0%} {risk[share]:.1%}" for share in (0.5, 0.8, 1.0))
+    return [f"wrong {told}; AURC {selective['aurc']:.3f}"]
+
+
+def _format_decision(decision):
+    return [
+        f"malignant from p_malignant {decision['threshold']:.3f} on: {decision['called']} of "
+        f"{decision['malignant'] + decision['others']} images",
+        "  " + _told(decision, ("sensitivity", "sensitivity"), ("specificity", "specificity")),
+        f"  {_told(decision, ('PPV', 'ppv'), ('NPV', 'npv'))}   at a prevalence of {decision['prevalence']:.1%}",
     ]
 
 

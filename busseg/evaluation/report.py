@@ -8,6 +8,7 @@ from busseg.data.files import blaming, read_csv, read_json
 from busseg.data.splits import PARTS
 from busseg.evaluation import plots
 from busseg.evaluation.cases import draw_cases
+from busseg.evaluation.operating import class_risk
 from busseg.evaluation.page import embed_figure, write_page
 from busseg.evaluation.patients import PATIENT_SCORES
 from busseg.evaluation.protocol import REPORT, SUMMARY, TABLE, read_rows
@@ -202,6 +203,7 @@ def _draw_plots(rows, headline, histories, robustness):
         classes = classes_of(rows)
         figures["confusion"] = plots.plot_confusion(headline["confusion"], classes)
         figures["reliability"] = plots.plot_reliability(headline["reliability"], headline["scores"]["ece"])
+        figures["risk_coverage"] = plots.plot_risk_coverage(*class_risk(rows))
         answers = (*labels_and_probabilities(rows), classes)
         roc = plots.roc_curves(*answers)
         if roc:

@@ -41,10 +41,20 @@ _BATCH = 8  # and their mirror images; more are no faster
 _THREADS = 4  # that read and write; decoding and encoding leave Python's lock, and disks are waited for
 
 
-def fields(task):
-    """The columns of `predictions.csv` by a model of one of `TASKS`."""
+def fields(task, sensitivity=None):
+    """The columns of `predictions.csv` by a model of one of `TASKS`, asked for a sensitivity or not."""
     frame, of_lesions = (("frame",), _OF_LESIONS) if task == "ultrasound" else ((), ())
-    return ("file", *frame, "label", *(f"p_{label}" for label in TASKS[task]), *of_lesions, "warning", "error")
+    decision = () if sensitivity is None else (decision_column(sensitivity),)
+    probabilities = (f"p_{label}" for label in TASKS[task])
+    return ("file", *frame, "label", *decision, *probabilities, *of_lesions, "warning", "error")
+
+
+def decision_column(sensitivity):
+    """The column that says whether an image counts as malignant, such as `malignant_at_0.95`.
+
+    The sensitivity is in its name, so that `resume` does not put two of them into one table.
+    """
+    return f"malignant_at_{sensitivity:g}"
 
 
 def predict_in_threads(predictor, frames, out, pictures, json_lines, run):
@@ -92,6 +102,7 @@ def predict_files(
         out: Path of the output folder. A former `predictions.csv` there is replaced.
         resume: Whether to go on with the prediction in `out` instead: a picture whose row, without an error, and
             results are all there is not predicted again, whatever model that was. A clip is predicted again as a whole.
+            A table of another sensitivity is refused.
         probability_maps: Whether to write `NAME_probability.png`, too: 0..255 for lesion probabilities of 0..1. Not of
             tissue.
         json_lines: Whether to write `predictions.jsonl`, too: a JSON object a picture and line, with the box and the
@@ -109,8 +120,9 @@ def predict_files(
         BlockingIOError: If another process writes there.
         OSError: If the folder cannot be written.
         ImportError: If a file is DICOM, and what reads it is missing.
+        ValueError: If the table to go on with has other columns.
     """
-    columns = fields(predictor.task)
+    columns = fields(predictor.task, predictor.sensitivity)
     pictures = list(_PICTURES)[: 2 + probability_maps] if predictor.task == "ultrasound" else []
     with claim_folder(out, PREDICTION) as out:
         done = _done(inputs, out, columns, pictures, json_lines, overlay_dicom) if resume else {}
@@ -155,6 +167,8 @@ def _results(frame, target, ends):
 def _done(inputs, out, columns, pictures, json_lines, overlay_dicom):
     """What a former prediction is done with: dict from `Frame.key` to `(row, line)`, in the order of `inputs`."""
     rows = read_csv(out / TABLE, columns) if (out / TABLE).exists() else []
+    if rows and (unknown := sorted(rows[0].keys() - set(columns))):
+        raise ValueError(f"Expected a table of the same options to go on with, found the column {unknown[0]!r}: {out}")
     if rows and not (out / TABLE).read_bytes().endswith(b"\n"):
         rows.pop()  # a kill cut it short
     rows = {_key(row): row for row in rows if not row["error"]}
@@ -290,6 +304,8 @@ def _row(frame, prediction, task):
             "uncertainty": "" if prediction.uncertainty is None else f"{prediction.uncertainty:.6f}",
             "novelty": "" if prediction.novelty is None else f"{prediction.novelty:.6f}",
         }
+    if prediction.malignant is not None:
+        row[decision_column(prediction.sensitivity)] = prediction.malignant
     return row | {"warning": "" if prediction.readable else UNREADABLE}
 
 
@@ -311,5 +327,7 @@ def _line(frame, prediction, task):
             "box": prediction.box,
             "contours": [outline.tolist() for outline in prediction.contours],
         }
+    if prediction.malignant is not None:
+        told[decision_column(prediction.sensitivity)] = prediction.malignant
     told["warning"] = None if prediction.readable else UNREADABLE
     return json.dumps(told) + "\n"

@@ -10,14 +10,14 @@ from pathlib import Path
 import keras
 import numpy as np
 
-import busseg
 from busseg.data.claims import claim
 from busseg.data.files import replacing, write_text
 from busseg.data.phantom import draw_phantom
 from busseg.data.sample import TASKS
 from busseg.data.tissue import draw_tissue
+from busseg.inference.metadata import METADATA, read_metadata
 from busseg.inference.onnx_file import finish_onnx, is_own_onnx, write_onnx
-from busseg.inference.predictor import THRESHOLD, Predictor
+from busseg.inference.predictor import Predictor
 from busseg.inference.raw import raw_function
 from busseg.inference.runtimes import load, load_keras
 
@@ -25,7 +25,6 @@ from busseg.inference.runtimes import load, load_keras
 # bits move the edge of a lesion, where single pixels change much.
 TOLERANCE = {"float32": 1e-4, "float16": 0.1, "int8": 0.5}
 RAW_TOLERANCE = 1e-3  # where an image is resized by another runtime, which rounds a grey level here and there otherwise
-METADATA = "busseg.json"
 _ANSWERS = ("probability_map", "probabilities", "uncertainty", "novelty")  # what of a `Prediction` is compared
 
 
@@ -36,8 +35,8 @@ def export_saved_model(model, out, raw=False):
     dict of `mask`, `(batch, size, size, 1)`, and `label`, `(batch, 3)`: normal, benign, malignant. One of tissue takes
     `(batch, size, size, 3)` and gives `label` alone, in the order of its task; see `TASKS`. A model trained in half
     precision is exported, and checked, in float32. Every format holds, as JSON, what else a user of it must know: the
-    version of busseg, the `task`, the `classes` in their order, the `image_size` in pixels and the `threshold` of the
-    mask; here in `assets.extra/busseg.json`.
+    version of busseg, the `task`, the `classes` in their order, the `image_size` in pixels, the `threshold` of the
+    mask, and the `operating_points` of a source that has them; here in `assets.extra/busseg.json`.
 
     Args:
         model: Path of a run's folder or a `.keras` file.
@@ -74,7 +73,7 @@ def export_saved_model(model, out, raw=False):
                     tf.saved_model.save(module, str(temporary), signatures=raw_function(source))
                 else:
                     source.export(temporary, format="tf_saved_model", input_signature=_signature(source), verbose=False)
-            write_text(temporary / "assets.extra" / METADATA, _metadata(source))
+            write_text(temporary / "assets.extra" / METADATA, _metadata(source, model))
             return (_check_raw if raw else _check)(temporary, source, out)
 
 
@@ -115,7 +114,7 @@ def export_onnx(model, out, raw=False, weights="float32", force=False):
         source = _load_source(model)
         with replacing(out) as temporary:
             write_onnx(raw_function(source) if raw else _function(source), temporary)
-            finish_onnx(temporary, _metadata(source), weights)
+            finish_onnx(temporary, _metadata(source, model), weights)
             return (_check_raw if raw else _check)(temporary, source, out, weights)
 
 
@@ -163,7 +162,7 @@ def export_litert(model, out, weights="float32", force=False):
             with _naming(out, tf.errors.OpError):
                 source.export(temporary, format="litert", input_signature=signature, verbose=False, **smaller[weights])
             with zipfile.ZipFile(temporary, "a") as associated:  # where LiteRT has such files: behind the network
-                associated.writestr(METADATA, _metadata(source))
+                associated.writestr(METADATA, _metadata(source, model))
             return _check(temporary, source, out, weights)
 
 
@@ -203,7 +202,7 @@ def export_openvino(model, out, weights="float32"):
                 source.export(folder, format="tf_saved_model", input_signature=_signature(source), verbose=False)
                 temporary.mkdir()
                 network = openvino.convert_model(folder)
-                network.set_rt_info(_metadata(source), "busseg")
+                network.set_rt_info(_metadata(source, model), "busseg")
                 openvino.save_model(network, temporary / "model.xml", compress_to_fp16=weights == "float16")
             return _check(temporary, source, out, weights)
 
@@ -271,12 +270,9 @@ def _need_tensorflow(reader):
         )
 
 
-def _metadata(source):
-    """What a user of the file must know of the network, as JSON."""
-    predictor = Predictor(source)
-    told = {"busseg": busseg.__version__, "task": predictor.task, "classes": predictor.classes}
-    told |= {"image_size": predictor.image_size, "threshold": THRESHOLD if predictor.task == "ultrasound" else None}
-    return json.dumps(told)
+def _metadata(source, model):
+    """What a user of the file must know of the network, as JSON; `model` is the path that it was loaded from."""
+    return json.dumps(read_metadata(model) | Predictor(source).description)
 
 
 def _check_weights(weights, *known):

@@ -67,6 +67,41 @@ def finish_onnx(path, metadata, weights="float32"):
     onnx.save(model, path)
 
 
+def calibrate_onnx(path, out, temperature, metadata):
+    """Write an ONNX file that differs from another in how sure of the class it is.
+
+    The logits of `label` are divided by a temperature in front of the softmax. What the graph computes from the
+    probabilities, such as the uncertainty, follows in every runtime.
+
+    Args:
+        path: Path of the ONNX file.
+        out: Path of the file to write.
+        temperature: Float > 0.
+        metadata: String, kept as the property `busseg`.
+
+    Raises:
+        ValueError: If no softmax gives `label`.
+    """
+    import onnx
+
+    model = onnx.load(path)
+    graph = model.graph
+    producers = {output: node for node in graph.node for output in node.output}
+    softmax = producers.get("label")
+    while softmax is not None and softmax.op_type == "Identity":
+        softmax = producers.get(softmax.input[0])
+    if softmax is None or softmax.op_type != "Softmax":
+        raise ValueError(f"Expected an ONNX model with the class probabilities label of a softmax, found none: {path}")
+    name = f"calibrated_{len(graph.node)}"  # new, also in a file that was calibrated before
+    factor = onnx.numpy_helper.from_array(np.array(1 / temperature, np.float32), f"{name}_factor")
+    graph.initializer.append(factor)
+    node = onnx.helper.make_node("Mul", [softmax.input[0], factor.name], [name])
+    graph.node.insert(list(graph.node).index(softmax), node)
+    softmax.input[0] = name
+    onnx.helper.set_model_props(model, {"busseg": metadata})
+    onnx.save(model, out)
+
+
 def _stored(whole, weights):
     """`(small, scale)`: an array as it is to be stored, and what it is to be multiplied with, if anything."""
     half = whole.astype(np.float16)

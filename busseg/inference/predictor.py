@@ -7,8 +7,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+import busseg
 from busseg.data.images import fit_to_native, fit_to_square, read_image
 from busseg.data.sample import LABEL, MASK, TASKS
+from busseg.inference.metadata import read_metadata
+from busseg.inference.operating_point import find_operating_point
 from busseg.inference.runtimes import load, run_keras
 
 THRESHOLD = 0.5
@@ -34,6 +37,8 @@ class Prediction:
             model could read. None of a model that does not tell. See `models.serving.tell_novelty`.
         spacing_mm: `(row, column)`, millimetres from one row to the next, and from one column to the next; None where
             the image does not tell.
+        malignant: Whether the probability of malignant reaches the threshold for `sensitivity`, the one that the
+            `Predictor` was asked for; both None where it was asked for none.
     """
 
     label: str
@@ -43,6 +48,8 @@ class Prediction:
     uncertainty: float | None = None
     novelty: float | None = None
     spacing_mm: tuple[float, float] | None = None
+    malignant: bool | None = None
+    sensitivity: float | None = None
 
     @property
     def readable(self):
@@ -108,30 +115,43 @@ class Prediction:
 class Predictor:
     """A trained model that predicts images of any size.
 
-    It tells its `name`, its `image_size`, the side of its square in pixels, its `task`, one of `TASKS`, and the task's
-    `classes`.
+    It tells its `name`; its `path`, None of a `keras.Model`; its `image_size`, the side of its square in pixels; its
+    `task`, one of `TASKS`, and the task's `classes`; and the `sensitivity` that it was asked for and its
+    `operating_point`, an `OperatingPoint`, or None.
 
     Args:
         model: Name of a model that comes with the package, "best" or "small", or the path of a run's folder, of a
             `.keras`, `.onnx` or `.tflite` file, or of a folder of SavedModel or OpenVINO, or a `keras.Model`.
         threads: Number of threads that ONNX Runtime computes by; one a core by default.
+        sensitivity: Float in `(0, 1)`, the share of malignant images that `Prediction.malignant` is to find; its
+            threshold is read from the model's file. None asks for no such answer.
 
     Raises:
         FileNotFoundError: If there is no model at the path.
         ValueError: If what is there is no model of busseg: one square image in, grey and `mask` and `label` out, or in
-            colour and `label` out.
+            colour and `label` out; or if it is asked for a sensitivity and carries no thresholds.
     """
 
-    def __init__(self, model="best", threads=None):
+    def __init__(self, model="best", threads=None, sensitivity=None):
         if isinstance(model, (str, Path)):
             source = model
-            self.name = Path(model).name
-            self._run, inputs, outputs = load(SHIPPED.get(str(model)) or Path(model), threads)
+            self.name, self.path = Path(model).name, SHIPPED.get(str(model)) or Path(model)
+            self._run, inputs, outputs = load(self.path, threads)
         else:
             source = self.name = getattr(model, "name", type(model).__name__)
+            self.path = None
             self._run, inputs, outputs = run_keras(model)
         self.image_size, self.task = _size_and_task(inputs, outputs, source)
         self.classes = TASKS[self.task]
+        self.sensitivity = sensitivity
+        self.operating_point = None if sensitivity is None else _operating_point(self.path, sensitivity, source)
+
+    @property
+    def description(self):
+        """What a user of its file must know of a model, as JSON has it."""
+        threshold = THRESHOLD if self.task == "ultrasound" else None
+        about = {"busseg": busseg.__version__, "task": self.task, "classes": self.classes}
+        return about | {"image_size": self.image_size, "threshold": threshold}
 
     def predict(self, image):
         """Predict one image.
@@ -181,8 +201,22 @@ class Predictor:
         if MASK in outputs:
             told["probability_map"] = fit_to_native(outputs[MASK][..., 0], shape)
             told["mask"] = (told["probability_map"] >= THRESHOLD).astype(np.uint8)
+        if self.operating_point:
+            p_malignant = float(outputs[LABEL][self.classes.index("malignant")])
+            told["malignant"] = p_malignant >= self.operating_point.threshold
+            told["sensitivity"] = self.operating_point.sensitivity
         label = self.classes[int(np.argmax(outputs[LABEL]))]
         return Prediction(label, outputs[LABEL], **told)
+
+
+def _operating_point(path, sensitivity, source):
+    table = read_metadata(path).get("operating_points") if path else None
+    if table is None:
+        raise ValueError(
+            f"Expected a model that carries a threshold for each sensitivity, found none: {source}; "
+            "make one with your own labelled scans: busseg calibrate MODEL DATA --out NEW"
+        )
+    return find_operating_point(table, sensitivity)
 
 
 def _size_and_task(inputs, outputs, source):

@@ -94,9 +94,9 @@ def _try_to_reach(address):
 class _Worker:
     """A predictor in a process of its own, which predicts one block of files after the other."""
 
-    def __init__(self, model, folder, out, tries, *options):
+    def __init__(self, model, sensitivity, folder, out, tries, *options):
         os.chdir(folder)  # so that relative paths mean the same
-        self.predictor = Predictor(model, threads=1)
+        self.predictor = Predictor(model, threads=1, sensitivity=sensitivity)
         self.tries = tries
         self.rest = out, *options  # of `predict_in_threads`
 
@@ -134,7 +134,7 @@ def _predict_by_workers(ray, model, predictor, frames, out, *options):
     out = Path(out).resolve()
     with hidden_folder(out) as tries:
         answers = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
-            _Worker, fn_constructor_args=(model, Path.cwd(), out, tries, *options),
+            _Worker, fn_constructor_args=(model, predictor.sensitivity, Path.cwd(), out, tries, *options),
             batch_size=None, batch_format="numpy", concurrency=min(workers, blocks), num_cpus=1,
         )  # fmt: skip
         try:
@@ -157,6 +157,7 @@ def _write_parquet(out):
         columns = table.readline().strip().split(",")
     types = {name: pyarrow.float64() for name in columns} | {"lesion_px": pyarrow.int64(), "frame": pyarrow.int64()}
     types |= dict.fromkeys(("file", "label", "warning", "error"), pyarrow.string())
+    types |= {name: pyarrow.bool_() for name in columns if name.startswith("malignant_at_")}
     read = csv.read_csv(
         out / TABLE,
         parse_options=csv.ParseOptions(newlines_in_values=True),

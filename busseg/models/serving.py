@@ -126,11 +126,12 @@ def network_inside(model):
     return keras.Model(network.input, outputs, name="unet")
 
 
-def set_temperature(network, temperature):
-    """Divide a network's logits of the classes by a number: above 1 its probabilities become less sure.
+def set_temperature(model, temperature):
+    """Divide a model's logits of the classes by a number: above 1 its probabilities become less sure.
 
     Args:
-        network: `keras.Model` of `build_unet`, changed in place.
+        model: `keras.Model` of `build_unet` or `build_classifier`, or one built around several, each of which is given
+            the temperature; changed in place.
         temperature: Float > 0.
 
     Reference:
@@ -138,8 +139,16 @@ def set_temperature(network, temperature):
     """
     if not temperature > 0:
         raise ValueError(f"`temperature` must be > 0. Received: temperature={temperature}")
-    head = network.get_layer("label")
-    head.set_weights([weight / temperature for weight in head.get_weights()])
+    for head in _label_heads(model):
+        head.set_weights([weight / temperature for weight in head.get_weights()])
+
+
+def _label_heads(model):
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _label_heads(layer)
+        elif layer.name == "label":
+            yield layer
 
 
 def texture_features(network):

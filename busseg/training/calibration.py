@@ -1,34 +1,32 @@
-"""What a network is told after its training, by images it was not trained with: how sure to be, and what is foreign."""
+"""How sure a network may be, by images it was not trained with."""
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from sklearn.covariance import LedoitWolf
-
-from busseg.data.batches import Batches
-from busseg.models.serving import texture_features
-
-_AUGMENTED = 4  # changed copies of each image: other gains, crops and noises are not foreign
 
 
-def fit_temperature(probabilities, labels):
+def fit_temperature(probabilities, labels, spread=None):
     """Find the temperature by which a network's logits are to be divided, so that its probabilities come true.
 
     Args:
         probabilities: Array `(n, classes)` of images that the network was not trained with.
         labels: Integer array `(n,)`, the true classes.
+        spread: Standard deviation about 0 that the logarithm of the temperature has before any image is seen, which
+            keeps a few images from moving it far; None believes the images alone.
 
     Returns:
-        The temperature with the least cross-entropy, in `[0.1, 10]`; above 1 for a network that is too sure.
+        The temperature with the least cross-entropy (with `spread`, the most probable one), in `[0.1, 10]`; above 1 for
+        a network that is too sure.
 
     Reference:
         Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, https://arxiv.org/abs/1706.04599
     """
 
-    def cross_entropy(log_temperature):
+    def cost(log_temperature):
         scaled = apply_temperature(probabilities, np.exp(log_temperature))
-        return -np.log(np.maximum(scaled[np.arange(len(labels)), labels], 1e-12)).mean()
+        surprise = -np.log(np.maximum(scaled[np.arange(len(labels)), labels], 1e-12)).sum()
+        return surprise if spread is None else surprise + (log_temperature / spread) ** 2 / 2
 
-    return float(np.exp(minimize_scalar(cross_entropy, bounds=np.log([0.1, 10]), method="bounded").x))
+    return float(np.exp(minimize_scalar(cost, bounds=np.log([0.1, 10]), method="bounded").x))
 
 
 def apply_temperature(probabilities, temperature):
@@ -36,47 +34,3 @@ def apply_temperature(probabilities, temperature):
     logits = np.log(np.maximum(probabilities, 1e-7)) / temperature
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
-
-
-def fit_novelty(network, samples, augmentation, seed=0):
-    """Find where the features of known images lie, so that others can be told by their Mahalanobis distance.
-
-    Args:
-        network: `keras.Model` of `build_unet`.
-        samples: Sequence of `Sample`, what the network was trained with.
-        augmentation: One of `AUGMENTATIONS`, the changes that leave an image known.
-        seed: Integer.
-
-    Returns:
-        Float32 arrays `mean`, `(features,)`, and `whitening`, `(features, features)`, for
-        `models.serving.tell_novelty`. The median distance of the samples as they are is 1.
-    """
-    seen = texture_features(network)
-    plain = _features(seen, Batches(samples, network.input_shape[1], 32))
-    changed = Batches(samples, network.input_shape[1], 32, augmentation=augmentation, seed=seed)
-    known = [plain]
-    for _ in range(_AUGMENTED):
-        known.append(_features(seen, changed))
-        changed.on_epoch_end()
-    known = np.concatenate(known).astype(np.float64)
-    spread = known.std(axis=0)
-    spread += 1e-3 * spread.mean()  # a feature that hardly moves would count for all
-    precision = LedoitWolf().fit((known - known.mean(axis=0)) / spread).precision_
-    mean, whitening = known.mean(axis=0), np.linalg.cholesky(precision) / spread[:, None]
-    whitening /= np.median(distances(plain, mean, whitening))
-    return mean.astype(np.float32), whitening.astype(np.float32)
-
-
-def measure_novelty(network, samples, mean, whitening):
-    """The distances of samples, array `(n,)`, by what `fit_novelty` has found."""
-    features = _features(texture_features(network), Batches(samples, network.input_shape[1], 32))
-    return distances(features, mean, whitening)
-
-
-def distances(features, mean, whitening):
-    """Mahalanobis distances `(n,)` of features `(n, features)`."""
-    return np.linalg.norm((features - mean) @ whitening, axis=1)
-
-
-def _features(seen, batches):
-    return np.concatenate([np.asarray(seen.predict_on_batch(batches[i][0])) for i in range(len(batches))])

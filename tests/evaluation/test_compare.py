@@ -442,7 +442,7 @@ def test_dataset_without_classes_or_normals_is_compared_by_its_masks(tmp_path):
 class Bright:
     """Predicts like the echo model, without Keras: what is brighter than half is lesion, and all is benign."""
 
-    task, classes = "ultrasound", CLASSES
+    task, classes, operating_point = "ultrasound", CLASSES, None
     read = staticmethod(read_image)
 
     def predict(self, image):

@@ -3,9 +3,9 @@ import pytest
 from scipy.stats import binomtest, wilcoxon
 
 from busseg.data.sample import CLASSES
-from busseg.evaluation.intervals import bootstrap_intervals, paired_differences
+from busseg.evaluation.intervals import bootstrap_intervals, mean_intervals, paired_differences
 from busseg.evaluation.protocol import fields
-from busseg.evaluation.scores import point_scores
+from busseg.evaluation.scores import image_values, point_scores
 
 
 def make_row(file, group=None, label="benign", probabilities=(0.2, 0.5, 0.3), dice=0.5, marked=0, **others):
@@ -47,6 +47,13 @@ def make_rows(images, groups, seed, model=0):
 
 
 # === Bootstrap ===
+def test_means_over_images_have_the_intervals_of_scores_that_are_means():
+    rows = make_rows(60, groups=25, seed=3)
+    values = {name: image_values(rows)[name] for name in ("dice", "accuracy", "clean_normal_rate", "assd_px")}
+    expected = bootstrap_intervals(rows)
+    assert mean_intervals(rows, values) == {name: expected[name] for name in values}
+
+
 def bootstrap_by_hand(rows, replicates, level, seed):
     """The same bootstrap, drawn and scored one by one."""
     groups = sorted({row["group"] for row in rows})

@@ -125,6 +125,15 @@ def test_reliability_plot_has_a_bar_a_bin_and_the_counts_below():
     assert figure.axes[0].get_title() == f"ECE {found['ece']:.3f}"
 
 
+def test_risk_coverage_curve_ends_at_the_error_rate_of_all():
+    coverage, risk = np.array([0.25, 0.5, 0.75, 1]), np.array([0, 0, 1 / 3, 1 / 2])
+    figure = plots.plot_risk_coverage(coverage, risk)
+    curve, level = figure.axes[0].lines
+    np.testing.assert_array_equal(curve.get_xydata(), np.stack([coverage, risk], axis=1))
+    assert set(level.get_ydata()) == {0.5}
+    assert figure.axes[0].get_title() == "AURC 0.208"  # (0 + 0 + 1/3 + 1/2) / 4
+
+
 # === Lesions ===
 def test_dice_plot_has_a_dot_a_lesion():
     rows = [lesion(0.2), lesion(0.9), lesion(0.0, "malignant"), lesion(None, "normal"), lesion(0.5, None)]

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +12,11 @@ from busseg.data.images import read_image, read_mask, write_image
 from busseg.data.sample import CLASSES, Sample
 from busseg.evaluation import protocol
 from busseg.evaluation.intervals import bootstrap_intervals
+from busseg.evaluation.operating import selective_scores
 from busseg.evaluation.protocol import evaluate, format_summary, read_rows, summarise, write_scores
 from busseg.evaluation.scores import calibration, class_scores, mask_scores, point_scores
+from busseg.inference.metadata import add_metadata
+from busseg.inference.operating_point import tabulate_thresholds
 from busseg.inference.predictor import Predictor
 
 HEADER = (
@@ -352,6 +356,31 @@ def test_unlabelled_samples_among_labelled_ones_are_left_out_of_the_classes(tmp_
     summary, _ = evaluate(predictor, {"all": samples}, tmp_path / "out")
     assert sum(row["images"] for row in summary["all"]["classes"].values()) == 1
     assert summary["all"]["lesions"] == 2
+
+
+# === A decision ===
+def test_decision_of_a_sensitivity_is_scored_and_told(tmp_path, echo_file):
+    path = shutil.copy(echo_file, tmp_path / "decided.keras")
+    add_metadata(path, {"operating_points": tabulate_thresholds([0.0, 0.25, 0.5, 0.75])})
+    samples = [scan(tmp_path, name, square(), square(), label) for name, label in (("a", "malignant"), ("b", "benign"))]
+    summary, _ = evaluate(Predictor(path, sensitivity=0.9), {"all": samples}, tmp_path / "out")
+    # Every image has 0 malignant, which reaches the threshold 0.
+    assert summary["all"]["decision"]["scores"] == {"sensitivity": 1, "specificity": 0, "ppv": 0.5, "npv": None}
+    point = json.loads((tmp_path / "out/summary.json").read_text())["operating_point"]
+    assert (point["sensitivity"], point["threshold"]) == (0.9, 0)
+    assert point["low"] < 0.9 < point["high"]
+    text = format_summary(summary)
+    assert "malignant from p_malignant 0.000 on: 2 of 2 images\n  sensitivity 1.000 [1.000, 1.000]" in text
+    assert text.splitlines()[-1].startswith("  PPV 0.500") or "NPV n/a   at a prevalence of 50.0%" in text
+
+
+def test_share_wrong_among_the_surest_is_told(evaluated):
+    _, summary, rows = evaluated
+    mine = [row for row in rows if row["part"] == "test"]
+    assert summary["test"]["selective"] == selective_scores(mine)
+    assert "decision" not in summary["test"]
+    aurc, wrong = summary["test"]["selective"]["aurc"], 1 - summary["test"]["scores"]["accuracy"]
+    assert f"of the surest 100% {wrong:.1%}; AURC {aurc:.3f}" in format_summary(summary)
 
 
 # === The folder again ===

@@ -166,6 +166,7 @@ PLOTS = [
     "ROC curves",
     "Precision-recall curves",
     "Reliability diagram",
+    "Risk-coverage curve",
 ]
 
 
@@ -222,6 +223,24 @@ def test_class_table_is_that_of_the_summary(folder):
         assert [label, "10", *(f"{one[name]:.3f}" for name in names)] in page.rows(label)
 
 
+def test_decision_is_told_with_its_threshold_and_the_prevalence(folder, scored):
+    point = {"sensitivity": 0.9, "threshold": 0.25, "low": 0.8, "high": 0.97}
+    write_scores(folder, scored[1], operating_point=point)
+    page = report(folder)
+    decision = json.loads((folder / SUMMARY).read_text())["parts"]["test"]["decision"]
+    assert "Malignant from a probability of 0.250 on" in page.text
+    assert f"found out of fold (95 %: 0.800{DASH}0.970)" in page.text
+    assert f"Here it calls {decision['called']} of 30 images malignant; 10 are." in page.text
+    assert "PPV and NPV hold where 33.3 % of the images are malignant, as here." in page.text
+    for name in ("sensitivity", "specificity", "ppv", "npv"):
+        assert f"<td>{show(name, decision['scores'][name])}</td>" in page.source
+        assert f"<td>{show_interval(name, *decision['intervals'][name])}</td>" in page.source
+
+
+def test_without_a_sensitivity_no_decision_is_told(folder):
+    assert "Malignant from a probability" not in report(folder).text
+
+
 # === Fewer things to tell ===
 def test_dataset_without_classes_has_masks_alone(folder, scored, phantom_samples):
     write_scores(folder, [row | {"label": None} for row in scored[1][::3]])
@@ -236,7 +255,7 @@ def test_dataset_without_classes_has_masks_alone(folder, scored, phantom_samples
 def test_normal_images_alone_have_no_dice(folder, scored, phantom_samples):
     write_scores(folder, scored[1][20:])
     page = report(folder, phantom_samples)
-    assert page.plots() == ["Confusion matrix", "Reliability diagram"]
+    assert page.plots() == ["Confusion matrix", *PLOTS[5:]]
     assert "lesion Dice" not in page.text
     assert "ROC and precision-recall curves need images of two classes at least." in page.text
     assert "False alarms, the largest first" in page.text
@@ -245,7 +264,7 @@ def test_normal_images_alone_have_no_dice(folder, scored, phantom_samples):
 def test_lesions_of_one_class_alone(folder, scored, phantom_samples):
     write_scores(folder, scored[1][:10])
     page = report(folder, phantom_samples)
-    assert page.plots() == [*PLOTS[:3], "Reliability diagram"]
+    assert page.plots() == [*PLOTS[:3], *PLOTS[5:]]
     assert "clean normals" not in page.source.partition('<div class="tiles">')[2].partition("<nav>")[0]
 
 

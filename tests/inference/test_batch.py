@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,8 @@ from busseg.data.tissue import write_tissue
 from busseg.inference import batch
 from busseg.inference.batch import predict_files
 from busseg.inference.inputs import find_inputs
+from busseg.inference.metadata import add_metadata
+from busseg.inference.operating_point import tabulate_thresholds
 from busseg.inference.overlay import draw_overlay
 from busseg.inference.predictor import UNREADABLE, Predictor
 from busseg.models.classifier import build_classifier
@@ -38,6 +41,46 @@ def put(folder, *names, shape=(32, 32)):
 
 def names(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+# === The decision at a sensitivity ===
+@pytest.fixture(scope="module")
+def decided(echo_file, tmp_path_factory):
+    """The path of the echo model, to which every image is 0 malignant, with thresholds: of four, 0, 0.25, 0.5, 0.75."""
+    path = shutil.copy(echo_file, tmp_path_factory.mktemp("decided") / "decided.keras")
+    add_metadata(path, {"operating_points": tabulate_thresholds([0.0, 0.25, 0.5, 0.75])})
+    return path
+
+
+@pytest.mark.parametrize(("sensitivity", "name", "expected"), [(0.9, "0.9", "True"), (0.75, "0.75", "False")])
+def test_decision_stands_beside_the_most_probable_class(tmp_path, decided, sensitivity, name, expected):
+    put(tmp_path, "a.png")
+    inputs, out = find_inputs([tmp_path / "a.png"]), tmp_path / "out"
+    list(predict_files(Predictor(decided, sensitivity=sensitivity), inputs, out, json_lines=True))
+    (row,) = read_csv(out / "predictions.csv")
+    assert list(row) == HEADER.replace("label,", f"label,malignant_at_{name},").split(",")
+    assert (row["label"], row[f"malignant_at_{name}"]) == ("normal", expected)
+    assert json.loads((out / "predictions.jsonl").read_text())[f"malignant_at_{name}"] is (expected == "True")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        (0.9, 0.75, r"^Expected the column 'malignant_at_0.75', found "),
+        (None, 0.75, r"^Expected the column 'malignant_at_0.75', found "),
+        (0.9, None, r"^Expected a table of the same options to go on with, found the column 'malignant_at_0.9': "),
+    ],
+)
+def test_decisions_of_two_sensitivities_do_not_come_into_one_table(tmp_path, decided, before, after, message):
+    put(tmp_path, "a.png")
+    inputs, out = find_inputs([tmp_path / "a.png"]), tmp_path / "out"
+    list(predict_files(Predictor(decided, sensitivity=before), inputs, out))
+    table = (out / "predictions.csv").read_text()
+    with pytest.raises(ValueError, match=message):
+        list(predict_files(Predictor(decided, sensitivity=after), inputs, out, resume=True))
+    assert (out / "predictions.csv").read_text() == table
+    (row,) = predict_files(Predictor(decided, sensitivity=before), inputs, out, resume=True)
+    assert row["label"] == "normal"
 
 
 # === Predicting ===

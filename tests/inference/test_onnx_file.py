@@ -3,7 +3,8 @@ import onnx
 import pytest
 
 from busseg.inference.export import export_onnx
-from busseg.inference.onnx_file import finish_onnx
+from busseg.inference.metadata import read_metadata
+from busseg.inference.onnx_file import calibrate_onnx, finish_onnx
 from busseg.inference.runtimes import load
 from busseg.models.unet import build_unet
 
@@ -61,3 +62,63 @@ def test_a_filter_of_zeros_stays_zero_in_eight_bits(tmp_path):
     finish_onnx(tmp_path / "one.onnx", "{}", "int8")
     run, _, _ = load(tmp_path / "one.onnx")
     assert not run(np.ones((1, 2, 1, 1), np.float32))["y"].any()
+
+
+# === Calibrated ===
+def two_classes(path, *more, end="label"):
+    """Write an ONNX file whose input, logits `(batch, 2)`, becomes a softmax, named `end`, and go on with nodes."""
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 2]) for name in ("x", "label")]
+    nodes = [onnx.helper.make_node("Softmax", ["x"], [end], axis=-1), *more]
+    surest = onnx.helper.make_tensor_value_info("uncertainty", onnx.TensorProto.FLOAT, ["n", 1])
+    outputs = [ends[1], surest] if any("uncertainty" in node.output for node in more) else ends[1:]
+    graph = onnx.helper.make_graph(nodes, "two", ends[:1], outputs)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 15)], ir_version=8), path)
+
+
+LOGITS = np.float32([[0, 2], [1, -3]])
+
+
+def softmax(logits):
+    powers = np.exp(logits)
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def answers_of(path):
+    run, _, _ = load(path)
+    return run(LOGITS)
+
+
+def test_temperature_divides_the_logits_of_an_onnx_file_and_the_metadata_is_new(tmp_path):
+    two_classes(tmp_path / "a.onnx")
+    calibrate_onnx(tmp_path / "a.onnx", tmp_path / "b.onnx", 2.5, '{"told": 1}')
+    np.testing.assert_allclose(answers_of(tmp_path / "b.onnx")["label"], softmax(LOGITS / 2.5), rtol=1e-5)
+    np.testing.assert_allclose(answers_of(tmp_path / "a.onnx")["label"], softmax(LOGITS), rtol=1e-5)
+    assert read_metadata(tmp_path / "b.onnx") == {"told": 1}
+    onnx.checker.check_model(tmp_path / "b.onnx")
+
+
+def test_temperatures_of_two_calibrations_multiply(tmp_path):
+    two_classes(tmp_path / "a.onnx")
+    calibrate_onnx(tmp_path / "a.onnx", tmp_path / "b.onnx", 2, "{}")
+    calibrate_onnx(tmp_path / "b.onnx", tmp_path / "c.onnx", 3, "{}")
+    np.testing.assert_allclose(answers_of(tmp_path / "c.onnx")["label"], softmax(LOGITS / 6), rtol=1e-5)
+
+
+def test_what_is_computed_from_the_probabilities_follows_the_temperature(tmp_path):
+    two_classes(tmp_path / "a.onnx", onnx.helper.make_node("ReduceMax", ["label"], ["uncertainty"], axes=[1]))
+    calibrate_onnx(tmp_path / "a.onnx", tmp_path / "b.onnx", 4, "{}")
+    found = answers_of(tmp_path / "b.onnx")
+    np.testing.assert_allclose(found["uncertainty"], softmax(LOGITS / 4).max(axis=1, keepdims=True), rtol=1e-5)
+
+
+def test_softmax_is_found_behind_another_name(tmp_path):
+    two_classes(tmp_path / "a.onnx", onnx.helper.make_node("Identity", ["inner"], ["label"]), end="inner")
+    calibrate_onnx(tmp_path / "a.onnx", tmp_path / "b.onnx", 4, "{}")
+    np.testing.assert_allclose(answers_of(tmp_path / "b.onnx")["label"], softmax(LOGITS / 4), rtol=1e-5)
+
+
+def test_file_without_a_softmax_is_refused(tmp_path):
+    two_classes(tmp_path / "a.onnx", onnx.helper.make_node("Relu", ["inner"], ["label"]), end="inner")
+    with pytest.raises(ValueError, match=r"^Expected .* label of a softmax, found none: .*a\.onnx$"):
+        calibrate_onnx(tmp_path / "a.onnx", tmp_path / "b.onnx", 4, "{}")
+    assert not (tmp_path / "b.onnx").exists()

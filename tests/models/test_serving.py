@@ -130,6 +130,16 @@ def test_temperature_divides_the_logits_of_the_mean_too(network, images):
     np.testing.assert_allclose(after, expected / expected.sum(1, keepdims=True), atol=1e-5)
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_model_built_around_networks_passes_its_temperature_on_to_each(network, images, mirrored):
+    other = build_unet(image_size=SIZE, width=4, depth=2)
+    model = reconcile(tell_uncertainty(average(network, other, mirrored=mirrored)))
+    before = answers(model, images)["label"]
+    set_temperature(model, 2.5)
+    expected = before ** (1 / 2.5)
+    np.testing.assert_allclose(answers(model, images)["label"], expected / expected.sum(1, keepdims=True), atol=1e-5)
+
+
 def test_temperature_below_or_at_zero_is_refused(network):
     with pytest.raises(ValueError, match=r"^`temperature` must be > 0. Received: temperature=0$"):
         set_temperature(network, 0)

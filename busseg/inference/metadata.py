@@ -1,0 +1,59 @@
+"""What a stored model tells beside its answers, as JSON, which each format carries in its own way."""
+
+import json
+import zipfile
+from pathlib import Path
+
+METADATA = "busseg.json"
+
+
+def read_metadata(path):
+    """Read what a stored model tells of itself.
+
+    Args:
+        path: Path of a run's folder, a `.keras`, `.onnx` or `.tflite` file, or a folder of SavedModel or OpenVINO.
+
+    Returns:
+        Dict; an empty one of a model that tells nothing.
+
+    Raises:
+        ImportError: If its runtime, which alone reads it, is not installed.
+    """
+    path = Path(path)
+    if (path / "saved_model.pb").is_file():
+        file = path / "assets.extra" / METADATA
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    elif (path / "model.xml").is_file():
+        text = _of_openvino(path)
+    elif path.suffix == ".onnx":
+        text = _of_onnx(path)
+    else:
+        text = _of_archive(path / "model.keras" if path.is_dir() else path)
+    return json.loads(text or "{}")
+
+
+def add_metadata(path, metadata):
+    """Add to a `.keras` or `.tflite` file, which has none yet, what it is to tell of itself; both are archives."""
+    with zipfile.ZipFile(path, "a") as archive:  # where LiteRT has such files: behind the network
+        archive.writestr(METADATA, json.dumps(metadata))
+
+
+def _of_archive(path):
+    with zipfile.ZipFile(path) as archive:
+        return archive.read(METADATA) if METADATA in archive.namelist() else ""
+
+
+def _of_onnx(path):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # quarter of the time
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return session.get_modelmeta().custom_metadata_map.get("busseg", "")
+
+
+def _of_openvino(path):
+    import openvino
+
+    network = openvino.Core().read_model(path / "model.xml")
+    return network.get_rt_info("busseg").astype(str) if "busseg" in network.get_rt_info() else ""
