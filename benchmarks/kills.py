@@ -145,7 +145,7 @@ def run_and_kill(verb, things, out, expected, seconds, rng, row):
         row["lost"] += sum(not path.is_file() or path.read_text() != "mine" for path in mine)
         if former and verb not in PIECE_BY_PIECE:  # of each of its files the old or the new stands
             row["lost"] += len({path.name for path in visible(expected)} - {path.name for path in visible(out)})
-        begun = [path.parent for path in out.glob("*/[!.]*.*")]  # the file that marks it is there
+        begun = [path.parent for path in out.glob("[!.]*/[!.]*.*")]  # the file that marks it is there
         if "export" not in verb and begun and len(mine) == 1:
             mine.append(begun[0] / MINE)
             mine[-1].write_text("mine")
