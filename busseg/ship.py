@@ -202,7 +202,7 @@ def _limit(novelty):
 
 
 def main(
-    data: Annotated[Path, typer.Argument(help="Dataset folder.")],
+    data: Annotated[list[Path], typer.Argument(help="Dataset folder, or several.")],
     crossval: Annotated[list[Path], typer.Option(help="Folder of `busseg crossval`; repeat it to average networks.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     run: Annotated[
