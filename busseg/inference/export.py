@@ -114,7 +114,10 @@ def export_onnx(model, out, raw=False, weights="float32", force=False):
     with claim(out, "an ONNX file", is_own_onnx, force):
         source = _load_source(model)
         with replacing(out) as temporary:
-            write_onnx(raw_function(source) if raw else _function(source), temporary)
+            if raw:
+                write_onnx(raw_function(source), temporary, ("height", "width", "channels"))
+            else:
+                write_onnx(_function(source), temporary, ("batch",))
             finish_onnx(temporary, _metadata(source), weights)
             return (_check_raw if raw else _check)(temporary, source, out, weights)
 

@@ -16,8 +16,15 @@ def is_own_onnx(path):
         return False
 
 
-def write_onnx(function, path):
-    """Write a `tf.function` that has one input signature to an ONNX file."""
+def write_onnx(function, path, sides):
+    """Write a `tf.function` that has one input signature to an ONNX file.
+
+    Args:
+        function: The `tf.function`.
+        path: Path of the file.
+        sides: Names of the first sides of its input and outputs, in their order, for those that may vary: `("batch",)`.
+    """
+    import onnx
     import tensorflow as tf
     import tf2onnx
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
@@ -27,7 +34,12 @@ def write_onnx(function, path):
     # for inputs without a value. A frozen function holds none.
     frozen = convert_variables_to_constants_v2(concrete)
     named = tf.function(lambda image: tf.nest.pack_sequence_as(concrete.structured_outputs, frozen(image)))
-    tf2onnx.convert.from_function(named, function.input_signature, output_path=path)
+    model, _ = tf2onnx.convert.from_function(named, function.input_signature)
+    for end in (*model.graph.input, *model.graph.output):
+        for side, name in zip(end.type.tensor_type.shape.dim, sides):
+            if not side.HasField("dim_value"):
+                side.dim_param = name  # tf2onnx calls it unk__474
+    onnx.save(model, path)
 
 
 def finish_onnx(path, metadata, weights="float32"):
