@@ -70,8 +70,10 @@ def export_saved_model(model, out, raw=False):
             with _naming(out, tf.errors.OpError):
                 if raw:
                     module = tf.Module()
-                    module.network = source  # keeps its weights
-                    tf.saved_model.save(module, str(temporary), signatures=raw_function(source))
+                    module.answer = raw_function(source)
+                    # Of a Keras model TensorFlow alone would find no variables, and other readers then miss them.
+                    module.weights = [weight.value for weight in source.weights]
+                    tf.saved_model.save(module, str(temporary), signatures=module.answer)
                 else:
                     source.export(temporary, format="tf_saved_model", input_signature=_signature(source), verbose=False)
             write_text(temporary / "assets.extra" / METADATA, _metadata(source))

@@ -45,7 +45,8 @@ def average(*networks, mirrored=False):
 
 
 def _mirror(x):
-    # Not `ops.flip`, which tf2onnx turns into ReverseSequence: OpenCV and others lack it.
+    # Not `ops.flip`, which tf2onnx turns into ReverseSequence. OpenCV and others lack that; and behind it tf2onnx knows
+    # no sides and writes SAME_UPPER, which OpenCV's new engine misreads.
     return ops.take(x, list(reversed(range(x.shape[2]))), axis=2)
 
 
@@ -66,8 +67,7 @@ def _resize(x, size):
     for _ in ("rows", "columns"):
         x = ops.transpose(along(x), (0, 2, 1))
     along.set_weights([_shares(old, size)])
-    # Where tf2onnx knows the sides, it writes how far each convolution pads: OpenCV's new engine misreads SAME_UPPER.
-    return ops.reshape(x, (-1, size, size, 1))
+    return x[..., None]
 
 
 def _shares(old, new):
