@@ -2,31 +2,22 @@
 
 import importlib.util
 import json
-import re
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
 import keras
-import numpy as np
 
 import busseg
 from busseg.data.claims import claim
 from busseg.data.files import replacing, write_text
-from busseg.data.phantom import draw_phantom
-from busseg.data.sample import TASKS
-from busseg.data.tissue import draw_tissue
+from busseg.inference.export_check import check, check_raw
 from busseg.inference.onnx_file import finish_onnx, is_own_onnx, write_onnx
 from busseg.inference.predictor import THRESHOLD, Predictor
 from busseg.inference.raw import raw_function
-from busseg.inference.runtimes import load, load_keras
+from busseg.inference.runtimes import in_precision, load_keras
 
-# Of a probability, by how the weights are stored. Group normalisation on another runtime shifts some by 1e-5; eight
-# bits move the edge of a lesion, where single pixels change much.
-TOLERANCE = {"float32": 1e-4, "float16": 0.1, "int8": 0.5}
-RAW_TOLERANCE = 1e-3  # where an image is resized by another runtime, which rounds a grey level here and there otherwise
 METADATA = "busseg.json"
-_ANSWERS = ("probability_map", "probabilities", "uncertainty", "novelty")  # what of a `Prediction` is compared
 
 
 def export_saved_model(model, out, raw=False):
@@ -77,7 +68,7 @@ def export_saved_model(model, out, raw=False):
                 else:
                     source.export(temporary, format="tf_saved_model", input_signature=_signature(source), verbose=False)
             write_text(temporary / "assets.extra" / METADATA, _metadata(source))
-            return (_check_raw if raw else _check)(temporary, source, out)
+            return (check_raw if raw else check)(temporary, source, out)
 
 
 def export_onnx(model, out, raw=False, weights="float32", force=False):
@@ -121,7 +112,7 @@ def export_onnx(model, out, raw=False, weights="float32", force=False):
             else:
                 write_onnx(_function(source), temporary, ("batch",))
             finish_onnx(temporary, _metadata(source), weights)
-            return (_check_raw if raw else _check)(temporary, source, out, weights)
+            return (check_raw if raw else check)(temporary, source, out, weights)
 
 
 def export_litert(model, out, weights="float32", force=False):
@@ -169,7 +160,7 @@ def export_litert(model, out, weights="float32", force=False):
                 source.export(temporary, format="litert", input_signature=signature, verbose=False, **smaller[weights])
             with zipfile.ZipFile(temporary, "a") as associated:  # where LiteRT has such files: behind the network
                 associated.writestr(METADATA, _metadata(source))
-            return _check(temporary, source, out, weights)
+            return check(temporary, source, out, weights)
 
 
 def export_openvino(model, out, weights="float32"):
@@ -210,7 +201,7 @@ def export_openvino(model, out, weights="float32"):
                 network = openvino.convert_model(folder)
                 network.set_rt_info(_metadata(source), "busseg")
                 openvino.save_model(network, temporary / "model.xml", compress_to_fp16=weights == "float16")
-            return _check(temporary, source, out, weights)
+            return check(temporary, source, out, weights)
 
 
 # On the command line: `--format`.
@@ -302,60 +293,4 @@ def _signature(source):
 
 def _load_source(path):
     Predictor(path)  # A foreign model is refused by the name of its file.
-    return in_float32(load_keras(path))
-
-
-def in_float32(model):
-    """The same network with the same weights, computed in float32 also where it was trained in half precision.
-
-    ONNX Runtime has no convolution in bfloat16, and TensorFlow's own answers there differ by 1e-3 between a Keras model
-    and its SavedModel.
-    """
-    config = model.to_json()
-    float32 = re.sub(r'"mixed_b?float16"', '"float32"', config)
-    if float32 == config:
-        return model
-    converted = keras.models.model_from_json(float32)
-    converted.set_weights(model.get_weights())
-    return converted
-
-
-def _check(export, source, out, weights="float32"):
-    """The largest difference between the answers of an export, still at a temporary path, and of its source."""
-    try:
-        predictor = Predictor(export)
-    except ValueError as error:  # a layer that the format does not know
-        raise ValueError(f"Expected an export that runs, found one that does not ({error}): {out}") from error
-    answers = ([_answers(told) for told in one.predict_batch(_phantoms(one))] for one in (Predictor(source), predictor))
-    return _difference(*answers, TOLERANCE[weights], out)
-
-
-def _check_raw(export, source, out, weights="float32"):
-    """As `_check`, of an export that takes images as they are."""
-    predictor, (run, _, _) = Predictor(source), load(export)
-    expected, found = [], []
-    for image in _phantoms(predictor):
-        expected.append(_answers(predictor.predict(image)))
-        told = run(image.reshape(*image.shape[:2], -1))
-        found.append([told[name] for name in _ANSWERS if name in told])
-    return _difference(expected, found, max(TOLERANCE[weights], RAW_TOLERANCE), out)
-
-
-def _phantoms(predictor):
-    """A phantom a class."""
-    if predictor.task == "ultrasound":
-        return [draw_phantom(label, seed=0)[0] for label in predictor.classes]
-    return [draw_tissue(label, 100, patient=0, number=0) for label in TASKS["histology"]]
-
-
-def _answers(prediction):
-    answers = (getattr(prediction, name) for name in _ANSWERS)
-    return [np.asarray(answer) for answer in answers if answer is not None]
-
-
-def _difference(expected, found, tolerance, out):
-    pairs = zip(expected, found, strict=True)
-    difference = float(np.max([np.abs(a - b).max() for pair in pairs for a, b in zip(*pair, strict=True)]))
-    if not difference <= tolerance:  # also if it is no number
-        raise ValueError(f"Expected the export to answer as its source, found a difference of {difference:.1e}: {out}")
-    return difference
+    return in_precision(load_keras(path), "float32")

@@ -1,6 +1,7 @@
 """Stored models, each run by its own runtime behind one face: a batch of images in, a dict of answers out."""
 
 import os
+import re
 import zipfile
 from pathlib import Path
 
@@ -62,6 +63,28 @@ def load_keras(path):
         return keras.models.load_model(file, compile=False)
     except Exception as error:  # whatever a broken archive makes zipfile, h5py and Keras say
         raise ValueError(f"Expected a Keras model, found a file that Keras cannot load ({error}): {file}") from error
+
+
+def in_precision(model, dtype):
+    """The same network with the same weights, computed in another precision.
+
+    Models are exported in float32 also where they were trained in half precision. ONNX Runtime has no convolution in
+    bfloat16, and TensorFlow's own answers there differ by 1e-3 between a Keras model and its SavedModel.
+
+    Args:
+        model: `keras.Model`.
+        dtype: "float32" or "float64".
+    """
+    import keras
+
+    config = model.to_json()
+    policies = r'"(mixed_b?float16|float32)"' if dtype == "float64" else r'"mixed_b?float16"'
+    converted = re.sub(policies, f'"{dtype}"', config)
+    if converted == config:
+        return model
+    network = keras.models.model_from_json(converted)
+    network.set_weights(model.get_weights())
+    return network
 
 
 def run_keras(model):

@@ -102,7 +102,7 @@ assert not {"busseg", "keras", "tensorflow"} & set(sys.modules)
 @pytest.mark.parametrize(
     ("export", "name", "script"), [(export_saved_model, "raw", SAVED_MODEL), (export_onnx, "raw.onnx", ONNX)]
 )
-def test_a_server_needs_nothing_of_ours(tmp_path, tiny_run, export, name, script):
+def test_a_server_needs_nothing_of_ours_and_the_predictor_says_so(tmp_path, tiny_run, export, name, script):
     assert export(tiny_run, tmp_path / name, raw=True) <= 1e-3
     image, _ = draw_phantom("malignant", seed=1)
     np.save(tmp_path / "image.npy", image[..., None])
@@ -111,6 +111,8 @@ def test_a_server_needs_nothing_of_ours(tmp_path, tiny_run, export, name, script
         capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    with pytest.raises(ValueError, match=rf"^Expected a model of one square .* a raw export, .*: .*{name}$"):
+        Predictor(tmp_path / name)
     expected = Predictor(tiny_run).predict(image)
     with np.load(tmp_path / "told.npz") as told:
         assert sorted(told) == ["mask", "probabilities", "probability_map"]
