@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +13,13 @@ import busseg
 from busseg.data.claims import claim
 from busseg.data.files import replacing, write_text
 from busseg.inference.export_check import check, check_raw
-from busseg.inference.onnx_file import finish_onnx, is_own_onnx, write_onnx
-from busseg.inference.predictor import THRESHOLD, Predictor
-from busseg.inference.raw import raw_function
-from busseg.inference.runtimes import in_precision, load_keras
+from busseg.inference.onnx_file import enclose_onnx, finish_onnx, is_own_onnx, write_onnx
+from busseg.inference.predictor import SHIPPED, THRESHOLD, Predictor
+from busseg.inference.raw import functions_around, raw_function
+from busseg.inference.runtimes import in_precision, load, load_keras
 
 METADATA = "busseg.json"
+_SIDES = {False: ("batch",), True: ("height", "width", "channels")}  # that may vary, of ONNX; by whether it is raw
 
 
 def export_saved_model(model, out, raw=False):
@@ -56,7 +58,7 @@ def export_saved_model(model, out, raw=False):
             'pip install "tensorflow"'
         ) from error
     with claim(out, "a SavedModel", _is_own_saved_model):
-        source = _load_source(model)
+        source = _load_source(model, "SavedModel")
         with replacing(out) as temporary:
             with _naming(out, tf.errors.OpError):
                 if raw:
@@ -78,7 +80,8 @@ def export_onnx(model, out, raw=False, weights="float32", force=False):
     those that `busseg.ship` has rounded, are stored in it, and computed with in float32 all the same.
 
     Args:
-        model: Path of a run's folder or a `.keras` file.
+        model: Path of a run's folder or of a `.keras` or `.onnx` file, or the name of a model of busseg's.
+            What is ONNX already keeps its weights as they are stored.
         out: Path of the `.onnx` file to write. One of busseg there is replaced.
         raw: Whether it is to take an image as it is instead, uint8 of any size, and to answer at that size; see
             `raw.raw_function`.
@@ -100,22 +103,23 @@ def export_onnx(model, out, raw=False, weights="float32", force=False):
     """
     out = Path(out)
     _need("onnx", "onnx", "tf2onnx")
-    _need_tensorflow("tf2onnx")
+    if not (stored := _stored_onnx(model)) or raw:
+        _need_tensorflow("tf2onnx")
     if out.suffix != ".onnx":
         raise ValueError(f"Expected the name of a file that ends in .onnx, found another: {out}")
-    _check_weights(weights, "float32", "float16", "int8")
+    _check_weights(weights, *(["float32"] if stored else ["float32", "float16", "int8"]))
     with claim(out, "an ONNX file", is_own_onnx, force):
-        source = _load_source(model)
+        source = stored or _load_source(model, "ONNX")
         with replacing(out) as temporary:
-            if raw:
-                write_onnx(raw_function(source), temporary, ("height", "width", "channels"))
+            if stored:
+                _copy_onnx(stored, temporary, raw)
             else:
-                write_onnx(_function(source), temporary, ("batch",))
-            finish_onnx(temporary, _metadata(source), weights)
+                write_onnx(raw_function(source) if raw else _function(source), temporary, _SIDES[raw])
+                finish_onnx(temporary, _metadata(source), weights)
             return (check_raw if raw else check)(temporary, source, out, weights)
 
 
-def export_litert(model, out, weights="float32", force=False):
+def export_litert(model, out, weights="float32", force=False, batch=None):
     """Export a model to LiteRT, formerly TensorFlow Lite: one file, for phones and small devices.
 
     Its signature, its input, outputs and precision are those of `export_saved_model`.
@@ -126,6 +130,7 @@ def export_litert(model, out, weights="float32", force=False):
         weights: How to store the weights: "float32"; "float16", computed with in float32; or "int8", computed with in
             integers where LiteRT can.
         force: Whether to replace any other file, too.
+        batch: 1 for a network of one image at a time, which LiteRT.js needs; None for batches of any length.
 
     Returns:
         The largest difference between the outputs of the export and of the source, on phantoms.
@@ -152,9 +157,11 @@ def export_litert(model, out, weights="float32", force=False):
         "int8": {"optimizations": [tf.lite.Optimize.DEFAULT]},
     }
     _check_weights(weights, *smaller)
+    if batch not in (None, 1):
+        raise ValueError(f"Expected a batch of 1, or none for any length, found {batch}")
     with claim(out, "a LiteRT file", _is_own_litert, force):
-        source = _load_source(model)
-        signature = _signature(source)
+        source = _load_source(model, "LiteRT")
+        signature = _signature(source, batch)
         with replacing(out) as temporary:
             with _naming(out, tf.errors.OpError):
                 source.export(temporary, format="litert", input_signature=signature, verbose=False, **smaller[weights])
@@ -169,7 +176,7 @@ def export_openvino(model, out, weights="float32"):
     Its input, outputs and precision are those of `export_saved_model`.
 
     Args:
-        model: Path of a run's folder or a `.keras` file.
+        model: Path of a run's folder or of a `.keras` or `.onnx` file, or the name of a model of busseg's.
         out: Path of the folder to write. A model that this wrote there, and nothing beside it, is replaced.
         weights: How to store the weights: "float32" or "float16". They are computed with in float32 all the same.
 
@@ -186,19 +193,21 @@ def export_openvino(model, out, weights="float32"):
     """
     out = Path(out)
     _need("openvino", "openvino")
-    _need_tensorflow("OpenVINO's converter")
+    if not (stored := _stored_onnx(model)):
+        _need_tensorflow("OpenVINO's converter")
     _check_weights(weights, "float32", "float16")
     import openvino
     import tensorflow as tf
 
     with claim(out, "an OpenVINO model", _is_own_openvino):
-        source = _load_source(model)
+        source = stored or _load_source(model, "OpenVINO")
         with replacing(out) as temporary:
             folder = temporary.with_name(f"{out.name} source")
             with _naming(out, tf.errors.OpError, RuntimeError):
-                source.export(folder, format="tf_saved_model", input_signature=_signature(source), verbose=False)
+                if not stored:
+                    source.export(folder, format="tf_saved_model", input_signature=_signature(source), verbose=False)
                 temporary.mkdir()
-                network = openvino.convert_model(folder)
+                network = openvino.convert_model(stored or folder)
                 network.set_rt_info(_metadata(source), "busseg")
                 openvino.save_model(network, temporary / "model.xml", compress_to_fp16=weights == "float16")
             return check(temporary, source, out, weights)
@@ -287,10 +296,33 @@ def _function(source):
     return tf.function(lambda image: source(image, training=False), input_signature=[image])
 
 
-def _signature(source):
-    return [keras.InputSpec(shape=(None, *source.input_shape[1:]), dtype="float32", name="image")]
+def _signature(source, batch=None):
+    return [keras.InputSpec(shape=(batch, *source.input_shape[1:]), dtype="float32", name="image")]
 
 
-def _load_source(path):
+def _load_source(path, format):
+    if _stored_onnx(path):
+        raise ValueError(
+            f"Expected a Keras model, the only kind that can be turned into {format}, found ONNX: {path}; "
+            "--format onnx and --format openvino take it"
+        )
     Predictor(path)  # A foreign model is refused by the name of its file.
     return in_precision(load_keras(path), "float32")
+
+
+def _stored_onnx(model):
+    """The path of a source that is an ONNX file, such as those that come with busseg; else None."""
+    path = SHIPPED.get(str(model), Path(model))
+    if path.suffix != ".onnx" or not path.is_file():
+        return None
+    Predictor(path)
+    return path
+
+
+def _copy_onnx(path, out, raw):
+    if raw:
+        _, inputs, outputs = load(path)
+        enclose_onnx(path, out, *functions_around(*inputs[2:], outputs), _SIDES[True])
+    else:
+        shutil.copyfile(path, out)
+    finish_onnx(out, _metadata(path))

@@ -173,9 +173,12 @@ def _run_litert(path):
         raise ValueError(f"Expected a LiteRT model, found a file that cannot be loaded ({error}): {path}") from error
     ends = signature.get_input_details(), signature.get_output_details()
     inputs, outputs = ({name: _numbers(one["shape_signature"]) for name, one in end.items()} for end in ends)
+    single = all(shape[:1] == (1,) for shape in inputs.values())  # an export of `--batch 1`
 
     def run(batch):
-        return signature(**dict.fromkeys(inputs, batch))
+        parts = np.split(batch, len(batch)) if single else [batch]
+        answers = [signature(**dict.fromkeys(inputs, part)) for part in parts]
+        return {name: np.concatenate([answer[name] for answer in answers]) for name in outputs}
 
     return run, _only(inputs.values()), outputs
 
