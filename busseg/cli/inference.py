@@ -162,7 +162,13 @@ def explain(
 
 @app.command()
 def export(
-    model: Annotated[Path, typer.Argument(help="Trained model: a run's folder or a .keras file.")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="Trained model: a run's folder or a .keras file; for onnx and openvino also an .onnx file, or best or "
+            "small."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write, or .onnx file.")],
     format: Annotated[
         str, typer.Option(help="saved_model: TensorFlow's, a folder. onnx, litert: one file. openvino: a folder.")
@@ -176,6 +182,9 @@ def export(
             "--raw", help="saved_model, onnx: take an image as it is, uint8 of any size, and answer at its size."
         ),
     ] = False,
+    batch: Annotated[
+        int | None, typer.Option(help="litert: 1 for a network of one image at a time, which LiteRT.js needs.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="onnx, litert: replace a file of another kind, too.")] = False,
 ):
     """Export a model to a format that runs without busseg, and check it against its source.
@@ -190,6 +199,7 @@ def export(
         raise ValueError(f"Expected a format of {', '.join(FORMATS)}, found {format!r}")
     told = {"weights": weights} if weights != "float32" else {}
     told |= {name: True for name, wanted in (("raw", raw), ("force", force)) if wanted}
+    told |= {"batch": batch} if batch is not None else {}
     if unknown := told.keys() - signature(FORMATS[format]).parameters.keys():
         raise ValueError(f"Expected a format that has --{min(unknown)}, found {format}")
     with starting_keras():

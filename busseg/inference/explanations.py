@@ -37,10 +37,9 @@ def open_model(model):
     predictor, path = Predictor(model), Path(model)
     if path.suffix != ".keras" and not (path / "model.keras").is_file():
         return predictor, None
-    from busseg.inference.export import in_float32
-    from busseg.inference.runtimes import load_keras
+    from busseg.inference.runtimes import in_precision, load_keras
 
-    network = in_float32(load_keras(path))
+    network = in_precision(load_keras(path), "float32")
     return Predictor(network), network
 
 

@@ -2,30 +2,23 @@
 
 import importlib.util
 import json
-import re
+import shutil
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
 import keras
-import numpy as np
 
 from busseg.data.claims import claim
 from busseg.data.files import replacing, write_text
-from busseg.data.phantom import draw_phantom
-from busseg.data.sample import TASKS
-from busseg.data.tissue import draw_tissue
+from busseg.inference.export_check import check, check_raw
 from busseg.inference.metadata import METADATA, read_metadata
-from busseg.inference.onnx_file import finish_onnx, is_own_onnx, write_onnx
-from busseg.inference.predictor import Predictor
-from busseg.inference.raw import raw_function
-from busseg.inference.runtimes import load, load_keras
+from busseg.inference.onnx_file import enclose_onnx, finish_onnx, is_own_onnx, write_onnx
+from busseg.inference.predictor import SHIPPED, Predictor
+from busseg.inference.raw import functions_around, raw_function
+from busseg.inference.runtimes import in_precision, load, load_keras
 
-# Of a probability, by how the weights are stored. Group normalisation on another runtime shifts some by 1e-5; eight
-# bits move the edge of a lesion, where single pixels change much.
-TOLERANCE = {"float32": 1e-4, "float16": 0.1, "int8": 0.5}
-RAW_TOLERANCE = 1e-3  # where an image is resized by another runtime, which rounds a grey level here and there otherwise
-_ANSWERS = ("probability_map", "probabilities", "uncertainty", "novelty")  # what of a `Prediction` is compared
+_SIDES = {False: ("batch",), True: ("height", "width", "channels")}  # that may vary, of ONNX; by whether it is raw
 
 
 def export_saved_model(model, out, raw=False):
@@ -64,17 +57,19 @@ def export_saved_model(model, out, raw=False):
             'pip install "tensorflow"'
         ) from error
     with claim(out, "a SavedModel", _is_own_saved_model):
-        source = _load_source(model)
+        source = _load_source(model, "SavedModel")
         with replacing(out) as temporary:
             with _naming(out, tf.errors.OpError):
                 if raw:
                     module = tf.Module()
-                    module.network = source  # keeps its weights
-                    tf.saved_model.save(module, str(temporary), signatures=raw_function(source))
+                    module.answer = raw_function(source)
+                    # Of a Keras model TensorFlow alone would find no variables, and other readers then miss them.
+                    module.weights = [weight.value for weight in source.weights]
+                    tf.saved_model.save(module, str(temporary), signatures=module.answer)
                 else:
                     source.export(temporary, format="tf_saved_model", input_signature=_signature(source), verbose=False)
             write_text(temporary / "assets.extra" / METADATA, _metadata(source, model))
-            return (_check_raw if raw else _check)(temporary, source, out)
+            return (check_raw if raw else check)(temporary, source, out)
 
 
 def export_onnx(model, out, raw=False, weights="float32", force=False):
@@ -84,7 +79,8 @@ def export_onnx(model, out, raw=False, weights="float32", force=False):
     those that `busseg.ship` has rounded, are stored in it, and computed with in float32 all the same.
 
     Args:
-        model: Path of a run's folder or a `.keras` file.
+        model: Path of a run's folder or of a `.keras` or `.onnx` file, or the name of a model of busseg's.
+            What is ONNX already keeps its weights as they are stored.
         out: Path of the `.onnx` file to write. One of busseg there is replaced.
         raw: Whether it is to take an image as it is instead, uint8 of any size, and to answer at that size; see
             `raw.raw_function`.
@@ -106,19 +102,23 @@ def export_onnx(model, out, raw=False, weights="float32", force=False):
     """
     out = Path(out)
     _need("onnx", "onnx", "tf2onnx")
-    _need_tensorflow("tf2onnx")
+    if not (stored := _stored_onnx(model)) or raw:
+        _need_tensorflow("tf2onnx")
     if out.suffix != ".onnx":
         raise ValueError(f"Expected the name of a file that ends in .onnx, found another: {out}")
-    _check_weights(weights, "float32", "float16", "int8")
+    _check_weights(weights, *(["float32"] if stored else ["float32", "float16", "int8"]))
     with claim(out, "an ONNX file", is_own_onnx, force):
-        source = _load_source(model)
+        source = stored or _load_source(model, "ONNX")
         with replacing(out) as temporary:
-            write_onnx(raw_function(source) if raw else _function(source), temporary)
-            finish_onnx(temporary, _metadata(source, model), weights)
-            return (_check_raw if raw else _check)(temporary, source, out, weights)
+            if stored:
+                _copy_onnx(stored, temporary, raw)
+            else:
+                write_onnx(raw_function(source) if raw else _function(source), temporary, _SIDES[raw])
+                finish_onnx(temporary, _metadata(source, model), weights)
+            return (check_raw if raw else check)(temporary, source, out, weights)
 
 
-def export_litert(model, out, weights="float32", force=False):
+def export_litert(model, out, weights="float32", force=False, batch=None):
     """Export a model to LiteRT, formerly TensorFlow Lite: one file, for phones and small devices.
 
     Its signature, its input, outputs and precision are those of `export_saved_model`.
@@ -129,6 +129,7 @@ def export_litert(model, out, weights="float32", force=False):
         weights: How to store the weights: "float32"; "float16", computed with in float32; or "int8", computed with in
             integers where LiteRT can.
         force: Whether to replace any other file, too.
+        batch: 1 for a network of one image at a time, which LiteRT.js needs; None for batches of any length.
 
     Returns:
         The largest difference between the outputs of the export and of the source, on phantoms.
@@ -155,15 +156,17 @@ def export_litert(model, out, weights="float32", force=False):
         "int8": {"optimizations": [tf.lite.Optimize.DEFAULT]},
     }
     _check_weights(weights, *smaller)
+    if batch not in (None, 1):
+        raise ValueError(f"Expected a batch of 1, or none for any length, found {batch}")
     with claim(out, "a LiteRT file", _is_own_litert, force):
-        source = _load_source(model)
-        signature = _signature(source)
+        source = _load_source(model, "LiteRT")
+        signature = _signature(source, batch)
         with replacing(out) as temporary:
             with _naming(out, tf.errors.OpError):
                 source.export(temporary, format="litert", input_signature=signature, verbose=False, **smaller[weights])
             with zipfile.ZipFile(temporary, "a") as associated:  # where LiteRT has such files: behind the network
                 associated.writestr(METADATA, _metadata(source, model))
-            return _check(temporary, source, out, weights)
+            return check(temporary, source, out, weights)
 
 
 def export_openvino(model, out, weights="float32"):
@@ -172,7 +175,7 @@ def export_openvino(model, out, weights="float32"):
     Its input, outputs and precision are those of `export_saved_model`.
 
     Args:
-        model: Path of a run's folder or a `.keras` file.
+        model: Path of a run's folder or of a `.keras` or `.onnx` file, or the name of a model of busseg's.
         out: Path of the folder to write. A model that this wrote there, and nothing beside it, is replaced.
         weights: How to store the weights: "float32" or "float16". They are computed with in float32 all the same.
 
@@ -189,22 +192,24 @@ def export_openvino(model, out, weights="float32"):
     """
     out = Path(out)
     _need("openvino", "openvino")
-    _need_tensorflow("OpenVINO's converter")
+    if not (stored := _stored_onnx(model)):
+        _need_tensorflow("OpenVINO's converter")
     _check_weights(weights, "float32", "float16")
     import openvino
     import tensorflow as tf
 
     with claim(out, "an OpenVINO model", _is_own_openvino):
-        source = _load_source(model)
+        source = stored or _load_source(model, "OpenVINO")
         with replacing(out) as temporary:
             folder = temporary.with_name(f"{out.name} source")
             with _naming(out, tf.errors.OpError, RuntimeError):
-                source.export(folder, format="tf_saved_model", input_signature=_signature(source), verbose=False)
+                if not stored:
+                    source.export(folder, format="tf_saved_model", input_signature=_signature(source), verbose=False)
                 temporary.mkdir()
-                network = openvino.convert_model(folder)
-                network.set_rt_info(_metadata(source, model), "busseg")
+                network = openvino.convert_model(stored or folder)
+                network.set_rt_info(_metadata(source, stored or model), "busseg")
                 openvino.save_model(network, temporary / "model.xml", compress_to_fp16=weights == "float16")
-            return _check(temporary, source, out, weights)
+            return check(temporary, source, out, weights)
 
 
 # On the command line: `--format`.
@@ -287,66 +292,33 @@ def _function(source):
     return tf.function(lambda image: source(image, training=False), input_signature=[image])
 
 
-def _signature(source):
-    return [keras.InputSpec(shape=(None, *source.input_shape[1:]), dtype="float32", name="image")]
+def _signature(source, batch=None):
+    return [keras.InputSpec(shape=(batch, *source.input_shape[1:]), dtype="float32", name="image")]
 
 
-def _load_source(path):
+def _load_source(path, format):
+    if _stored_onnx(path):
+        raise ValueError(
+            f"Expected a Keras model, the only kind that can be turned into {format}, found ONNX: {path}; "
+            "--format onnx and --format openvino take it"
+        )
     Predictor(path)  # A foreign model is refused by the name of its file.
-    return in_float32(load_keras(path))
+    return in_precision(load_keras(path), "float32")
 
 
-def in_float32(model):
-    """The same network with the same weights, computed in float32 also where it was trained in half precision.
-
-    ONNX Runtime has no convolution in bfloat16, and TensorFlow's own answers there differ by 1e-3 between a Keras model
-    and its SavedModel.
-    """
-    config = model.to_json()
-    float32 = re.sub(r'"mixed_b?float16"', '"float32"', config)
-    if float32 == config:
-        return model
-    converted = keras.models.model_from_json(float32)
-    converted.set_weights(model.get_weights())
-    return converted
+def _stored_onnx(model):
+    """The path of a source that is an ONNX file, such as those that come with busseg; else None."""
+    path = SHIPPED.get(str(model), Path(model))
+    if path.suffix != ".onnx" or not path.is_file():
+        return None
+    Predictor(path)
+    return path
 
 
-def _check(export, source, out, weights="float32"):
-    """The largest difference between the answers of an export, still at a temporary path, and of its source."""
-    try:
-        predictor = Predictor(export)
-    except ValueError as error:  # a layer that the format does not know
-        raise ValueError(f"Expected an export that runs, found one that does not ({error}): {out}") from error
-    answers = ([_answers(told) for told in one.predict_batch(_phantoms(one))] for one in (Predictor(source), predictor))
-    return _difference(*answers, TOLERANCE[weights], out)
-
-
-def _check_raw(export, source, out, weights="float32"):
-    """As `_check`, of an export that takes images as they are."""
-    predictor, (run, _, _) = Predictor(source), load(export)
-    expected, found = [], []
-    for image in _phantoms(predictor):
-        expected.append(_answers(predictor.predict(image)))
-        told = run(image.reshape(*image.shape[:2], -1))
-        found.append([told[name] for name in _ANSWERS if name in told])
-    return _difference(expected, found, max(TOLERANCE[weights], RAW_TOLERANCE), out)
-
-
-def _phantoms(predictor):
-    """A phantom a class."""
-    if predictor.task == "ultrasound":
-        return [draw_phantom(label, seed=0)[0] for label in predictor.classes]
-    return [draw_tissue(label, 100, patient=0, number=0) for label in TASKS["histology"]]
-
-
-def _answers(prediction):
-    answers = (getattr(prediction, name) for name in _ANSWERS)
-    return [np.asarray(answer) for answer in answers if answer is not None]
-
-
-def _difference(expected, found, tolerance, out):
-    pairs = zip(expected, found, strict=True)
-    difference = float(np.max([np.abs(a - b).max() for pair in pairs for a, b in zip(*pair, strict=True)]))
-    if not difference <= tolerance:  # also if it is no number
-        raise ValueError(f"Expected the export to answer as its source, found a difference of {difference:.1e}: {out}")
-    return difference
+def _copy_onnx(path, out, raw):
+    if raw:
+        _, inputs, outputs = load(path)
+        enclose_onnx(path, out, *functions_around(*inputs[2:], outputs), _SIDES[True])
+    else:
+        shutil.copyfile(path, out)
+    finish_onnx(out, _metadata(path, path))

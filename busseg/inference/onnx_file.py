@@ -16,8 +16,39 @@ def is_own_onnx(path):
         return False
 
 
-def write_onnx(function, path):
-    """Write a `tf.function` that has one input signature to an ONNX file."""
+def enclose_onnx(path, out, before, after, sides):
+    """Write an ONNX file that answers as another one between two `tf.function`s of `raw.functions_around`.
+
+    Args:
+        path: Path of the ONNX file of a network.
+        out: Path of the file to write.
+        before, after: The functions.
+        sides: As of `write_onnx`.
+    """
+    import onnx
+
+    stages = []
+    for function in (before, after):
+        write_onnx(function, out, sides)
+        stages.append(onnx.load(out))
+    prefixed = onnx.compose.add_prefix
+    first = prefixed(stages[0], "before_", rename_inputs=False)
+    network = prefixed(onnx.load(path), "network_")
+    last = prefixed(stages[1], "after_", rename_outputs=False)
+    between = {end.name: f"after_{end.name}" for end in network.graph.output} | {"before_shape": "after_shape"}
+    joined = onnx.compose.merge_models(first, network, [("before_square", network.graph.input[0].name)])
+    onnx.save(onnx.compose.merge_models(joined, last, list(between.items())), out)
+
+
+def write_onnx(function, path, sides):
+    """Write a `tf.function` that has one input signature to an ONNX file.
+
+    Args:
+        function: The `tf.function`.
+        path: Path of the file.
+        sides: Names of the first sides of its input and outputs, in their order, for those that may vary: `("batch",)`.
+    """
+    import onnx
     import tensorflow as tf
     import tf2onnx
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
@@ -26,8 +57,13 @@ def write_onnx(function, path):
     # tf2onnx, also where Keras calls it, takes tensors that a network holds, such as the mean of ImageNet's colours,
     # for inputs without a value. A frozen function holds none.
     frozen = convert_variables_to_constants_v2(concrete)
-    named = tf.function(lambda image: tf.nest.pack_sequence_as(concrete.structured_outputs, frozen(image)))
-    tf2onnx.convert.from_function(named, function.input_signature, output_path=path)
+    named = tf.function(lambda *inputs: tf.nest.pack_sequence_as(concrete.structured_outputs, frozen(*inputs)))
+    model, _ = tf2onnx.convert.from_function(named, function.input_signature)
+    for end in (*model.graph.input, *model.graph.output):
+        for side, name in zip(end.type.tensor_type.shape.dim, sides):
+            if not side.HasField("dim_value"):
+                side.dim_param = name  # tf2onnx calls it unk__474
+    onnx.save(model, path)
 
 
 def finish_onnx(path, metadata, weights="float32"):

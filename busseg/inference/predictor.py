@@ -221,6 +221,11 @@ def _operating_point(path, sensitivity, source):
 
 def _size_and_task(inputs, outputs, source):
     """Side of the square of a model of busseg and its task, told by the shapes of its input and outputs."""
+    if isinstance(outputs, dict) and "probabilities" in outputs:
+        raise ValueError(
+            "Expected a model of one square image, found a raw export, which takes an image as it is and needs no "
+            f"busseg to run; export without --raw for busseg: {source}"
+        )
     size, channels = inputs[1::2] if isinstance(inputs, tuple) and len(inputs) == 4 else (None, None)
     if not isinstance(size, int) or channels not in (1, 3) or inputs[1:] != (size, size, channels):
         raise ValueError(f"Expected a model of one square image, grey or in colour, found the input {inputs}: {source}")

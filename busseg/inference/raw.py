@@ -27,22 +27,63 @@ def raw_function(model):
 
     @tf.function(input_signature=[tf.TensorSpec((None, None, None), tf.uint8, name="image")])
     def answer(image):
-        shape = tf.shape(image)[:2]
-        pixels = tf.cast(image[..., :3], tf.float32)
-        if channels == 1:
-            pixels = _grey(pixels)[..., None]
-        pixels = tf.ensure_shape(pixels, (None, None, channels))
-        rows, columns = (_to_square(shape, axis, size) for axis in (0, 1))
-        square = tf.round(tf.einsum("ih,jw,hwc->ijc", rows, columns, pixels))
-        outputs = {name: values[0] for name, values in model(square[None], training=False).items()}
-        answers = {"probabilities": outputs.pop(LABEL)}
-        if MASK in outputs:
-            rows, columns = (_to_native(shape, axis, size) for axis in (0, 1))
-            lesion = tf.einsum("yi,xj,ij->yx", rows, columns, outputs.pop(MASK)[..., 0])
-            answers |= {"probability_map": lesion, "mask": tf.cast(lesion >= THRESHOLD, tf.uint8)}
-        return answers | {name: values[0] for name, values in outputs.items()}
+        return _at_native_size(tf.shape(image)[:2], model(_square(image, size, channels), training=False), size)
 
     return answer
+
+
+def functions_around(size, channels, outputs):
+    """Build the two halves of `raw_function`, for a network that is not of Keras to stand between.
+
+    Args:
+        size: Side of the network's square in pixels.
+        channels: Of its square.
+        outputs: Dict from the names of the network's outputs to their shapes.
+
+    Returns:
+        `(before, after)`: a `tf.function` from the `image` to the `square`, a batch of one, and the `shape` of the
+        image; and one from that and the network's outputs to the answers.
+    """
+    import tensorflow as tf
+
+    @tf.function(input_signature=[tf.TensorSpec((None, None, None), tf.uint8, name="image")])
+    def before(image):
+        return {"square": _square(image, size, channels), "shape": tf.shape(image)[:2]}
+
+    names = list(outputs)
+    specs = [tf.TensorSpec((1, *outputs[name][1:]), tf.float32, name=f"network_{name}") for name in names]
+
+    @tf.function(input_signature=[tf.TensorSpec((2,), tf.int32, name="shape"), *specs])
+    def after(shape, *values):
+        return _at_native_size(shape, dict(zip(names, values)), size)
+
+    return before, after
+
+
+def _square(image, size, channels):
+    """The network's input, `(1, size, size, channels)`, of an image of any size."""
+    import tensorflow as tf
+
+    shape = tf.shape(image)[:2]
+    pixels = tf.cast(image[..., :3], tf.float32)
+    if channels == 1:
+        pixels = _grey(pixels)[..., None]
+    pixels = tf.ensure_shape(pixels, (None, None, channels))
+    rows, columns = (_to_square(shape, axis, size) for axis in (0, 1))
+    return tf.round(tf.einsum("ih,jw,hwc->ijc", rows, columns, pixels))[None]
+
+
+def _at_native_size(shape, outputs, size):
+    """The answers of `raw_function`, from those of the network for a batch of one."""
+    import tensorflow as tf
+
+    outputs = {name: values[0] for name, values in outputs.items()}
+    answers = {"probabilities": outputs.pop(LABEL)}
+    if MASK in outputs:
+        rows, columns = (_to_native(shape, axis, size) for axis in (0, 1))
+        lesion = tf.einsum("yi,xj,ij->yx", rows, columns, outputs.pop(MASK)[..., 0])
+        answers |= {"probability_map": lesion, "mask": tf.cast(lesion >= THRESHOLD, tf.uint8)}
+    return answers | outputs
 
 
 def _grey(pixels):

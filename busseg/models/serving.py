@@ -29,9 +29,9 @@ def average(*networks, mirrored=False):
         scaled = _resize(image, network.input_shape[1])
         if mirrored:
             # As one batch, for which the network stands once in an exported file.
-            both = network(ops.concatenate([scaled, ops.flip(scaled, axis=2)], axis=0))
+            both = network(ops.concatenate([scaled, _mirror(scaled)], axis=0))
             answer, flipped = ({name: _halves(x)[half] for name, x in both.items()} for half in (0, 1))
-            found = [answer["mask"], ops.flip(flipped["mask"], axis=2)]
+            found = [answer["mask"], _mirror(flipped["mask"])]
             labels = [answer["label"], flipped["label"]]
         else:
             answer = network(scaled)
@@ -42,6 +42,12 @@ def average(*networks, mirrored=False):
     mask, label = sum(masks) / len(masks), ops.softmax(sum(logits) / len(logits))
     name = f"{networks[0].name}_{'mirrored' if mirrored else 'mean'}"
     return keras.Model(image, {**others, "mask": mask, "label": label}, name=name)
+
+
+def _mirror(x):
+    # Not `ops.flip`, which tf2onnx turns into ReverseSequence. OpenCV and others lack that; and behind it tf2onnx knows
+    # no sides and writes SAME_UPPER, which OpenCV's new engine misreads.
+    return ops.take(x, list(reversed(range(x.shape[2]))), axis=2)
 
 
 def _halves(batch):

@@ -1,3 +1,5 @@
+import cv2
+import keras
 import numpy as np
 import onnx
 import pytest
@@ -6,6 +8,7 @@ from busseg.inference.export import export_onnx
 from busseg.inference.metadata import read_metadata
 from busseg.inference.onnx_file import calibrate_onnx, finish_onnx
 from busseg.inference.runtimes import load
+from busseg.models.serving import average
 from busseg.models.unet import build_unet
 
 
@@ -27,6 +30,69 @@ def test_weights_that_half_precision_holds_are_stored_in_it(tmp_path, normalizat
     whole, rounded = (sum(weights_of(tmp_path / f"{name}.onnx").values()) for name in ("whole", "rounded"))
     # Kernels that batch normalization was folded into, most of so small a network's, are no longer round.
     assert least * whole < rounded < most * whole
+
+
+def sides(path):
+    """Dict from the name of each input and output of an ONNX file to its sides, numbers or names."""
+    graph = onnx.load(path).graph
+    return {
+        end.name: [side.dim_param or side.dim_value for side in end.type.tensor_type.shape.dim]
+        for end in (*graph.input, *graph.output)
+    }
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (False, {"image": ["batch", 32, 32, 1], "mask": ["batch", 32, 32, 1], "label": ["batch", 3]}),
+        (
+            True,
+            {
+                "image": ["height", "width", "channels"],
+                "mask": ["height", "width"],
+                "probability_map": ["height", "width"],
+                "probabilities": [3],
+            },
+        ),
+    ],
+)
+def test_sides_that_may_vary_have_names(tmp_path, echo_file, raw, expected):
+    export_onnx(echo_file, tmp_path / "export.onnx", raw=raw)
+    assert sides(tmp_path / "export.onnx") == expected
+
+
+@pytest.mark.parametrize("engine", [cv2.dnn.ENGINE_CLASSIC, cv2.dnn.ENGINE_NEW], ids=["classic", "new"])
+def test_opencv_runs_a_mean_of_mirrored_networks(two_sizes, engine):
+    network = cv2.dnn.readNetFromONNX(str(two_sizes), engine)
+    image = np.random.default_rng(0).uniform(0, 255, (1, 32, 32, 1)).astype(np.float32)
+    network.setInput(image)
+    run, _, _ = load(two_sizes)
+    for name, values in run(image).items():
+        np.testing.assert_allclose(network.forward(name).reshape(values.shape), values, atol=1e-5, err_msg=name)
+
+
+def test_every_convolution_tells_how_far_it_pads(two_sizes):
+    """OpenCV's new engine misreads SAME_UPPER, which means nothing at the start and a pixel at the end for stride 2."""
+    convolutions = [node for node in onnx.load(two_sizes).graph.node if node.op_type == "Conv"]
+    told = [{one.name: onnx.helper.get_attribute_value(one) for one in node.attribute} for node in convolutions]
+    assert [one["pads"] for one in told if one["strides"] == [2, 2]] == [[0, 0, 1, 1]] * 2
+    assert not any("auto_pad" in one for one in told)
+
+
+@pytest.fixture(scope="module")
+def two_sizes(tmp_path_factory):
+    """An ONNX file of the mean of two networks and their mirror images, the second of a smaller square."""
+    keras.utils.set_random_seed(0)
+    networks = []
+    for size in (32, 24):
+        network = build_unet(image_size=size, width=4, depth=2)
+        x = keras.layers.Conv2D(1, 3, strides=2, padding="same", name="stem")(network.input)
+        mask = keras.layers.UpSampling2D(name="mask")(keras.layers.Activation("sigmoid")(x))
+        networks.append(keras.Model(network.input, {"mask": mask, "label": network.output["label"]}))
+    folder = tmp_path_factory.mktemp("two")
+    average(*networks, mirrored=True).save(folder / "two.keras")
+    export_onnx(folder / "two.keras", folder / "two.onnx")
+    return folder / "two.onnx"
 
 
 def one_convolution(path, kernels):

@@ -1,6 +1,8 @@
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import keras
@@ -100,7 +102,7 @@ assert not {"busseg", "keras", "tensorflow"} & set(sys.modules)
 @pytest.mark.parametrize(
     ("export", "name", "script"), [(export_saved_model, "raw", SAVED_MODEL), (export_onnx, "raw.onnx", ONNX)]
 )
-def test_a_server_needs_nothing_of_ours(tmp_path, tiny_run, export, name, script):
+def test_a_server_needs_nothing_of_ours_and_the_predictor_says_so(tmp_path, tiny_run, export, name, script):
     assert export(tiny_run, tmp_path / name, raw=True) <= 1e-3
     image, _ = draw_phantom("malignant", seed=1)
     np.save(tmp_path / "image.npy", image[..., None])
@@ -109,9 +111,60 @@ def test_a_server_needs_nothing_of_ours(tmp_path, tiny_run, export, name, script
         capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    with pytest.raises(ValueError, match=rf"^Expected a model of one square .* a raw export, .*: .*{name}$"):
+        Predictor(tmp_path / name)
     expected = Predictor(tiny_run).predict(image)
     with np.load(tmp_path / "told.npz") as told:
         assert sorted(told) == ["mask", "probabilities", "probability_map"]
         np.testing.assert_allclose(told["probability_map"], expected.probability_map, atol=1e-3)
         np.testing.assert_allclose(told["probabilities"], expected.probabilities, atol=1e-3)
         assert (told["mask"] == expected.mask).mean() >= 0.999
+
+
+# === Readers of the SavedModel other than `tf.saved_model.load`, which know the variables by their table alone ===
+@pytest.fixture(scope="module")
+def raw_saved_model(tmp_path_factory, tiny_run):
+    folder = tmp_path_factory.mktemp("raw") / "raw"
+    export_saved_model(tiny_run, folder, raw=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def malignant(tiny_run):
+    """A phantom, `(height, width, 1)`, and its map of probabilities by the source."""
+    image, _ = draw_phantom("malignant", seed=1)
+    return image[..., None], Predictor(tiny_run).predict(image).probability_map
+
+
+def test_loader_of_tensorflow_1_answers(raw_saved_model, malignant):
+    image, expected = malignant
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        graph = tf.compat.v1.saved_model.load(session, ["serve"], str(raw_saved_model))
+        ends = graph.signature_def["serving_default"]
+        told = session.run(ends.outputs["probability_map"].name, {ends.inputs["image"].name: image})
+    np.testing.assert_allclose(told, expected, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_saved_model_cli_answers(tmp_path, raw_saved_model, malignant):
+    image, expected = malignant
+    np.save(tmp_path / "image.npy", image)
+    program = shutil.which("saved_model_cli", path=Path(sys.executable).parent) or pytest.skip("needs saved_model_cli")
+    command = [program, "run", "--dir", raw_saved_model, "--tag_set", "serve", "--signature_def", "serving_default"]
+    command += ["--inputs", f"image={tmp_path / 'image.npy'}", "--outdir", tmp_path]
+    subprocess.run(command, check=True, capture_output=True)
+    np.testing.assert_allclose(np.load(tmp_path / "probability_map.npy"), expected, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
+def test_c_api_answers(tmp_path, raw_saved_model, malignant):
+    image, expected = malignant
+    image.tofile(tmp_path / "pixels")
+    home, source = Path(tf.__file__).parent, Path(__file__).with_name("c_api.c")
+    build = ["gcc", source, "-o", tmp_path / "c_api", f"-I{home / 'include'}", *home.glob("libtensorflow_*.so.2")]
+    subprocess.run([*build, f"-Wl,-rpath,{home},--allow-shlib-undefined"], check=True)
+    sides = map(str, image.shape[:2])
+    subprocess.run([tmp_path / "c_api", raw_saved_model, tmp_path / "pixels", *sides, tmp_path / "map"], check=True)
+    told = np.fromfile(tmp_path / "map", np.float32).reshape(expected.shape)
+    np.testing.assert_allclose(told, expected, atol=1e-3)

@@ -1,16 +1,21 @@
 """The model that comes with the package."""
 
+import json
 import os
 import subprocess
 import sys
 
+import cv2
 import numpy as np
+import onnx
 import pytest
 
+import busseg
 from busseg.data.busi import find_samples
-from busseg.data.images import read_image, read_mask, write_image
+from busseg.data.images import fit_to_square, read_image, read_mask, write_image
 from busseg.data.phantom import draw_phantom
 from busseg.inference.predictor import SHIPPED, Predictor
+from busseg.inference.runtimes import load
 
 
 @pytest.fixture(scope="module", params=SHIPPED)
@@ -21,6 +26,27 @@ def predictor(request):
 @pytest.mark.parametrize(("name", "most"), [("best", 16 * 2**20), ("small", 2_000_000)])
 def test_model_is_small_enough_to_ship(name, most):
     assert SHIPPED[name].stat().st_size <= most
+
+
+@pytest.mark.parametrize("engine", [cv2.dnn.ENGINE_CLASSIC, cv2.dnn.ENGINE_NEW], ids=["classic", "new"])
+def test_opencv_answers_as_onnx_runtime_does(predictor, engine):
+    network = cv2.dnn.readNetFromONNX(str(SHIPPED[predictor.name]), engine)
+    for label in predictor.classes:
+        image, _ = draw_phantom(label, seed=0)
+        square = fit_to_square(image, predictor.image_size).astype(np.float32)[None, ..., None]
+        network.setInput(square)
+        expected, _, _ = load(SHIPPED[predictor.name])
+        for name, values in expected(square).items():
+            np.testing.assert_allclose(network.forward(name).reshape(values.shape), values, atol=1e-5, err_msg=name)
+
+
+def test_file_tells_what_its_user_must_know_and_names_its_batch(predictor):
+    model = onnx.load(SHIPPED[predictor.name])
+    told = json.loads({one.key: one.value for one in model.metadata_props}["busseg"])
+    expected = {"task": "ultrasound", "classes": ["normal", "benign", "malignant"], "threshold": 0.5}
+    assert told == {"busseg": busseg.__version__, "image_size": predictor.image_size, **expected}
+    ends = [*model.graph.input, *model.graph.output]
+    assert {end.type.tensor_type.shape.dim[0].dim_param for end in ends} == {"batch"}
 
 
 def test_best_answers_where_no_other_is_named():
