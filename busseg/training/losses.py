@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 
-def lesion_of(y_true, dtype):
+def _lesion_of(y_true, dtype):
     """A true mask as a tensor of `dtype` in `[0, 1]`: values above 1, as of masks of 0 and 255, become 1."""
     return ops.clip(ops.cast(y_true, dtype), 0, 1)
 
@@ -28,7 +28,7 @@ def soft_dice(y_true, y_pred, smooth=1.0):
         Milletari et al., "V-Net", 3DV 2016, https://arxiv.org/abs/1606.04797
     """
     y_pred = ops.convert_to_tensor(y_pred)
-    y_true = lesion_of(y_true, y_pred.dtype)
+    y_true = _lesion_of(y_true, y_pred.dtype)
     pixels = (1, 2, 3)
     overlap = ops.sum(y_true * y_pred, pixels)
     total = ops.sum(y_true, pixels) + ops.sum(y_pred, pixels)
@@ -68,7 +68,7 @@ class BinaryCrossentropyDiceLoss(DiceLoss):
 
     def call(self, y_true, y_pred):
         y_pred = ops.convert_to_tensor(y_pred)
-        crossentropy = keras.losses.binary_crossentropy(lesion_of(y_true, y_pred.dtype), y_pred)
+        crossentropy = keras.losses.binary_crossentropy(_lesion_of(y_true, y_pred.dtype), y_pred)
         return ops.mean(crossentropy, (1, 2)) + super().call(y_true, y_pred)
 
 
