@@ -10,9 +10,13 @@ from importlib.machinery import PathFinder
 __version__ = "0.1.0"
 
 # What Keras must know of to load our models. None of them imports another.
-_REGISTERING = [
-    f"busseg.{name}" for name in ("models.attention", "training.losses", "training.metrics", "training.optimizer")
-]
+_REGISTERING = (
+    "busseg.models.attention",
+    "busseg.models.upsampling",
+    "busseg.training.losses",
+    "busseg.training.metrics",
+    "busseg.training.optimizer",
+)
 
 
 class _AfterKeras:

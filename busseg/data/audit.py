@@ -23,6 +23,7 @@ from busseg.data.threads import map_in_turn
 # What can be found, the worst first, with how it is counted. All but the notes are problems.
 FINDINGS = {
     "missing_folder": "folders missing or empty",
+    "missing_class": "classes without an image",
     "unreadable": "unreadable files",
     "name_clash": "files named like another",
     "missing_mask": "images without a mask",

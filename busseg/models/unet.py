@@ -1,11 +1,12 @@
 """One U-Net that answers two questions: where is the lesion, and which class is the image."""
 
 import keras
-from keras import layers, ops
+from keras import layers
 
 from busseg.models.attention import AttentionGate
 from busseg.models.encoders import check_encoder, conv_block, encode, finest_stride
 from busseg.models.label_head import label_head
+from busseg.models.upsampling import BilinearUpSampling
 
 DECODERS = ("concat", "add")
 
@@ -105,15 +106,9 @@ def _decode_by_add(x, skips, width, normalization, attention_gates):
 
 def _enlarge(x, factor, name, dtype=None):
     """Make a map `factor` times as high and wide, bilinearly; the factor is even."""
-    if None not in x.shape[1:3]:
-        return layers.UpSampling2D(factor, interpolation="bilinear", dtype=dtype, name=name)(x)
-    # The same of any size, which Keras' own layer refuses in TensorFlow's graphs: pixels are repeated, and the steps
-    # between them averaged. https://github.com/keras-team/keras/pull/22079
-    x = layers.UpSampling2D(factor, dtype=dtype, name=name)(x)
-    x = ops.pad(x, ((0, 0), (factor // 2, factor // 2), (factor // 2, factor // 2), (0, 0)), mode="symmetric")
-    for end, side in (("coarse", factor), ("fine", 2)):
-        x = layers.AveragePooling2D(side, strides=1, dtype=dtype, name=f"{name}_{end}")(x)
-    return x
+    if None in x.shape[1:3]:
+        return BilinearUpSampling(factor, dtype=dtype, name=name)(x)
+    return layers.UpSampling2D(factor, interpolation="bilinear", dtype=dtype, name=name)(x)
 
 
 def _gate(skip, gate, filters, attention_gates, level):

@@ -211,12 +211,12 @@ def test_image_without_mask_and_mask_without_image_are_named(root):
     assert kinds(audit) == {"missing_mask", "orphan_mask"}
 
 
-def test_missing_and_empty_folders_are_named(root):
+def test_missing_and_empty_class_folders_are_named(root):
     shutil.rmtree(root / "normal")
     for path in (root / "benign").iterdir():
         path.unlink()
     audit = audit_dataset(root)
-    assert list(found(audit, "missing_folder")) == ["normal", "benign"]
+    assert list(found(audit, "missing_class")) == ["normal", "benign"]
     assert audit["images"] == 3
 
 
