@@ -191,7 +191,7 @@ def test_answer_that_is_no_number_is_an_error_of_its_image(torn_model):
 def test_model_of_no_numbers_answers_nothing():
     model = network()
     model.set_weights([np.full_like(weight, np.nan) for weight in model.get_weights()])
-    with pytest.raises(ValueError, match="^Expected finite numbers from the model "):
+    with pytest.raises(ValueError, match=r"^Expected finite numbers from the model "):
         Predictor(model).predict(noise(40, 50))
 
 

@@ -344,9 +344,7 @@ DIVERGING = dataclasses.replace(RECIPE, learning_rate=1e30, warmup_epochs=0, lab
 
 
 def test_training_that_diverges_stops_and_leaves_no_model(tmp_path, split):
-    with pytest.raises(
-        ValueError, match=r"^Expected losses and weights that are finite numbers, found .* in epoch 1; .*"
-    ):
+    with pytest.raises(ValueError, match=r"^Expected losses and weights that are finite .* in epoch 1; "):
         fit(DIVERGING, split, tmp_path / "run")
     assert not files_of(tmp_path / "run")
 
