@@ -170,6 +170,17 @@ def told_model(echo_model):
 
 
 @pytest.fixture(scope="session")
+def torn_model(echo_model):
+    """`echo_model`, but what it answers to an image with a white pixel at its top left is no number."""
+    import keras
+
+    mask, label = echo_model.output["mask"], echo_model.output["label"]
+    white = keras.ops.equal(mask[:, 0, 0, 0], 1)[:, None]
+    broken = keras.ops.where(white, np.float32(np.nan), label)
+    return keras.Model(echo_model.input, {"mask": mask, "label": broken}, name="torn")
+
+
+@pytest.fixture(scope="session")
 def echo_file(echo_model, tmp_path_factory):
     """The path of `echo_model`, saved."""
     path = tmp_path_factory.mktemp("models") / "echo.keras"

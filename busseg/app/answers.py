@@ -11,7 +11,7 @@ import numpy as np
 
 from busseg.data.dicom import Scan
 from busseg.data.dicom_seg import write_segmentation
-from busseg.inference.frames import find_frames, predict_frames
+from busseg.inference.frames import find_frames, predict_frame
 from busseg.inference.occlusion import occlusion
 from busseg.inference.overlay import draw_heat
 from busseg.inference.predictor import THRESHOLD, UNREADABLE, Prediction
@@ -67,7 +67,8 @@ def answer_file(predictor, path, threshold=THRESHOLD, frame=1):
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no image that can be read, or the frame or the threshold is out of its range.
+        ValueError: If it is no image that can be read, the model has no answer to it, or the frame or the threshold is
+            out of its range.
         ImportError: If the file is DICOM and pydicom is missing.
     """
     path = Path(path)
@@ -76,7 +77,7 @@ def answer_file(predictor, path, threshold=THRESHOLD, frame=1):
         raise ValueError(f"Expected a frame of 1 to {len(frames)}, found {frame}: {path}")
     found = frames[frame - 1]
     image = found.read(predictor)
-    (prediction,) = predict_frames(predictor, [(found, image)])
+    prediction = predict_frame(predictor, found, image)
     content = None if found.scan is None else path.read_bytes()
     answer = Answer(path.name, image, prediction, predictor.classes, THRESHOLD, found.scan, content, frame)
     return at_threshold(answer, threshold)

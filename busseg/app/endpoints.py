@@ -49,6 +49,7 @@ class Endpoints:
             answer = answer_file(self.predictor, file, threshold)
         return answer, facts(answer)
 
+    @_politely
     def predict_phantom(self, label, threshold):
         """Like `predict`, of a phantom of `PHANTOMS`."""
         image, _ = draw_phantom(label, PHANTOMS[label])

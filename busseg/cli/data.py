@@ -51,6 +51,7 @@ def split(
     from busseg.data import breakhis, find_reader
     from busseg.data.splits import PARTS, grouped_splits, patient_splits, write_splits
 
+    check_datasets(data)
     tissue = find_reader(data[0])[0] is breakhis
     samples = read_samples(data, groups, "histology" if tissue else "ultrasound")
     splits = patient_splits(samples, folds, seed) if tissue else grouped_splits(samples, folds, seed, keep_conflicts)

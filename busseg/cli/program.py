@@ -117,11 +117,15 @@ def load_predictor(model, sensitivity=None):
 
 
 def check_datasets(data):
-    """Refuse a folder that is no dataset, or given twice, before work that takes long; return what to call all."""
-    from busseg.data import find_reader, name_sources
+    """Refuse a folder that is no dataset, or given twice, before work that takes long, and warn of a BUSI folder that
+    lacks a class; return what to call all.
+    """
+    from busseg.data import busi, find_reader, name_sources
 
     for root in data:
-        find_reader(root)
+        reader, folder = find_reader(root)
+        if reader is busi and (missing := busi.missing_classes(folder)):
+            complain(f"warning: no image of the class {' and '.join(missing)}: {folder}")
     return " + ".join(name_sources(data))
 
 

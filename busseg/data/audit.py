@@ -16,13 +16,14 @@ from busseg.data import breakhis, busi, find_reader, name_sources
 from busseg.data.burned_in import has_marks
 from busseg.data.duplicates import content_groups, find_copies
 from busseg.data.escaping import printable
-from busseg.data.images import count_pixels, read_image, read_mask, read_mask_file
+from busseg.data.images import count_pixels, read_image, read_mask_file
 from busseg.data.sample import CLASSES
 from busseg.data.threads import map_in_turn
 
 # What can be found, the worst first, with how it is counted. All but the notes are problems.
 FINDINGS = {
     "missing_folder": "folders missing or empty",
+    "missing_class": "classes without an image",
     "unreadable": "unreadable files",
     "name_clash": "files named like another",
     "missing_mask": "images without a mask",
@@ -208,12 +209,12 @@ def _look_at_masks(sample, shape, look):
         with Image.open(path) as opened:
             look["mask_formats"].append(_format(opened))
         soft = np.count_nonzero((mask > 0) & (mask < 255)) / mask.size
-        if soft and mask.max() > 1:
+        if soft:
             look["found"].append(("soft_mask", path, f"{soft:.2%} of the pixels"))
         if shape and mask.shape != shape:
             sizes = [f"{width} x {height} px" for height, width in (mask.shape, shape)]
             look["found"].append(("misaligned_mask", path, f"{sizes[0]}, the image {sizes[1]}"))
-        lesions.append(read_mask([path], mask.shape))
+        lesions.append(mask > 127)
     if len(sample.masks) > 1:
         look["found"].append(("several_masks", sample.image, f"{len(sample.masks)} masks"))
     drawn = any(lesion.any() for lesion in lesions)

@@ -117,6 +117,13 @@ class Batches(keras.utils.PyDataset):
         self._weights = _label_weights(self._classes, balance)
         self._sources = np.array([s.source for s in self.samples])
 
+    def __getstate__(self):
+        """What a copy, or another process, gets: all but the pipelines of this one's threads."""
+        return {**self.__dict__, "_thread": None, "_cache": None if self._cache is None else dict(self._cache)}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state, _thread=threading.local())
+
     def __len__(self):
         return -(-self._places // self.batch_size)
 

@@ -18,22 +18,30 @@ def find_samples(root):
     """Find the images of a BUSI folder and pair them with their masks by name.
 
     Expected: `root/{normal,benign,malignant}/NAME.png` beside `NAME_mask.png`, `NAME_mask_1.png`, ... Other image
-    suffixes, in any case, are taken too; files that are no images are passed over.
+    suffixes, in any case, are taken too; files that are no images are passed over. Class folders may be missing or
+    empty, as long as one has images; see `missing_classes`.
 
     Args:
-        root: Path of the folder that holds the three class folders.
+        root: Path of the folder that holds the class folders.
 
     Returns:
         List of `Sample`, sorted by name. Images that Pawłowska et al. (2023) found to be copies share a group.
 
     Raises:
-        FileNotFoundError: If a folder, an image's mask or a mask's image is missing, or a class folder is empty.
+        FileNotFoundError: If there are no images, or an image's mask or a mask's image is missing.
         ValueError: If two images of a class differ by their suffix alone.
     """
     samples, faults = list_samples(root)
-    if faults:
-        raise faults[0][2]
+    for kind, _, error in faults:
+        if kind != "missing_class":
+            raise error
     return samples
+
+
+def missing_classes(root):
+    """The classes of which a BUSI folder has no image."""
+    present = {sample.label for sample in list_samples(root)[0]}
+    return [label for label in CLASSES if label not in present]
 
 
 def list_samples(root):
@@ -44,22 +52,23 @@ def list_samples(root):
 
     Returns:
         `(samples, faults)`: the list of `Sample`, where one without a mask has no `masks`; and a list of
-        `(kind, path, error)`, the kind being one of "missing_folder", "name_clash", "missing_mask", "orphan_mask".
+        `(kind, path, error)`, the kind being one of "missing_class", "missing_folder" (there are no images),
+        "name_clash", "missing_mask", "orphan_mask".
     """
     root = Path(root)
     groups = published_busi_groups()
-    samples, faults = [], []
+    samples, faults, missing = [], [], []
     for label in CLASSES:
         folder = root / label
         if not folder.is_dir():
             error = f"Expected the class folders {', '.join(CLASSES)}, found no {label}: {root}"
-            faults.append(("missing_folder", folder, FileNotFoundError(error)))
+            missing.append((folder, FileNotFoundError(error)))
             continue
         pairs, amiss = _pairs(folder)
         faults += amiss
         if not pairs:
             error = f"Expected images in the class folder, found none: {folder}"
-            faults.append(("missing_folder", folder, FileNotFoundError(error)))
+            missing.append((folder, FileNotFoundError(error)))
         samples += [
             Sample(
                 name=f"{label}/{image.name}",
@@ -70,6 +79,8 @@ def list_samples(root):
             )
             for image, masks in pairs
         ]
+    kind = "missing_class" if samples else "missing_folder"
+    faults = [(kind, *one) for one in missing] + faults
     return sorted(samples, key=lambda sample: sample.name), faults
 
 

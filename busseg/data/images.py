@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from busseg.data.files import replacing
+from busseg.data.masks import lesion_levels, mask_pixels
 from busseg.data.signature import sign
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -167,40 +168,42 @@ def _to_colour(image):
 
 
 def read_mask_file(path):
-    """Read one mask file as grey values, of which colours give their brightest channel: pure red is 255, not its luma.
+    """Read one mask file as grey values, of which those above 127 are lesion; see `masks.lesion_levels`.
 
-    Arguments, result and errors are those of `read_image`.
+    Returns:
+        Array `(height, width)`, uint8.
+
+    Raises:
+        ValueError: If the lesion cannot be told from the background, or for what `read_image` refuses.
+        FileNotFoundError, OSError: As `read_image` does.
     """
-    return _read(path, _to_brightest)
-
-
-def _to_brightest(image):
-    if image.mode not in ("P", "RGB", "RGBA"):
-        return _to_grey(image)
-    pixels = np.asarray(image.convert("RGBA"), dtype=np.uint16)
-    return np.round(pixels[..., :3].max(axis=-1) * pixels[..., 3] / 255.0).astype(np.uint8)
+    pixels = _read(path, mask_pixels)
+    try:
+        return lesion_levels(pixels)
+    except ValueError as error:
+        raise ValueError(f"{error}: {path}") from error
 
 
 def read_mask(paths, shape):
     """Read the lesion of one image: the union of its mask files.
 
     Args:
-        paths: Paths of the mask files. Values above 127 are lesion, see `read_mask_file`; in a file of only 0 and 1,
-            the ones are.
+        paths: Paths of the mask files; see `masks.lesion_levels` for what is lesion in them.
         shape: `(height, width)` of the image, which every mask must share.
 
     Returns:
         Array `(height, width)`, uint8, 0 or 1.
 
     Raises:
-        ValueError: If a mask's size differs from the image's, or it cannot be read.
+        ValueError: If a mask's size differs from the image's, it cannot be read, or its lesion not be told from its
+            background.
     """
     lesion = np.zeros(shape, np.uint8)
     for path in paths:
         mask = read_mask_file(path)
         if mask.shape != tuple(shape):
             raise ValueError(f"Expected a mask of {_size(shape)} like its image, found {_size(mask.shape)}: {path}")
-        lesion |= (mask > (127 if mask.max() > 1 else 0)).astype(np.uint8)
+        lesion |= (mask > 127).astype(np.uint8)
     return lesion
 
 

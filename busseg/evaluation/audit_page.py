@@ -30,6 +30,7 @@ MEMBERS = 12  # images of a group that are drawn; the frames of a film are more
 
 ADVICE = {
     "missing_folder": "busseg cannot read the dataset before they are there.",
+    "missing_class": "A model of these images alone cannot learn the class, and no score here tells of it.",
     "unreadable": "Fetch them again, or take them and their masks out.",
     "name_clash": "Masks are found by name without the suffix: rename one. Only the first was looked at.",
     "missing_mask": "busseg cannot read the dataset before each image has one; a normal image has an empty one.",

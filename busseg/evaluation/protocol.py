@@ -59,8 +59,8 @@ def evaluate(predictor, parts, out, progress=iter, size=None, fold=None, model=N
 
     The folder `out` then holds what `write_scores` writes; `masks/`, the predicted mask of each image at native size,
     0/255, under the image's name with the suffix `.png`; and for each part `figures/PART_review.png` and
-    `figures/PART_confusion.png`. Of tissue there are no masks and no review. A file that cannot be read is left out of
-    the scores and gets a row with its error.
+    `figures/PART_confusion.png`. Of tissue there are no masks and no review. A file that cannot be read, or that the
+    model has no answer to, is left out of the scores and gets a row with its error.
 
     Args:
         predictor: A `Predictor`.
@@ -140,8 +140,11 @@ def _score_batch(predictor, batch, fold, size, masks):
             readable.append((row, image, read_mask(sample.masks, image.shape[:2])))
         except (OSError, ValueError) as error:
             row["error"] = str(error)
-    predictions = predictor.predict_batch([image for _, image, _ in readable]) if readable else []
+    predictions = predictor.try_batch([image for _, image, _ in readable]) if readable else []
     for (row, _, mask), prediction in zip(readable, predictions):
+        if isinstance(prediction, ValueError):
+            row["error"] = f"{prediction}: {row['file']}"
+            continue
         row |= {f"p_{label}": float(p) for label, p in zip(predictor.classes, prediction.probabilities)}
         row["predicted"] = prediction.label
         if prediction.mask is None:

@@ -133,7 +133,7 @@ def measure_robustness(predictor, samples, progress=iter):
     Returns:
         List of dicts with `FIELDS`: for each sample a row as it is (perturbation "none", strength 0), then a row for
         each perturbation and strength; None for what is not defined. A sample that cannot be read gets one row, with
-        its error.
+        its error, and so does an image that the model has no answer to.
 
     Raises:
         ValueError: If the predictor is one of tissue.
@@ -145,7 +145,7 @@ def measure_robustness(predictor, samples, progress=iter):
     # Across samples, so that no batch is left half empty by the number of perturbations.
     while batch := list(islice(cases, _BATCH)):
         readable = [image for _, image, _ in batch if image is not None]
-        predictions = iter(predictor.predict_batch(readable) if readable else ())
+        predictions = iter(predictor.try_batch(readable) if readable else ())
         rows += [row if image is None else _score(row, mask, next(predictions)) for row, image, mask in batch]
     return rows
 
@@ -169,6 +169,8 @@ def _cases(samples, progress):
 
 
 def _score(row, mask, prediction):
+    if isinstance(prediction, ValueError):
+        return row | {"error": f"{prediction}: {row['file']}"}
     predicted = prediction.mask
     if row["perturbation"] == "flip":
         predicted = perturb(predicted, "flip", row["strength"], row["file"])  # a flip is its own undoing

@@ -218,7 +218,12 @@ def _predicted(predictor, read):
 
 def _predict(predictor, some):
     predictions = iter(predict_frames(predictor, [(frame, image) for frame, image, error in some if error is None]))
-    return [(*one, next(predictions) if one[2] is None else None) for one in some]
+    return [_with_answer(one, next(predictions)) if one[2] is None else (*one, None) for one in some]
+
+
+def _with_answer(one, prediction):
+    frame, image, _ = one
+    return (frame, image, prediction, None) if isinstance(prediction, ValueError) else (frame, image, None, prediction)
 
 
 def _batch(read):

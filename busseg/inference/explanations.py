@@ -8,7 +8,7 @@ import numpy as np
 from busseg.data.claims import EXPLANATION, claim_folder
 from busseg.data.files import append_row, flush, replacing, write_csv
 from busseg.data.images import write_image
-from busseg.inference.frames import find_frames, predict_frames
+from busseg.inference.frames import find_frames, predict_frame
 from busseg.inference.occlusion import occlusion
 from busseg.inference.overlay import draw_contour, draw_heat
 from busseg.inference.predictor import UNREADABLE, Predictor
@@ -89,18 +89,18 @@ def _explain_frames(predictor, network, frames, out):
             (out / f"{frame.target}{end}").unlink(missing_ok=True)  # of a former explanation, maybe by another model
         try:
             image = frame.read(predictor)
+            prediction = predict_frame(predictor, frame, image)
         except (OSError, ValueError) as error:
             row["error"] = str(error)
         else:
-            row |= _explain(predictor, network, frame, image, out / frame.target)
+            row |= _explain(predictor, network, frame, image, prediction, out / frame.target)
         # One by one, so that what is done stays told when the rest is stopped.
         append_row(out / TABLE, FIELDS, row)
         yield row
 
 
-def _explain(predictor, network, frame, image, target):
+def _explain(predictor, network, frame, image, prediction, target):
     """Write a picture's results; return what its row tells of them."""
-    [prediction] = predict_frames(predictor, [(frame, image)])
     heats = _heats(predictor, network, frame.scan.crop(image) if frame.scan else image, prediction)
     if frame.scan:
         heats = {name: frame.scan.place(heat) for name, heat in heats.items()}

@@ -119,14 +119,30 @@ def predict_frames(predictor, pictures):
         pictures: Sequence of `(frame, image)`: a `Frame` and its pixels, as `Frame.read` gives them.
 
     Returns:
-        List of `Prediction`, one a picture, of its full size.
+        List of `Prediction`, one a picture, of its full size; or of a `ValueError`, one line that names the file, where
+        the model has no answer.
     """
     crops = [frame.scan.crop(image) if frame.scan else image for frame, image in pictures]
-    predictions = predictor.predict_batch(crops) if crops else []
-    return [
-        prediction.in_frame(frame.scan) if frame.scan else prediction
-        for (frame, _), prediction in zip(pictures, predictions)
-    ]
+    predictions = predictor.try_batch(crops) if crops else []
+    return [_in_frame(frame, prediction) for (frame, _), prediction in zip(pictures, predictions)]
+
+
+def _in_frame(frame, prediction):
+    if isinstance(prediction, ValueError):
+        return ValueError(f"{prediction}: {frame.path}")
+    return prediction.in_frame(frame.scan) if frame.scan else prediction
+
+
+def predict_frame(predictor, frame, image):
+    """Predict one picture; see `predict_frames`.
+
+    Raises:
+        ValueError: If the model has no answer.
+    """
+    [prediction] = predict_frames(predictor, [(frame, image)])
+    if isinstance(prediction, ValueError):
+        raise prediction
+    return prediction
 
 
 def segment_scan(scan, target, rows, out, model):

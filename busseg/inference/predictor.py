@@ -162,6 +162,10 @@ class Predictor:
 
         Returns:
             A `Prediction`.
+
+        Raises:
+            ValueError: If it is no such image, or the model answers with values that are not finite numbers.
+            OSError: If the file cannot be read.
         """
         return self.predict_batch([image])[0]
 
@@ -173,6 +177,28 @@ class Predictor:
 
         Returns:
             List of `Prediction`, one an image.
+
+        Raises:
+            OSError, ValueError: See `predict`.
+        """
+        predictions = self.try_batch(images)
+        for prediction in predictions:
+            if isinstance(prediction, ValueError):
+                raise prediction
+        return predictions
+
+    def try_batch(self, images):
+        """Predict several images, and go on past those that the model has no answer to.
+
+        Args:
+            images: Sequence of paths or arrays; see `predict`.
+
+        Returns:
+            List of `Prediction`, one an image; or of a `ValueError` where the model answers with values that are not
+            finite numbers, as one does whose training diverged.
+
+        Raises:
+            OSError, ValueError: If one is no such image.
         """
         images = [self.read(image) if isinstance(image, (str, Path)) else self._checked(image) for image in images]
         squares = np.stack([fit_to_square(image, self.image_size) for image in images]).astype(np.float32)
@@ -197,6 +223,8 @@ class Predictor:
         return image
 
     def _prediction(self, shape, outputs):
+        if not all(np.isfinite(values).all() for values in outputs.values()):
+            return ValueError(f"Expected finite numbers from the model {self.name}, found an answer of others")
         told = {name: float(outputs[name][0]) for name in _TOLD if name in outputs}
         if MASK in outputs:
             told["probability_map"] = fit_to_native(outputs[MASK][..., 0], shape)

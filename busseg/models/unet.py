@@ -6,6 +6,7 @@ from keras import layers
 from busseg.models.attention import AttentionGate
 from busseg.models.encoders import check_encoder, conv_block, encode, finest_stride
 from busseg.models.label_head import label_head
+from busseg.models.upsampling import BilinearUpSampling
 
 DECODERS = ("concat", "add")
 
@@ -83,7 +84,7 @@ def build_unet(
 def _decode_by_concat(x, skips, width, normalization, attention_gates):
     for level, skip in reversed(list(enumerate(skips))):
         filters = width * 2**level
-        x = layers.UpSampling2D(interpolation="bilinear", name=f"decoder{level}_up")(x)
+        x = _enlarge(x, 2, name=f"decoder{level}_up")
         skip = _gate(skip, x, filters, attention_gates, level)
         x = layers.Concatenate(name=f"decoder{level}_concat")([skip, x])
         x = conv_block(x, filters, normalization, name=f"decoder{level}")
@@ -95,12 +96,19 @@ def _decode_by_add(x, skips, width, normalization, attention_gates):
         filters = width * 2**level
         # Narrowed before it is enlarged: the same numbers, a quarter of the pixels.
         x = layers.Conv2D(filters, 1, name=f"decoder{level}_from_below")(x)
-        x = layers.UpSampling2D(interpolation="bilinear", name=f"decoder{level}_up")(x)
+        x = _enlarge(x, 2, name=f"decoder{level}_up")
         skip = layers.Conv2D(filters, 1, name=f"decoder{level}_from_skip")(skip)
         skip = _gate(skip, x, filters, attention_gates, level)
         x = layers.Add(name=f"decoder{level}_add")([skip, x])
         x = conv_block(x, filters, normalization, name=f"decoder{level}", convolutions=1)
     return x
+
+
+def _enlarge(x, factor, name, dtype=None):
+    """Make a map `factor` times as high and wide, bilinearly; the factor is even."""
+    if None in x.shape[1:3]:
+        return BilinearUpSampling(factor, dtype=dtype, name=name)(x)
+    return layers.UpSampling2D(factor, interpolation="bilinear", dtype=dtype, name=name)(x)
 
 
 def _gate(skip, gate, filters, attention_gates, level):
@@ -112,5 +120,5 @@ def _mask_head(x, stride):
     if stride == 1:
         return layers.Conv2D(1, 1, activation="sigmoid", dtype="float32", name="mask")(x)
     x = layers.Conv2D(1, 1, dtype="float32", name="mask_conv")(x)
-    x = layers.UpSampling2D(stride, interpolation="bilinear", dtype="float32", name="mask_up")(x)
+    x = _enlarge(x, stride, dtype="float32", name="mask_up")
     return layers.Activation("sigmoid", dtype="float32", name="mask")(x)

@@ -5,6 +5,7 @@ import functools
 import importlib.metadata
 import importlib.util
 import json
+import math
 import platform
 import shlex
 import shutil
@@ -14,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import keras
+import numpy as np
 from rich.progress import track
 
 from busseg.data.batches import Batches
@@ -67,8 +69,8 @@ def fit(recipe, split, out, fold=0, resume=False, workers=2, devices=None):
     Raises:
         FileExistsError: If `out` holds a run and `resume` is False, or holds something else.
         BlockingIOError: If another process trains there.
-        ValueError: If the run to resume has another recipe or split, a part that is needed is empty, or no network fits
-            the recipe.
+        ValueError: If the run to resume has another recipe or split, a part that is needed is empty, no network fits
+            the recipe, or the loss or a weight is no longer a finite number. The epochs before that one are kept.
         OSError: If an image cannot be read, or the folder not written.
     """
     devices = devices or one_device()
@@ -242,12 +244,26 @@ class RunKeeper(keras.callbacks.Callback):
                 variable.assign([self.recipe.seed + epoch, number])
 
     def on_epoch_end(self, epoch, logs=None):
+        self._refuse_not_finite(logs)
         learning_rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         self.history.append({"epoch": epoch + 1, "learning_rate": learning_rate, **logs})
         if self.out:
             with apart():  # or else Keras, to save, asks the other processes, which do not
                 self._keep(epoch)
         self.model.stop_training = self.finished
+
+    def _refuse_not_finite(self, logs):
+        """Such a network answers nothing ever again, so it is not kept."""
+        losses = {name: logs[name] for name in ("loss", "val_loss") if name in logs}
+        broken = [f"{name} {value}" for name, value in losses.items() if not math.isfinite(value)]
+        if not broken and not all(np.isfinite(weights).all() for weights in self.model.get_weights()):
+            broken = ["weights that are none"]
+        if broken:
+            count = len(self.history)
+            raise ValueError(
+                f"Expected losses and weights that are finite numbers, found {', '.join(broken)} in epoch {count + 1}; "
+                f"a smaller learning_rate may help. Epochs kept: {count}"
+            )
 
     def _keep(self, epoch):
         if self.best == len(self.history):

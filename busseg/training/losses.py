@@ -6,13 +6,18 @@ import keras
 from keras import ops
 
 
+def _lesion_of(y_true, dtype):
+    """A true mask as a tensor of `dtype` in `[0, 1]`: values above 1, as of masks of 0 and 255, become 1."""
+    return ops.clip(ops.cast(y_true, dtype), 0, 1)
+
+
 def soft_dice(y_true, y_pred, smooth=1.0):
     """Soft Dice coefficient of each sample.
 
     `(2 * sum(t * p) + smooth) / (sum(t) + sum(p) + smooth)`: an empty mask met by an empty prediction scores 1.
 
     Args:
-        y_true: Tensor `(batch, height, width, 1)`, values 0 or 1.
+        y_true: Tensor `(batch, height, width, 1)`, values 0 or 1; larger ones, as of masks of 0 and 255, count as 1.
         y_pred: Tensor of the same shape, probabilities in `[0, 1]`.
         smooth: Float > 0, in pixels. Added to both parts of the fraction.
 
@@ -23,7 +28,7 @@ def soft_dice(y_true, y_pred, smooth=1.0):
         Milletari et al., "V-Net", 3DV 2016, https://arxiv.org/abs/1606.04797
     """
     y_pred = ops.convert_to_tensor(y_pred)
-    y_true = ops.cast(y_true, y_pred.dtype)
+    y_true = _lesion_of(y_true, y_pred.dtype)
     pixels = (1, 2, 3)
     overlap = ops.sum(y_true * y_pred, pixels)
     total = ops.sum(y_true, pixels) + ops.sum(y_pred, pixels)
@@ -62,7 +67,8 @@ class BinaryCrossentropyDiceLoss(DiceLoss):
         super().__init__(smooth=smooth, name=name, **kwargs)
 
     def call(self, y_true, y_pred):
-        crossentropy = keras.losses.binary_crossentropy(y_true, y_pred)
+        y_pred = ops.convert_to_tensor(y_pred)
+        crossentropy = keras.losses.binary_crossentropy(_lesion_of(y_true, y_pred.dtype), y_pred)
         return ops.mean(crossentropy, (1, 2)) + super().call(y_true, y_pred)
 
 

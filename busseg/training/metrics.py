@@ -11,7 +11,7 @@ from keras import ops
 def _areas(y_true, y_pred, threshold):
     """Overlap, true area and predicted area of each sample, in pixels."""
     lesion = ops.cast(ops.convert_to_tensor(y_pred) >= threshold, "float32")
-    y_true = ops.cast(y_true, "float32")
+    y_true = ops.clip(ops.cast(y_true, "float32"), 0, 1)  # of a mask of 0 and 255, too
     pixels = (1, 2, 3)
     return ops.sum(y_true * lesion, pixels), ops.sum(y_true, pixels), ops.sum(lesion, pixels)
 

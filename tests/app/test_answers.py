@@ -9,7 +9,7 @@ import pytest
 from busseg.app.answers import Answer, answer_file, answer_frame, at_threshold, explain, facts, segmentation
 from busseg.data.images import write_image
 from busseg.data.sample import CLASSES
-from busseg.inference.predictor import Prediction
+from busseg.inference.predictor import Prediction, Predictor
 
 # 3 pixels from 0.2 on, 2 from 0.5, 1 from 0.9.
 MAP = np.float32([[0, 0, 0, 0], [0, 0.2, 0.5, 0.9]])
@@ -25,6 +25,12 @@ def pixels(address):
     """The image behind a `data:` address."""
     content = base64.b64decode(address.removeprefix("data:image/png;base64,"), validate=True)
     return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def test_image_that_the_model_has_no_answer_to_is_an_error_that_names_it(torn_model, tmp_path):
+    write_image(tmp_path / "white.png", np.full((32, 32), 255, np.uint8))
+    with pytest.raises(ValueError, match=r"^Expected finite numbers from the model torn, .*white\.png$"):
+        answer_file(Predictor(torn_model), tmp_path / "white.png")
 
 
 # === Threshold ===

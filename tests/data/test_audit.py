@@ -211,12 +211,12 @@ def test_image_without_mask_and_mask_without_image_are_named(root):
     assert kinds(audit) == {"missing_mask", "orphan_mask"}
 
 
-def test_missing_and_empty_folders_are_named(root):
+def test_missing_and_empty_class_folders_are_named(root):
     shutil.rmtree(root / "normal")
     for path in (root / "benign").iterdir():
         path.unlink()
     audit = audit_dataset(root)
-    assert list(found(audit, "missing_folder")) == ["normal", "benign"]
+    assert list(found(audit, "missing_class")) == ["normal", "benign"]
     assert audit["images"] == 3
 
 
@@ -282,7 +282,8 @@ def test_image_with_one_empty_mask_of_two_has_a_lesion(root):
 
 def test_soft_mask_is_noted_with_its_share(root):
     mask = np.full((120, 160), 255, np.uint8)
-    mask[:6] = 200
+    mask[60:] = 0
+    mask[:60:10] = 200  # thin, as a soft edge is
     write_image(root / "benign" / "b1_mask.png", mask)
     audit = audit_dataset(root)
     assert found(audit, "soft_mask") == {"benign/b1_mask.png": "5.00% of the pixels"}  # 6 of 120 rows

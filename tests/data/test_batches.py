@@ -1,3 +1,6 @@
+import copy
+import multiprocessing
+import pickle
 import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -423,3 +426,22 @@ def test_subtypes_are_one_hot_in_their_order(tmp_path):
     _, targets = Batches(label_by_subtype(find_any(tmp_path)), SIZE, batch_size=8, task="subtypes")[0]
     assert targets[LABEL].shape == (8, 8)
     assert targets[LABEL].argmax(axis=1).tolist() == [0] * 4 + [4] * 4  # adenosis, ductal carcinoma
+
+
+# === In other processes ===
+@pytest.mark.parametrize("cache", [True, False])
+def test_copy_gives_the_same_batches(phantom_samples, cache):
+    batches = Batches(phantom_samples, SIZE, 4, augmentation="card", shuffle=True, cache=cache)
+    image, targets = batches[0]  # fills the cache, and makes this thread's pipeline
+    for copied in (pickle.loads(pickle.dumps(batches)), copy.deepcopy(batches)):
+        copied_image, copied_targets = copied[0]
+        np.testing.assert_array_equal(copied_image, image)
+        np.testing.assert_array_equal(copied_targets["mask"], targets["mask"])
+    np.testing.assert_array_equal(batches[0][0], image)
+
+
+def test_spawned_process_gives_the_same_batches(phantom_samples):
+    batches = Batches(phantom_samples, SIZE, 4, augmentation="card", shuffle=True)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        image, _ = pool.apply(batches.__getitem__, (1,))
+    np.testing.assert_array_equal(image, batches[1][0])

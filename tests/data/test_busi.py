@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from busseg.data.busi import find_samples
+from busseg.data.busi import find_samples, list_samples, missing_classes
 from busseg.data.images import read_image, read_mask
 from busseg.data.sample import CLASSES
 
@@ -87,20 +87,39 @@ def test_suffixes_may_be_any_and_differ(root, image, mask):
 
 
 @pytest.mark.parametrize("label", CLASSES)
-def test_missing_class_folder_is_named(root, label):
-    for path in (root / label).iterdir():
-        path.unlink()
-    (root / label).rmdir()
-    with pytest.raises(FileNotFoundError, match=f"^Expected the class folders .*, found no {label}: "):
+@pytest.mark.parametrize("gone", [True, False])
+def test_folder_without_one_class_is_read_and_the_class_told(root, label, gone):
+    others = [other for other in CLASSES if other != label]
+    empty_folder(root / label, gone)
+    assert sorted(sample.label for sample in find_samples(root)) == sorted(others)
+    assert missing_classes(root) == [label]
+    _, [(kind, path, _)] = list_samples(root)
+    assert (kind, path) == ("missing_class", root / label)
+
+
+def test_folder_with_every_class_misses_none(root):
+    assert missing_classes(root) == []
+
+
+@pytest.mark.parametrize(
+    ("gone", "message"),
+    [
+        (True, "^Expected the class folders normal, benign, malignant, found no normal: "),
+        (False, "^Expected images in the class folder, found none: .*normal$"),
+    ],
+)
+def test_folder_without_any_image_is_refused(root, gone, message):
+    for label in CLASSES:
+        empty_folder(root / label, gone)
+    with pytest.raises(FileNotFoundError, match=message):
         find_samples(root)
 
 
-@pytest.mark.parametrize("label", CLASSES)
-def test_empty_class_folder_is_named(root, label):
-    for path in (root / label).iterdir():
+def empty_folder(folder, gone):
+    for path in folder.iterdir():
         path.unlink()
-    with pytest.raises(FileNotFoundError, match=f"^Expected images in the class folder, found none: .*{label}$"):
-        find_samples(root)
+    if gone:
+        folder.rmdir()
 
 
 def test_image_without_mask_is_named_with_the_mask_it_wants(root):

@@ -327,6 +327,15 @@ def test_broken_image_gets_a_row_with_its_error_and_the_rest_is_scored(tmp_path,
     assert read_rows(tmp_path / "out/per_image.csv") == rows
 
 
+def test_image_that_the_model_has_no_answer_to_gets_a_row_with_its_error(tmp_path, torn_model):
+    good = scan(tmp_path, "good", square(), square(), "benign")
+    white = scan(tmp_path, "white", np.full((32, 32), 255, np.uint8), square(), "benign")
+    summary, (first, second) = evaluate(Predictor(torn_model), {"all": [good, white]}, tmp_path / "out")
+    assert (first["error"], first["dice"]) == (None, 1)
+    assert second["error"] == "Expected finite numbers from the model torn, found an answer of others: white.png"
+    assert (second["predicted"], second["dice"], summary["all"]["images"]) == (None, None, 1)
+
+
 def test_part_of_broken_images_alone_is_told_too(tmp_path, predictor):
     broken = scan(tmp_path, "broken", square(), square(), "benign")
     broken.image.write_bytes(b"")

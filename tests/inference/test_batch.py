@@ -177,6 +177,17 @@ def test_broken_files_get_a_row_and_the_others_go_on(tmp_path, predictor):
     assert [row["label"] for row in read_csv(tmp_path / "out/predictions.csv")] == ["normal", "", "", "", "normal"]
 
 
+def test_image_that_the_model_has_no_answer_to_gets_a_row_with_its_error(tmp_path, torn_model):
+    put(tmp_path, "a.png", "z.png")
+    white = tmp_path / "white.png"
+    write_image(white, np.full((32, 32), 255, np.uint8))
+    paths = [tmp_path / "a.png", white, tmp_path / "z.png"]
+    rows = list(predict_files(Predictor(torn_model), find_inputs(paths), tmp_path / "out"))
+    assert [row["label"] for row in rows] == ["normal", "", "normal"]
+    assert rows[1]["error"] == f"Expected finite numbers from the model torn, found an answer of others: {white}"
+    assert names(tmp_path / "out") == ["a_mask.png", "a_overlay.png", "predictions.csv", "z_mask.png", "z_overlay.png"]
+
+
 def test_batch_of_broken_files_alone_is_told_too(tmp_path, predictor):
     (tmp_path / "a.png").touch()
     rows = list(predict_files(predictor, find_inputs([tmp_path / "a.png"]), tmp_path / "out"))

@@ -177,6 +177,24 @@ def test_what_is_not_the_image_counts_as_black(echo):
     np.testing.assert_allclose(echo.predict(np.full((64, 32), 255, np.uint8)).probabilities, (0.5, 0.5, 0), atol=1e-6)
 
 
+def test_answer_that_is_no_number_is_an_error_of_its_image(torn_model):
+    torn = Predictor(torn_model)
+    fine, white = np.zeros((32, 32), np.uint8), np.full((32, 32), 255, np.uint8)
+    told = "Expected finite numbers from the model torn, found an answer of others"
+    first, error, last = torn.try_batch([fine, white, fine])
+    assert (first.label, str(error), last.label) == ("normal", told, "normal")
+    for ask in (lambda: torn.predict(white), lambda: torn.predict_batch([fine, white])):
+        with pytest.raises(ValueError, match=f"^{told}$"):
+            ask()
+
+
+def test_model_of_no_numbers_answers_nothing():
+    model = network()
+    model.set_weights([np.full_like(weight, np.nan) for weight in model.get_weights()])
+    with pytest.raises(ValueError, match=r"^Expected finite numbers from the model "):
+        Predictor(model).predict(noise(40, 50))
+
+
 def test_lesion_area_counts_its_pixels(echo):
     image = np.zeros((32, 32), np.uint8)
     image[4:8, 10:20] = 255

@@ -340,6 +340,33 @@ def test_training_that_fails_in_its_first_epoch_leaves_no_run_that_refuses_anoth
         assert not files_of(tmp_path / "run")
 
 
+DIVERGING = dataclasses.replace(RECIPE, learning_rate=1e30, warmup_epochs=0, label_loss="crossentropy")
+
+
+def test_training_that_diverges_stops_and_leaves_no_model(tmp_path, split):
+    with pytest.raises(ValueError, match=r"^Expected losses and weights that are finite .* in epoch 1; "):
+        fit(DIVERGING, split, tmp_path / "run")
+    assert not files_of(tmp_path / "run")
+
+
+@pytest.mark.parametrize("broken", ["loss", "val_loss", "weights"])
+def test_epoch_that_diverges_is_not_kept_and_those_before_are(tmp_path, split, monkeypatch, broken):
+    end = RunKeeper.on_epoch_end
+
+    def diverge(self, epoch, logs=None):
+        if epoch == 2 and broken == "weights":
+            self.model.set_weights([np.full_like(weight, np.inf) for weight in self.model.get_weights()])
+        end(self, epoch, logs | ({broken: math.nan} if epoch == 2 and broken in logs else {}))
+
+    monkeypatch.setattr(RunKeeper, "on_epoch_end", diverge)
+    with pytest.raises(ValueError, match=r"finite numbers, found .* in epoch 3; .*\. Epochs kept: 2$"):
+        fit(RECIPE, split, tmp_path / "run")
+    assert files_of(tmp_path / "run") == FILES | {"checkpoints/0002.keras"}
+    assert len(read_csv(tmp_path / "run/history.csv")) == 2
+    monkeypatch.undo()
+    assert len(fit(RECIPE, split, tmp_path / "run", resume=True)) == 4
+
+
 def test_another_run_in_the_folder_is_refused(run, split):
     out, _ = run
     with pytest.raises(FileExistsError, match=r"^Expected a new folder, found another run; resume goes on with it: "):

@@ -196,3 +196,17 @@ def test_label_that_is_not_known_costs_nothing(loss):
     y_true, y_pred = np.float32([[0, 0, 1], [0, 0, 0]]), np.float32([[0.2, 0.1, 0.7], [0.9, 0.1, 0]])
     known = float(loss()(y_true[:1], y_pred[:1]))
     assert float(loss()(y_true, y_pred, sample_weight=np.float32([1, 0]))) == pytest.approx(known / 2, rel=1e-6)
+
+
+# === Masks of 0 and 255 ===
+@pytest.mark.parametrize("loss", [DiceLoss(), BinaryCrossentropyDiceLoss()])
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_mask_of_0_and_255_costs_what_the_same_of_0_and_1_does(loss, dtype):
+    y_true, y_pred = square(4)[None], square(4, left=1, value=0.5)[None]
+    of_ones = float(loss(y_true.astype(dtype), y_pred))
+    assert float(loss((y_true * 255).astype(dtype), y_pred)) == pytest.approx(of_ones)
+
+
+@pytest.mark.parametrize("loss", [DiceLoss(), BinaryCrossentropyDiceLoss()])
+def test_perfect_prediction_of_a_mask_of_0_and_255_costs_nothing(loss):
+    assert float(loss(square(4, value=255)[None], square(4)[None])) == pytest.approx(0, abs=1e-5)

@@ -39,6 +39,12 @@ def test_dice_and_iou_of_one_lesion(y_true, y_pred, dice, iou):
     assert score(LesionIoU(), [y_true], [y_pred]) == pytest.approx(iou)
 
 
+def test_mask_of_0_and_255_scores_what_the_same_of_0_and_1_does():
+    y_true, y_pred = square(4, value=255), square(2)
+    assert score(LesionDice(), [y_true], [y_pred]) == pytest.approx(8 / 20)
+    assert score(LesionIoU(), [y_true], [y_pred]) == pytest.approx(4 / 16)
+
+
 @pytest.mark.parametrize(
     ("y_pred", "clean"), [(EMPTY, 1), (square(1), 0), (square(SIDE, value=0.49), 1), (square(SIDE), 0)]
 )
