@@ -449,7 +449,7 @@ class Bright:
         bright = (image > 127).astype(np.uint8)
         return Prediction("benign", np.float32([0.2, 0.5, 0.3]), bright, bright.astype(np.float32))
 
-    def predict_batch(self, images):
+    def try_batch(self, images):
         return [self.predict(image) for image in images]
 
 
