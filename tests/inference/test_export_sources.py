@@ -59,6 +59,12 @@ def test_what_onnx_cannot_be_turned_into_is_told(tmp_path, export, name):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_weights_of_onnx_stay_as_they_are_stored(tmp_path):
+    with pytest.raises(ValueError, match=r"^Expected no --weights for ONNX, .*, found int8: best$"):
+        export_onnx("best", tmp_path / "out.onnx", weights="int8")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_raw_export_is_no_source(tmp_path, echo_file):
     export_onnx(echo_file, tmp_path / "raw.onnx", raw=True)
     with pytest.raises(ValueError, match=r"found a raw export, .*: .*raw\.onnx$"):
