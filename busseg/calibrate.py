@@ -51,7 +51,7 @@ def find_labelled(roots):
         if reader is breakhis:
             raise ValueError(f"Expected scans, found a dataset of tissue: {folder}")
         for kind, _, error in faults:
-            if kind not in ("missing_folder", "missing_mask", "orphan_mask"):
+            if kind not in ("missing_class", "missing_folder", "missing_mask", "orphan_mask"):
                 raise error
         samples += [replace(sample, group=f"{number}/{sample.group}") for sample in found if sample.label]
     return samples

@@ -106,7 +106,11 @@ def export_onnx(model, out, raw=False, weights="float32", force=False):
         _need_tensorflow("tf2onnx")
     if out.suffix != ".onnx":
         raise ValueError(f"Expected the name of a file that ends in .onnx, found another: {out}")
-    _check_weights(weights, *(["float32"] if stored else ["float32", "float16", "int8"]))
+    _check_weights(weights, "float32", "float16", "int8")
+    if stored and weights != "float32":
+        raise ValueError(
+            f"Expected no --weights for ONNX, which keeps them as they are stored, found {weights}: {model}"
+        )
     with claim(out, "an ONNX file", is_own_onnx, force):
         source = stored or _load_source(model, "ONNX")
         with replacing(out) as temporary:

