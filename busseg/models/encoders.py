@@ -46,6 +46,8 @@ _APPLICATIONS = {
 }
 ENCODERS = ("plain", *efficientnet_lite.SCALES, *_APPLICATIONS)
 
+_DEEPEST = 16  # levels; an image of 65,536 px, which nobody has, would end as one pixel
+
 
 def finest_stride(encoder):
     """How many pixels of the image one place of the encoder's finest feature map spans, along each side."""
@@ -77,9 +79,8 @@ def check_encoder(image_size, encoder, width, depth, frozen, folded, normalizati
     lites = efficientnet_lite.SCALES
     if folded and encoder not in lites:
         raise ValueError(f"`folded` is for {', '.join(lites)}. Received: folded=True, encoder={encoder!r}")
-    # Of a huge depth, the stride below could not be computed.
-    if image_size is not None and depth > image_size.bit_length():
-        raise ValueError(f"`depth` must be <= {image_size.bit_length()} at this `image_size`. Received: depth={depth}")
+    if depth > _DEEPEST:  # of a huge depth, the stride below could not be computed
+        raise ValueError(f"`depth` must be <= {_DEEPEST}. Received: depth={depth}")
     stride = finest_stride(encoder) * 2**depth
     if image_size is not None and (image_size < stride or image_size % stride):
         nearest = max(stride, round(image_size / stride) * stride)

@@ -335,5 +335,5 @@ def test_plain_encoder_has_no_imagenet_weights():
 
 
 def test_huge_depth_is_refused_at_once():
-    with pytest.raises(ValueError, match=r"^`depth` must be <= 6 at this `image_size`\. Received: depth=10{30}$"):
+    with pytest.raises(ValueError, match=r"^`depth` must be <= 16\. Received: depth=10{30}$"):
         check_encoder(32, "plain", 4, 10**30, 0, False, "batch")
