@@ -155,7 +155,8 @@ def predict_files(
             for path in {out, *((out / target).parent for target in inputs.values())}:
                 if path.is_dir():  # none is made for files that cannot be read
                     flush(path)
-            flush(out / TABLE)
+            if (out / TABLE).is_file():  # the page takes its folder away when it is ended amid a batch
+                flush(out / TABLE)
 
 
 def _results(frame, target, ends):
