@@ -260,6 +260,7 @@ def test_audit_of_no_dataset_leaves_no_folder_behind(call, tmp_path):
 
 
 # === Cross-validate and compare ===
+@pytest.mark.slow
 def test_crossval_then_compare(call, dataset, recipe, tmp_path):
     out = tmp_path / "random"
     done = call("crossval", dataset, "--protocol", "random", "--recipe", recipe, "--folds", 2, "--out", out)

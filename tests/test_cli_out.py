@@ -164,6 +164,7 @@ def test_foreign_file_where_a_result_would_be_is_refused(things, tmp_path, capfd
     assert str(out / name) in refused(verb, things, out, capfd)
 
 
+@pytest.mark.slow
 def test_checkpoint_of_ones_own_survives_a_training(things, tmp_path):
     out = tmp_path / "run"
     assert run(VERBS["train"], things, out) == 0

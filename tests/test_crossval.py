@@ -61,6 +61,7 @@ def test_summary_tells_protocol_and_leak(crossval):
     assert "copy in training" not in format_crossval(summary)
 
 
+@pytest.mark.slow
 def test_sources_are_left_out_one_by_one(tmp_path):
     for number, name in enumerate(("here", "there")):
         write_phantoms(tmp_path / name, per_class=5, seed=100 * number)

@@ -81,6 +81,7 @@ def test_run_is_evaluated_predicted_with_exported_and_compared(folder, crossval,
     assert done.exit_code == 0, done.output
 
 
+@pytest.mark.slow
 def test_only_one_magnification_is_learnt_if_told(folder, tmp_path):
     (tmp_path / "recipe.toml").write_text(RECIPE + "magnification = 200\n")
     done = run("train", folder / "data", "--recipe", tmp_path / "recipe.toml", "--out", tmp_path / "run")
@@ -116,6 +117,7 @@ def test_audit_of_tissue_tells_a_wrong_name(folder, tmp_path):
     assert "1 files not named or placed as in BreaKHis: benign/scan.png" in done.output
 
 
+@pytest.mark.slow
 def test_real_slides_go_through_the_same_verbs(folder, breakhis_folder, tmp_path):
     done = run("split", breakhis_folder, "--folds", 2, "--out", tmp_path / "splits.csv")
     assert done.exit_code == 0, done.output

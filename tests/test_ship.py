@@ -33,6 +33,7 @@ def trained(tmp_path_factory, phantom_samples):
     return folder / "crossval", folder / "run"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")  # tf2onnx, under NumPy 2
 def test_shipped_model_is_the_run_calibrated_that_knows_foreign_images(trained, phantom_samples, tmp_path):
     crossval, run = trained

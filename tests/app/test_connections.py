@@ -16,6 +16,7 @@ UPLOAD = (
 )
 
 
+@pytest.mark.slow
 def test_slow_and_silent_connections_are_closed_and_others_answered(server):
     """10 seconds are given to a head, and to a body that hardly arrives."""
 

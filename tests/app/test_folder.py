@@ -61,6 +61,7 @@ def test_link_that_looks_like_a_folder_of_ours_is_not_followed(place, tmp_path_f
         assert (elsewhere / "uploads" / "scan.png").exists()
 
 
+@pytest.mark.slow
 def test_next_start_clears_what_a_killed_server_left(running, secret, tmp_path):
     with running(tmp_path) as killed:
         killed.uploaded(secret)

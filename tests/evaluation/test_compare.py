@@ -111,6 +111,7 @@ def two_sources(dice=dice_of, **more):
     return rows
 
 
+@pytest.mark.slow
 def test_sources_are_compared_apart_and_their_mean_counts_each_once(tmp_path):
     better = two_sources(lambda number: dice_of(number) + (0.1 if number < 10 else 0.3))
     comparison = compare([folder(tmp_path / "a", two_sources()), folder(tmp_path / "b", better)], tmp_path / "out")

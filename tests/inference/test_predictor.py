@@ -77,6 +77,7 @@ def test_path_and_pixels_answer_alike(echo, tmp_path):
 
 
 # === Tissue ===
+@pytest.mark.slow
 @pytest.mark.parametrize(("classes", "task", "formats"), [(2, "histology", list(FORMATS)), (8, "subtypes", ["onnx"])])
 @pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")  # Keras, under NumPy 2
 def test_tissue_is_read_in_colour_and_has_no_mask(tmp_path, classes, task, formats):

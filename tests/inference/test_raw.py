@@ -99,6 +99,7 @@ assert not {"busseg", "keras", "tensorflow"} & set(sys.modules)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("export", "name", "script"), [(export_saved_model, "raw", SAVED_MODEL), (export_onnx, "raw.onnx", ONNX)]
 )

@@ -131,6 +131,7 @@ def test_without_an_image_size_any_multiple_of_the_stride_will_do(size):
     check_answers(answers(model, image), 1, size, 3)
 
 
+@pytest.mark.slow
 def test_one_model_answers_and_learns_from_one_size_after_the_other():
     model = small_unet(image_size=None, depth=2)
     model.compile("sgd", {"mask": "mse", "label": "mse"})

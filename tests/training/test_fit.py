@@ -349,7 +349,9 @@ def test_training_that_diverges_stops_and_leaves_no_model(tmp_path, split):
     assert not files_of(tmp_path / "run")
 
 
-@pytest.mark.parametrize("broken", ["loss", "val_loss", "weights"])
+@pytest.mark.parametrize(
+    "broken", ["loss", *(pytest.param(name, marks=pytest.mark.slow) for name in ("val_loss", "weights"))]
+)
 def test_epoch_that_diverges_is_not_kept_and_those_before_are(tmp_path, split, monkeypatch, broken):
     end = RunKeeper.on_epoch_end
 
