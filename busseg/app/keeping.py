@@ -110,9 +110,9 @@ class Uploads:
     def size(self):
         """Bytes of all that waits to be asked about."""
         size = 0
-        for path in self.folder.glob("*/*"):
-            with suppress(FileNotFoundError):  # answered meanwhile
-                size += path.stat().st_size
+        for folder in self.folder.iterdir():
+            with suppress(FileNotFoundError, NotADirectoryError):  # answered meanwhile; an empty file of Gradio's
+                size += sum(path.stat().st_size for path in folder.iterdir())
         return size
 
     def forget(self):

@@ -172,3 +172,19 @@ def test_results_are_their_clients_alone():
     results = Results()
     token = results.keep(b"packed", "me")
     assert (results.get(token, "another"), results.get(token, ""), results.get(token, "me")) == (None, None, b"packed")
+
+
+def test_size_is_told_while_uploads_come_and_go(tmp_path):
+    uploads, done = Uploads(tmp_path), threading.Event()
+
+    def come_and_go():
+        while not done.is_set():
+            uploads.delete([str(uploads.keep("a.png", io.BytesIO(b"12345"))) for _ in range(20)])
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        assert {uploads.size() % 5 for _ in range(2000)} == {0}
+    finally:
+        done.set()
+        thread.join()
