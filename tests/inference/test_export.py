@@ -268,7 +268,7 @@ def test_model_whose_answers_are_no_numbers_leaves_nothing(tmp_path, echo_file):
     model = load_keras(echo_file)
     model.get_layer("label").bias.assign([1, 0, np.nan])
     model.save(tmp_path / "model.keras")
-    with pytest.raises(ValueError, match=r"^Expected finite numbers from the model "):
+    with pytest.raises(ValueError, match=r"^Expected finite numbers from the model export\.onnx, found "):
         export_onnx(tmp_path / "model.keras", tmp_path / "export.onnx")
     assert names(tmp_path) == ["model.keras"]
 
