@@ -213,7 +213,8 @@ def test_folder_that_is_no_evaluation_is_refused(tmp_path, lacking):
 def test_summary_of_other_things_is_refused(tmp_path, text):
     a = plain(tmp_path / "a")
     (a / "summary.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(ValueError, match=r"^Expected (the scores of|a JSON file|an object of JSON).*, found .*summary\.json$"):
+    expected = "the scores of an evaluation|the part test or all|a JSON file|an object of JSON"
+    with pytest.raises(ValueError, match=rf"^Expected ({expected}), found .*summary\.json$"):
         compare([a, a])
 
 
