@@ -14,7 +14,7 @@ from busseg.data.dicom_seg import write_segmentation
 from busseg.inference.frames import find_frames, predict_frame
 from busseg.inference.occlusion import occlusion
 from busseg.inference.overlay import draw_heat
-from busseg.inference.predictor import THRESHOLD, UNREADABLE, Prediction
+from busseg.inference.predictor import THRESHOLD, Prediction
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Answer:
 
     Args:
         name: Name of the file, without its folder.
-        image: Array `(height, width)` uint8, grey: the image, or the frame of DICOM, black outside its B-mode region.
+        image: Array `(height, width)` uint8, grey: the image, or the frame of DICOM, black outside its regions.
         prediction: The `Prediction`, whose mask is that of the threshold.
         classes: Names of the classes, in the order of the prediction's probabilities.
         threshold: Lesion probability from which on a pixel is lesion.
@@ -46,11 +46,6 @@ class Answer:
         """What files that tell of the answer are named by."""
         frame = f"_frame_{self.frame}" if self.scan and self.scan.frame_count > 1 else ""
         return Path(self.name).stem + frame
-
-    @property
-    def seen(self):
-        """The part of the image that the model saw: of DICOM, its B-mode region."""
-        return self.image if self.scan is None else self.scan.crop(self.image)
 
 
 def answer_file(predictor, path, threshold=THRESHOLD, frame=1):
@@ -146,8 +141,11 @@ def explain(predictor, answer):
         or changes it least, to yellow, where the drop is greatest.
     """
     label = answer.prediction.label
-    drops = occlusion(predictor, answer.seen, label)
-    heat = png_address(draw_heat(answer.seen, drops))
+    if answer.scan is None:
+        drops = occlusion(predictor, answer.image, label)
+    else:
+        drops = answer.scan.place([occlusion(predictor, crop, label) for crop in answer.scan.crops(answer.image)])
+    heat = png_address(draw_heat(answer.image, drops))
     return {"file": answer.name, "label": label, "drop": round(float(drops.max()), 6), "heat": heat}
 
 
@@ -158,7 +156,8 @@ def facts(answer):
         Dict with `file`, `frame` and `frames`, `label`, `probabilities` (class to number), `threshold`, `width` and
         `height` of the image, `lesion_px`, `lesion_mm2` (None where the image does not tell its scale),
         `lesion_fraction`, `box` (left, top, width, height in pixels, or None), `contours` (lists of x, y),
-        `uncertainty`, `warning` (None, or that the image is none the model could read), and `mask`: a PNG of native
+        `uncertainty`, `regions` (of a DICOM frame, those that were read, empty where that is the whole frame; None of
+        other images), `warning` (None, or what to know before the answer is believed), and `mask`: a PNG of native
         size, 0/255, as a `data:` address.
     """
     prediction = answer.prediction
@@ -178,7 +177,8 @@ def facts(answer):
         "box": prediction.box,
         "contours": [outline.tolist() for outline in prediction.contours],
         "uncertainty": None if prediction.uncertainty is None else round(prediction.uncertainty, 6),
-        "warning": None if prediction.readable else UNREADABLE,
+        "regions": prediction.regions,
+        "warning": "; ".join(prediction.warnings) or None,
         "mask": png_address(prediction.mask * 255),
     }
 

@@ -6,6 +6,7 @@ import jinja2
 
 from busseg.app.answers import address, facts, png_address
 from busseg.inference.overlay import LESION_RGB
+from busseg.inference.predictor import UNREADABLE
 
 _templates = jinja2.Environment(
     loader=jinja2.PackageLoader("busseg.app"),
@@ -48,7 +49,12 @@ def view_facts(answer=None):
     told = facts(answer)
     saved = json.dumps({name: value for name, value in told.items() if name != "mask"}).encode()
     return _templates.get_template("facts.html").render(
-        told, stem=answer.stem, mask=told["mask"], json=address("application/json", saved)
+        told,
+        warnings=answer.prediction.warnings,
+        unreadable=UNREADABLE,
+        stem=answer.stem,
+        mask=told["mask"],
+        json=address("application/json", saved),
     )
 
 

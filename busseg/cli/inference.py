@@ -28,6 +28,10 @@ Inputs = Annotated[
     list[Path],
     typer.Argument(help="Images or ultrasound DICOM, folders of them, or patterns such as 'scans/*.png'."),
 ]
+RequireRegion = Annotated[
+    bool,
+    typer.Option("--require-region", help="Refuse DICOM without a usable region; its whole frame is shown otherwise."),
+]
 Model = Annotated[
     Path,
     typer.Option(
@@ -58,9 +62,10 @@ def predict(
         ),
     ] = "threads",
     sensitivity: Sensitivity = None,
+    require_region: RequireRegion = False,
 ):
-    """Tell the class of images and where the lesion lies. Of DICOM, its B-mode region is looked at, and the lesions are
-    also written as DICOM SEG, NAME_seg.dcm.
+    """Tell the class of images and where the lesion lies. DICOM is cropped to the 2D regions that the scanner marked,
+    and its lesions are also written as DICOM SEG, NAME_seg.dcm.
 
     Example: busseg predict scan.png scans/ --out predictions
     """
@@ -68,6 +73,7 @@ def predict(
     from busseg.inference.batch import predict_files
     from busseg.inference.frames import count_frames
     from busseg.inference.inputs import find_inputs
+    from busseg.inference.predictor import UNREADABLE
 
     if engine not in ("threads", "ray"):
         raise ValueError(f"Expected an engine of threads, ray, found {engine!r}")
@@ -78,16 +84,16 @@ def predict(
     files = find_inputs(inputs)
     check_folder(out, PREDICTION)  # before a model is loaded
     predictor = load_predictor(model, sensitivity)
-    rows = predict_files(predictor, files, out, resume, probability_maps, json_lines, overlay_dicom)
-    pictures = count_frames(files)
+    rows = predict_files(predictor, files, out, resume, probability_maps, json_lines, overlay_dicom, require_region)
+    pictures = count_frames(files, require_region)
     failed, foreign, malignant = {}, Counter(), 0
     for number, row in enumerate(track(rows, "Predicting", total=pictures)):
         malignant += not row["error"] and _is_malignant(row, sensitivity)
         if row["error"]:
             failed.setdefault(row["file"], row)  # one line a file, however many frames
-        elif row["warning"]:
-            foreign[row["file"], row["warning"]] += 1
-        elif number < 20:
+            continue
+        foreign.update((row["file"], warning) for warning in _warnings(row))
+        if number < 20 and UNREADABLE not in _warnings(row):
             decision = f", malignant at sensitivity {sensitivity:g}" if _is_malignant(row, sensitivity) else ""
             say(f"{_name(row)}: {row['label']}{_lesion(row)}{decision}")
     if pictures > 20:
@@ -110,6 +116,10 @@ def _is_malignant(row, sensitivity):
     return sensitivity is not None and str(row[decision_column(sensitivity)]) == "True"
 
 
+def _warnings(row):
+    return row["warning"].split("; ") if row["warning"] else []
+
+
 def _name(row):
     file = printable(row["file"])
     return f"{file}, frame {row['frame']}" if row.get("frame") else file
@@ -129,6 +139,7 @@ def explain(
     inputs: Inputs,
     out: Annotated[Path, typer.Option(help="Folder for pictures, arrays and explanations.csv.")],
     model: Model = Path("best"),
+    require_region: RequireRegion = False,
 ):
     """Show where a model looks: what it loses when a place is covered (occlusion), and of a Keras model also Grad-CAM.
 
@@ -149,12 +160,11 @@ def explain(
     with starting_keras() if needs_keras(model) else nullcontext():
         predictor, network = open_model(model)
     failed, foreign = {}, Counter()
-    rows = explain_files(predictor, network, files, out)
-    for row in track(rows, "Explaining", total=count_frames(files)):
+    rows = explain_files(predictor, network, files, out, require_region)
+    for row in track(rows, "Explaining", total=count_frames(files, require_region)):
         if row["error"]:
             failed.setdefault(row["file"], row)
-        elif row["warning"]:
-            foreign[row["file"], row["warning"]] += 1
+        foreign.update((row["file"], warning) for warning in _warnings(row))
     say(f"Wrote {out}")
     report_foreign(foreign)
     report_failures(list(failed.values()), len(files))

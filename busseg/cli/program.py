@@ -143,9 +143,12 @@ def progress_bar(title):
 
 def report_foreign(counts):
     """Warn of files by `(file, warning)`, each with the number of its pictures."""
+    from busseg.inference.predictor import UNREADABLE
+
     for (file, warning), count in counts.items():
         frames = f" ({count} frames)" if count > 1 else ""
-        complain(f"warning: {warning}, so its answer means nothing: {file}{frames}")
+        so = ", so its answer means nothing" if warning == UNREADABLE else ""
+        complain(f"warning: {warning}{so}: {file}{frames}")
 
 
 def report_failures(failed, count):

@@ -14,7 +14,8 @@ from copy import deepcopy
 import numpy as np
 
 from busseg import __version__
-from busseg.data.dicom import SOP_CLASSES, import_pydicom
+from busseg.data.dicom import SINGLE_CLASSES
+from busseg.data.dicom_pixels import import_pydicom, read_header
 from busseg.data.files import replacing
 
 LESIONS = ("benign", "malignant")  # in the order of their segments; of a normal frame, nothing is segmented
@@ -151,7 +152,8 @@ def _without_quotes(path):
 
 
 def _read_source(scan):
-    return import_pydicom(scan.path).dcmread(scan.path, stop_before_pixels=True)
+    with scan.path.open("rb") as file:
+        return read_header(file)
 
 
 def _reference(source):
@@ -166,7 +168,7 @@ def _reference(source):
     for keyword in (*_PATIENT, *_STUDY):
         setattr(reference, keyword, None)
     reference.Modality = "US"
-    reference.SOPClassUID = SOP_CLASSES[0]
+    reference.SOPClassUID = SINGLE_CLASSES[0]
     return reference
 
 
@@ -254,13 +256,14 @@ def _frame_reference(source, number=None):
     reference = Dataset()
     reference.ReferencedSOPClassUID = source.SOPClassUID
     reference.ReferencedSOPInstanceUID = source.SOPInstanceUID
-    if number and source.SOPClassUID != SOP_CLASSES[0]:
+    if number and int(source.get("NumberOfFrames") or 1) > 1:
         reference.ReferencedFrameNumber = number
     return reference
 
 
 def _write(path, result, source):
     """Copy what the source tells of patient and study, and write the file, whole or not at all."""
+    source.SOPClassUID = SINGLE_CLASSES[0]  # highdicom knows no retired class; of none is anything else copied
     result.copy_patient_and_study_information(source)
     if "SpecificCharacterSet" in source:
         result.SpecificCharacterSet = source.SpecificCharacterSet

@@ -26,7 +26,6 @@ from busseg.inference.frames import (
     segment_scan,
 )
 from busseg.inference.overlay import draw_overlay
-from busseg.inference.predictor import UNREADABLE
 from busseg.inference.results import refuse_foreign
 
 TABLE, LINES, PARQUET = PREDICTION.marker, "predictions.jsonl", "predictions.parquet"
@@ -43,7 +42,7 @@ _THREADS = 4  # that read and write; decoding and encoding leave Python's lock, 
 
 def fields(task, sensitivity=None):
     """The columns of `predictions.csv` by a model of one of `TASKS`, asked for a sensitivity or not."""
-    frame, of_lesions = (("frame",), _OF_LESIONS) if task == "ultrasound" else ((), ())
+    frame, of_lesions = (("frame", "regions"), _OF_LESIONS) if task == "ultrasound" else ((), ())
     decision = () if sensitivity is None else (decision_column(sensitivity),)
     probabilities = (f"p_{label}" for label in TASKS[task])
     return ("file", *frame, "label", *decision, *probabilities, *of_lesions, "warning", "error")
@@ -85,14 +84,15 @@ def predict_in_threads(predictor, frames, out, pictures, json_lines, run):
 
 def predict_files(
     predictor, inputs, out, resume=False, probability_maps=False, json_lines=False, overlay_dicom=False,
-    engine=predict_in_threads,
+    require_region=False, engine=predict_in_threads,
 ):  # fmt: skip
     """Predict image and DICOM files and write, for each picture in them, `NAME_mask.png` (0/255) and
     `NAME_overlay.png`, and one table of all.
 
-    Of a clip, each frame is a picture, `NAME_frame001` and so on. Of DICOM, only the B-mode region is predicted; masks
-    and overlays are of the whole frame. Each DICOM file gets its lesions of all frames as DICOM, too, `NAME_seg.dcm`;
-    see `write_segmentation`. Of tissue, which has no mask, the table is all there is.
+    Of a clip, each frame is a picture, `NAME_frame001` and so on. Of DICOM, the regions that the scanner marked are
+    predicted, and make one answer (`join_regions`); masks and overlays are of the whole frame. Each DICOM file gets its
+    lesions of all frames as DICOM, too, `NAME_seg.dcm`; see `write_segmentation`. Of tissue, which has no mask, the
+    table is all there is.
 
     A file that cannot be read gets a row with its error, and the others go on.
 
@@ -108,6 +108,7 @@ def predict_files(
         json_lines: Whether to write `predictions.jsonl`, too: a JSON object a picture and line, with the box and the
             contours of the lesion; see `Prediction`.
         overlay_dicom: Whether to write the overlays of DICOM files as DICOM, too, `NAME_overlay.dcm`.
+        require_region: Whether to refuse DICOM without a usable region; see `find_frames`.
         engine: What predicts and writes pictures, a function like `predict_in_threads`.
 
     Yields:
@@ -126,7 +127,7 @@ def predict_files(
     pictures = list(_PICTURES)[: 2 + probability_maps] if predictor.task == "ultrasound" else []
     with claim_folder(out, PREDICTION) as out:
         done = _done(inputs, out, columns, pictures, json_lines, overlay_dicom) if resume else {}
-        found = (frame for item in inputs.items() for frame in find_frames(*item, predictor.task))
+        found = (frame for item in inputs.items() for frame in find_frames(*item, predictor.task, require_region))
         if (out / TABLE).exists():
             ahead, found = tee(found)
             ends = [*pictures, _OVERLAY] if overlay_dicom else pictures
@@ -303,6 +304,7 @@ def _row(frame, prediction, task):
     if prediction.mask is not None:
         row |= {
             "frame": frame.number or "",
+            "regions": "" if prediction.regions is None else len(prediction.regions),
             "lesion_px": prediction.lesion_px,
             "lesion_fraction": f"{prediction.lesion_fraction:.6f}",
             "lesion_mm2": "" if prediction.lesion_mm2 is None else f"{prediction.lesion_mm2:.2f}",
@@ -312,7 +314,7 @@ def _row(frame, prediction, task):
         }
     if prediction.malignant is not None:
         row[decision_column(prediction.sensitivity)] = prediction.malignant
-    return row | {"warning": "" if prediction.readable else UNREADABLE}
+    return row | {"warning": "; ".join(prediction.warnings)}
 
 
 def _line(frame, prediction, task):
@@ -324,6 +326,7 @@ def _line(frame, prediction, task):
     if prediction.mask is not None:
         told |= {
             "frame": frame.number,
+            "regions": prediction.regions,
             "lesion_px": prediction.lesion_px,
             "lesion_fraction": round(prediction.lesion_fraction, 6),
             "lesion_mm2": None if prediction.lesion_mm2 is None else round(prediction.lesion_mm2, 2),
@@ -335,5 +338,5 @@ def _line(frame, prediction, task):
         }
     if prediction.malignant is not None:
         told[decision_column(prediction.sensitivity)] = prediction.malignant
-    told["warning"] = None if prediction.readable else UNREADABLE
+    told["warning"] = "; ".join(prediction.warnings) or None
     return json.dumps(told) + "\n"

@@ -3,12 +3,14 @@
 import math
 import re
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 from busseg.data.dicom import Scan, is_dicom, read_dicom
 from busseg.data.dicom_seg import write_segmentation
 from busseg.data.images import count_pixels, read_image
 from busseg.inference.predictor import UNREADABLE
+from busseg.inference.regions import join_regions
 
 SEGMENTATION = "_seg.dcm"  # ends the name of what is written of each DICOM file
 _OF_FRAME = re.compile(r"(?P<clip>.+)_frame\d{3,}", re.DOTALL)
@@ -51,8 +53,8 @@ class Frame:
         return math.prod(self.scan.shape) if self.scan else count_pixels(self.path)
 
     def read(self, predictor):
-        """Read the pixels as `predictor` takes them; of DICOM, the frame with its B-mode region alone, for what stands
-        around it may name the patient.
+        """Read the pixels as `predictor` takes them; of DICOM, the frame with its regions alone, for what stands around
+        them may name the patient.
 
         Raises:
             OSError, ValueError: If they cannot be read; one line that names the file.
@@ -61,16 +63,25 @@ class Frame:
             raise ValueError(self.error)
         if self.scan is None:
             return predictor.read(self.path)
-        return self.scan.place(self.scan.crop(self.scan.read_frame(self.number or 1)))
+        return self.scan.place(self.scan.crops(self.scan.read_frame(self.number or 1)))
+
+    def parts(self, image):
+        """List of the arrays that are predicted, each by itself: the regions of a DICOM frame, or the image."""
+        return self.scan.crops(image) if self.scan else [image]
+
+    def joined(self, parts):
+        """Undo `parts`: an array of the size of the image, 0 outside of the regions."""
+        return self.scan.place(parts) if self.scan else parts[0]
 
 
-def find_frames(path, target, task):
+def find_frames(path, target, task, require_region=False):
     """Find what a file holds, by its header alone.
 
     Args:
         path: Path of an image or DICOM file.
         target: Path of its results without suffix, relative to the output folder.
         task: The task of the model; only ultrasound is read from DICOM.
+        require_region: Whether to refuse DICOM without a usable region, whose whole frame would be shown.
 
     Returns:
         List of `Frame`: of a clip, one for each of its frames, whose target ends in its number, `_frame001`; else one.
@@ -83,6 +94,8 @@ def find_frames(path, target, task):
         return [Frame(path, target)]
     try:
         scan = read_dicom(path)
+        if require_region and scan.regions.fault:
+            raise ValueError(f"Expected a DICOM file with a usable region, found that {scan.regions.fault}: {path}")
     except (OSError, ValueError) as error:
         return [Frame(path, target, error=str(error))]
     count = scan.frame_count
@@ -106,13 +119,13 @@ def target_of_clip(target):
     return target.with_name(match["clip"]) if match else None
 
 
-def count_frames(paths):
-    """How many pictures files hold, by the headers of those that are DICOM."""
-    return sum(len(find_frames(path, Path(), "ultrasound")) for path in paths)
+def count_frames(paths, require_region=False):
+    """How many pictures files hold, by the headers of those that are DICOM; see `find_frames`."""
+    return sum(len(find_frames(path, Path(), "ultrasound", require_region)) for path in paths)
 
 
 def predict_frames(predictor, pictures):
-    """Predict pictures in one pass of the network: of DICOM, the B-mode region alone.
+    """Predict pictures in one pass of the network: of DICOM, the regions alone, whose answers `join_regions` makes one.
 
     Args:
         predictor: A `Predictor`.
@@ -122,15 +135,16 @@ def predict_frames(predictor, pictures):
         List of `Prediction`, one a picture, of its full size; or of a `ValueError`, one line that names the file, where
         the model has no answer.
     """
-    crops = [frame.scan.crop(image) if frame.scan else image for frame, image in pictures]
-    predictions = predictor.try_batch(crops) if crops else []
-    return [_in_frame(frame, prediction) for (frame, _), prediction in zip(pictures, predictions)]
+    parts = [frame.parts(image) for frame, image in pictures]
+    predictions = iter(predictor.try_batch(list(chain.from_iterable(parts))) if parts else ())
+    return [_in_frame(frame, list(islice(predictions, len(some)))) for (frame, _), some in zip(pictures, parts)]
 
 
-def _in_frame(frame, prediction):
-    if isinstance(prediction, ValueError):
-        return ValueError(f"{prediction}: {frame.path}")
-    return prediction.in_frame(frame.scan) if frame.scan else prediction
+def _in_frame(frame, predictions):
+    for prediction in predictions:
+        if isinstance(prediction, ValueError):
+            return ValueError(f"{prediction}: {frame.path}")
+    return join_regions(frame.scan, predictions) if frame.scan else predictions[0]
 
 
 def predict_frame(predictor, frame, image):
@@ -160,6 +174,6 @@ def segment_scan(scan, target, rows, out, model):
     """
     numbers = [row["frame"] for row in rows]
     masks = (read_image(out / f"{frame_target(target, number)}_mask.png") // 255 for number in numbers)
-    foreign = sum(bool(row["warning"]) for row in rows)
+    foreign = sum(row["warning"].startswith(UNREADABLE) for row in rows)
     remark = f"{UNREADABLE.capitalize()} in {foreign} of {len(rows)} frames" if foreign else ""
     write_segmentation(out / f"{target}{SEGMENTATION}", scan, masks, [row["label"] for row in rows], model, remark)

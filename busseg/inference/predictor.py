@@ -1,7 +1,7 @@
 """One face for a trained model, whatever format it is stored in."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -39,6 +39,9 @@ class Prediction:
             the image does not tell.
         malignant: Whether the probability of malignant reaches the threshold for `sensitivity`, the one that the
             `Predictor` was asked for; both None where it was asked for none.
+        regions: Tuple of `(left, top, width, height)` in pixels, the parts of a DICOM frame that were predicted; empty
+            where that is the whole frame. None of other images.
+        notes: Tuple of lines, what the answer leaves out; see `warnings`.
     """
 
     label: str
@@ -50,6 +53,13 @@ class Prediction:
     spacing_mm: tuple[float, float] | None = None
     malignant: bool | None = None
     sensitivity: float | None = None
+    regions: tuple[tuple[int, int, int, int], ...] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def warnings(self):
+        """Tuple of lines, what to know before the answer is believed."""
+        return self.notes if self.readable else (UNREADABLE, *self.notes)
 
     @property
     def readable(self):
@@ -98,18 +108,6 @@ class Prediction:
     def box(self):
         """The upright rectangle around the lesion, `(left, top, width, height)` in pixels; None without a lesion."""
         return tuple(cv2.boundingRect(self.mask)) if self.mask is not None and self.mask.any() else None
-
-    def in_frame(self, scan):
-        """The prediction of a crop of ultrasound DICOM, told of the whole frame, with its scale.
-
-        Args:
-            scan: The `busseg.data.dicom.Scan` whose `crop` was predicted.
-
-        Returns:
-            A `Prediction`: mask and map at the size of the frame, 0 outside the region.
-        """
-        mask, probability_map = scan.place(self.mask), scan.place(self.probability_map)
-        return replace(self, mask=mask, probability_map=probability_map, spacing_mm=scan.spacing_mm)
 
 
 class Predictor:
