@@ -58,8 +58,8 @@ def looks_like_dicom(start):
     if len(start) < 8 or start[:2] not in (b"\x02\x00", b"\x08\x00"):
         return False
     _, element, kind, length = struct.unpack("<HH2sH", start[:8])
-    # Of explicit VR, two letters; of implicit VR the upper half of the length, 0, follows its lower half.
-    return element < 0x100 and (bool(re.fullmatch(b"[A-Z]{2}", kind)) or (length == 0 and kind[1] == 0))
+    # Of explicit VR two letters follow; of implicit VR the length in four bytes, which is short.
+    return element < 0x100 and bool(re.fullmatch(b"[A-Z]{2}", kind) or (kind[0] > 0 and kind[1] == length == 0))
 
 
 def read_header(file, keywords=None):

@@ -61,6 +61,7 @@ def test_facts_are_what_was_predicted(answer):
         "threshold": 0.5, "width": 4, "height": 2,
         "lesion_px": 2, "lesion_mm2": None, "lesion_fraction": 2 / 8, "box": [2, 1, 2, 1],
         "contours": [[[2, 1], [3, 1]]], "uncertainty": 0.25, "warning": None,
+        "regions": None,
     }  # fmt: skip
     np.testing.assert_array_equal(pixels(mask), [[0, 0, 0, 0], [0, 0, 255, 255]])
 
@@ -100,7 +101,7 @@ def test_frame_of_dicom_is_answered_by_its_region_alone(echo, clip, frame, label
 
 def test_what_stands_around_the_region_is_not_shown(echo, clip):
     answer = answer_file(echo, clip, frame=2)
-    assert (answer.image.sum(), answer.seen.shape) == (32 * 32 * 204, (32, 32))
+    assert (answer.image.sum(), answer.image.shape) == (32 * 32 * 204, (40, 60))
 
 
 def test_other_frames_are_answered_when_the_file_is_gone(echo, clip, tmp_path):

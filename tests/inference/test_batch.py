@@ -22,7 +22,7 @@ from busseg.inference.predictor import UNREADABLE, Predictor
 from busseg.models.classifier import build_classifier
 
 HEADER = (
-    "file,frame,label,p_normal,p_benign,p_malignant,"
+    "file,frame,regions,label,p_normal,p_benign,p_malignant,"
     "lesion_px,lesion_fraction,lesion_mm2,lesion_mm,uncertainty,novelty,warning,error"
 )
 
@@ -95,9 +95,9 @@ def test_every_image_gets_its_mask_its_overlay_and_its_row(tmp_path, predictor):
     ]  # fmt: skip
     assert (out / "predictions.csv").read_text().splitlines() == [
         HEADER,
-        f"{tmp_path}/s/deep/black.png,,normal,1.000000,0.000000,0.000000,0,0.000000,,,,,,",
+        f"{tmp_path}/s/deep/black.png,,,normal,1.000000,0.000000,0.000000,0,0.000000,,,,,,",
         # Half of the 32 x 32 pixels are white: 512, and the mean is 1/2.
-        f"{tmp_path}/s/half.png,,normal,0.500000,0.500000,0.000000,512,0.500000,,,,,,",
+        f"{tmp_path}/s/half.png,,,normal,0.500000,0.500000,0.000000,512,0.500000,,,,,,",
     ]
     assert read_csv(out / "predictions.csv") == [{key: str(value) for key, value in row.items()} for row in rows]
     for path, target in inputs.items():
@@ -125,8 +125,8 @@ def test_probability_maps_and_json_lines_come_when_asked_for(tmp_path, predictor
     assert [19, 7] in outline
     assert first == {
         "file": str(tmp_path / "a.png"), "label": "normal", "lesion_px": 40, "lesion_fraction": round(40 / 1024, 6),
-        "uncertainty": None, "novelty": None, "warning": None, "box": [10, 4, 10, 4], "frame": None, "lesion_mm2": None,
-        "lesion_mm": None,
+        "uncertainty": None, "novelty": None, "warning": None, "box": [10, 4, 10, 4], "frame": None, "regions": None,
+        "lesion_mm2": None, "lesion_mm": None,
     }  # fmt: skip
     assert second == {"file": str(tmp_path / "b.png"), "error": rows[1]["error"]}
 

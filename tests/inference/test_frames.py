@@ -157,6 +157,45 @@ def test_clip_gets_a_row_a_mask_and_an_overlay_a_frame_and_one_segmentation(tmp_
     assert segment.SegmentationAlgorithmIdentificationSequence[0].AlgorithmParameters == "model=echo"
 
 
+@pytest.fixture
+def dual(tmp_path, write_scan):
+    """A dual screen of two regions of 32 x 32 pixels, 4 columns apart: 8 white rows on the left, 24 on the right."""
+    frame = np.zeros((40, 68), np.uint8)
+    frame[:8, :32], frame[:24, 36:] = 255, 255
+    frame[36:] = 200  # what is written below
+    others = [(1, (36, 0, 32, 32))]
+    return write_scan(tmp_path / "dual.dcm", frame, (0, 0, 32, 32), others=others)
+
+
+def test_both_regions_of_a_dual_screen_are_predicted_and_make_one_row_and_mask(tmp_path, predictor, dual):
+    out = tmp_path / "out"
+    (row,) = predict(predictor, dual, out=out, json_lines=True)
+    assert (row["label"], row["p_benign"], row["regions"], row["lesion_px"]) == ("benign", "0.750000", 2, 32 * (8 + 24))
+    mask = read_image(out / "dual_mask.png")
+    assert (mask[:8, :32].all(), mask[:24, 36:].all(), mask.sum() // 255) == (True, True, 1024)
+    with Image.open(out / "dual_overlay.png") as overlay:
+        assert not np.asarray(overlay)[-4:].any()
+    segmentation = highdicom.seg.segread(out / "dual_seg.dcm")
+    assert segmentation.pixel_array.sum() == 1024
+    line = json.loads((out / "predictions.jsonl").read_text())
+    assert line["regions"] == [[0, 0, 32, 32], [36, 0, 32, 32]]
+    (scan,) = find_frames(dual, Path("dual"), "ultrasound")
+    left, right = predictor.predict_batch(scan.scan.crops(scan.scan.read_frame()))
+    assert (left.label, right.label) == ("normal", "benign")
+
+
+def test_frame_without_a_region_is_warned_of_or_refused(tmp_path, predictor, write_scan, clip):
+    path = write_scan(tmp_path / "s/whole.dcm", frame_with(24))
+    rows = predict(predictor, tmp_path / "s", out=tmp_path / "out")
+    assert [row["regions"] for row in rows] == [1, 1, 1, 0]
+    note = "whole frame shown, with any name on it (no region is marked)"
+    assert [row["warning"] for row in rows] == ["", "", "", note]
+    rows = predict(predictor, tmp_path / "s", out=tmp_path / "out", require_region=True)
+    refusal = f"Expected a DICOM file with a usable region, found that no region is marked: {path}"
+    assert [row["error"] for row in rows] == ["", "", "", refusal]
+    assert count_frames([clip, path], require_region=True) == 4
+
+
 def test_what_is_written_around_the_region_changes_no_answer_and_is_in_no_picture(tmp_path, write_scan):
     phantom, _ = draw_phantom("benign", seed=1, height=120, width=160)
     plain = np.zeros((200, 260), np.uint8)
