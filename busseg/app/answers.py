@@ -178,7 +178,7 @@ def facts(answer):
         "contours": [outline.tolist() for outline in prediction.contours],
         "uncertainty": None if prediction.uncertainty is None else round(prediction.uncertainty, 6),
         "regions": prediction.regions,
-        "warning": "; ".join(prediction.warnings) or None,
+        "warning": prediction.warning,
         "mask": png_address(prediction.mask * 255),
     }
 

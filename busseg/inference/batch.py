@@ -314,7 +314,7 @@ def _row(frame, prediction, task):
         }
     if prediction.malignant is not None:
         row[decision_column(prediction.sensitivity)] = prediction.malignant
-    return row | {"warning": "; ".join(prediction.warnings)}
+    return row | {"warning": prediction.warning or ""}
 
 
 def _line(frame, prediction, task):
@@ -338,5 +338,5 @@ def _line(frame, prediction, task):
         }
     if prediction.malignant is not None:
         told[decision_column(prediction.sensitivity)] = prediction.malignant
-    told["warning"] = "; ".join(prediction.warnings) or None
+    told["warning"] = prediction.warning
     return json.dumps(told) + "\n"

@@ -112,7 +112,7 @@ def _explain(predictor, network, frame, image, prediction, target):
     with replacing(f"{target}_heat.npz") as temporary:
         np.savez_compressed(temporary, **heats)
     row = {"label": prediction.label, "occlusion_peak": f"{heats['occlusion'].max():.6f}"}
-    row["warning"] = "; ".join(prediction.warnings)
+    row["warning"] = prediction.warning or ""
     if prediction.mask is not None:
         row["lesion_fraction"] = f"{prediction.lesion_fraction:.6f}"
         row |= {f"{name}_in_lesion": _share(heat, prediction.mask) for name, heat in heats.items()}

@@ -62,6 +62,11 @@ class Prediction:
         return self.notes if self.readable else (UNREADABLE, *self.notes)
 
     @property
+    def warning(self):
+        """The `warnings` in one line, or None."""
+        return "; ".join(self.warnings) or None
+
+    @property
     def readable(self):
         """Whether the image looks like those the model has learnt from, as far as it can tell."""
         return self.novelty is None or self.novelty <= 1
