@@ -458,6 +458,19 @@ def test_predict_tells_the_frames_of_a_clip_in_square_millimetres(call, echo_fil
     assert names(out) == files | {"clip_seg.dcm", "predictions.csv"}
 
 
+def test_predict_warns_of_a_whole_frame_and_refuses_it_when_told(call, echo_file, write_scan, tmp_path):
+    path = write_scan(tmp_path / "scans/a.dcm", np.full((32, 32), 204, np.uint8))
+    arguments = ("predict", tmp_path / "scans", "--model", echo_file, "--out")
+    done = call(*arguments, tmp_path / "whole")
+    note = "whole frame shown, with any name on it (no region is marked)"
+    assert (done.status, f"busseg: warning: {note}: {path}\n" in done.err) == (0, True)
+    assert "a.dcm: benign, lesion 100.0% of the image" in done.out  # which is an answer all the same
+    done = call(*arguments, tmp_path / "out", "--require-region")
+    refusal = f"Expected a DICOM file with a usable region, found that no region is marked: {path}"
+    assert (done.status, f"busseg: skipped: {refusal}\n" in done.err) == (1, True)
+    assert names(tmp_path / "out") == {"predictions.csv"}
+
+
 def test_predict_tells_a_broken_clip_in_one_line_and_nothing_of_its_patient(
     call, echo_file, write_scan, patient, tmp_path
 ):

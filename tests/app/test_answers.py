@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from busseg.app.answers import Answer, answer_file, answer_frame, at_threshold, explain, facts, segmentation
+from busseg.app.views import view_facts
 from busseg.data.images import write_image
 from busseg.data.sample import CLASSES
 from busseg.inference.predictor import Prediction, Predictor
@@ -102,6 +103,25 @@ def test_frame_of_dicom_is_answered_by_its_region_alone(echo, clip, frame, label
 def test_what_stands_around_the_region_is_not_shown(echo, clip):
     answer = answer_file(echo, clip, frame=2)
     assert (answer.image.sum(), answer.image.shape) == (32 * 32 * 204, (40, 60))
+
+
+def test_scan_without_a_region_is_answered_whole_with_a_warning(echo, write_scan, tmp_path):
+    path = write_scan(tmp_path / "a.dcm", np.full((32, 32), 204, np.uint8))
+    told = facts(answer_file(echo, path))
+    assert (told["label"], told["regions"]) == ("benign", ())
+    assert told["warning"] == "whole frame shown, with any name on it (no region is marked)"
+
+
+def test_both_regions_of_a_dual_screen_are_answered_and_explained(echo, write_scan, tmp_path):
+    frame = np.zeros((40, 68), np.uint8)
+    frame[:24, 36:] = 255  # of 32 rows on the right: benign by 24 / 32
+    path = write_scan(tmp_path / "a.dcm", frame, (0, 0, 32, 32), others=[(1, (36, 0, 32, 32))])
+    answer = answer_file(echo, path)
+    told = facts(answer)
+    assert (told["label"], told["lesion_px"], told["box"]) == ("benign", 24 * 32, (36, 0, 32, 24))
+    assert told["regions"] == ((0, 0, 32, 32), (36, 0, 32, 32))
+    assert "2, each predicted by itself" in view_facts(answer)
+    assert pixels(explain(echo, answer)["heat"]).shape == (40, 68, 3)
 
 
 def test_other_frames_are_answered_when_the_file_is_gone(echo, clip, tmp_path):
