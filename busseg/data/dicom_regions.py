@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 
 MOST = 8  # regions that are read of a frame; a quad screen has four
+_LISTED = 64  # items that are gone through; a broken file may hold many thousands
 SMALLEST_PX = 16  # side of a picture; some files mark a corner of a few pixels, or a single one
 _2D = 1
 _FORMATS = {0: "of no format", 2: "an M-mode", 3: "a Doppler spectrum", 4: "a waveform", 5: "graphics"}
@@ -19,7 +20,7 @@ _TISSUE, _COLOUR_FLOW = 1, 2
 _CM = 3
 _MM_PER_CM = 10
 _SLACK_PX = 2  # by which scanners round the corners of a region in another
-_NAMED = 4  # of the regions that are not read; a broken file may hold thousands
+_NAMED = 4  # of the regions that are not read
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,9 @@ def find_regions(header):
     Args:
         header: `pydicom.Dataset` with Rows and Columns. A broken or incomplete region is passed over, and named.
     """
+    items = header.get("SequenceOfUltrasoundRegions") or ()
     found, faults = [], []
-    for number, item in enumerate(header.get("SequenceOfUltrasoundRegions") or (), start=1):
+    for number, item in enumerate(items[:_LISTED], start=1):
         try:
             flat, fault = int(item.RegionSpatialFormat) == _2D, _fault(item, header)
         except Exception:  # an attribute is missing, or its value is broken; pydicom raises what it likes
@@ -62,6 +64,8 @@ def find_regions(header):
     if lost := [fault for flat, fault in faults if flat]:
         notes.append(f"not read: {_listed(lost)}")
     kept, more = _outermost(found)
+    if len(items) > _LISTED:
+        notes.append(f"not read: regions after the first {_LISTED}")
     if more:
         notes.append(f"not read: {more} regions beyond the {MOST} largest")
     scales = [_spacing_mm(item, header) for item in kept]

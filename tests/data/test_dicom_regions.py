@@ -101,9 +101,10 @@ def test_of_very_many_regions_the_largest_are_read_and_the_others_counted(read):
 
 
 def test_many_broken_regions_make_a_short_line(read):
-    (note,) = read(region(0, 0, 40, 60), *[pydicom.Dataset()] * 100).regions.notes
+    note, rest = read(region(0, 0, 40, 60), *[pydicom.Dataset()] * 100).regions.notes
     assert note.startswith("not read: region 2 is incomplete, region 3 is incomplete, ")
-    assert note.endswith(", region 5 is incomplete and 96 more")  # 100 less the four named
+    assert note.endswith(", region 5 is incomplete and 59 more")  # 63 less the four named
+    assert rest == "not read: regions after the first 64"
 
 
 def test_regions_of_different_scales_have_none(read):
