@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +18,9 @@ from busseg.cli.program import (
     needs_keras,
     progress_bar,
     report_failures,
-    report_foreign,
+    report_passed,
+    report_unreadable,
+    report_warnings,
     starting_keras,
 )
 from busseg.cli.terminal import say
@@ -26,7 +28,7 @@ from busseg.data.escaping import printable
 
 Inputs = Annotated[
     list[Path],
-    typer.Argument(help="Images or ultrasound DICOM, folders of them, or patterns such as 'scans/*.png'."),
+    typer.Argument(help="Images, videos or ultrasound DICOM, folders of them, or patterns such as 'scans/*.png'."),
 ]
 Model = Annotated[
     Path,
@@ -67,7 +69,8 @@ def predict(
     from busseg.data.claims import PREDICTION, check_folder
     from busseg.inference.batch import predict_files
     from busseg.inference.frames import count_frames
-    from busseg.inference.inputs import find_inputs
+    from busseg.inference.inputs import survey_inputs
+    from busseg.inference.predictor import UNREADABLE
 
     if engine not in ("threads", "ray"):
         raise ValueError(f"Expected an engine of threads, ray, found {engine!r}")
@@ -75,31 +78,37 @@ def predict(
         from busseg.inference.ray_engine import predict_files_on_ray
 
         predict_files = partial(predict_files_on_ray, model)
-    files = find_inputs(inputs)
+    files, passed = survey_inputs(inputs)
     check_folder(out, PREDICTION)  # before a model is loaded
     predictor = load_predictor(model, sensitivity)
     rows = predict_files(predictor, files, out, resume, probability_maps, json_lines, overlay_dicom)
     pictures = count_frames(files)
-    failed, foreign, malignant = {}, Counter(), 0
+    failed, warned, malignant, answered = {}, defaultdict(Counter), 0, 0
     for number, row in enumerate(track(rows, "Predicting", total=pictures)):
-        malignant += not row["error"] and _is_malignant(row, sensitivity)
         if row["error"]:
             failed.setdefault(row["file"], row)  # one line a file, however many frames
-        elif row["warning"]:
-            foreign[row["file"], row["warning"]] += 1
-        elif number < 20:
+            continue
+        warned[row["file"]][row["warning"]] += 1
+        headline = UNREADABLE
+        if row["warning"] != UNREADABLE:
+            answered += 1
+            malignant += _is_malignant(row, sensitivity)
             decision = f", malignant at sensitivity {sensitivity:g}" if _is_malignant(row, sensitivity) else ""
-            say(f"{_name(row)}: {row['label']}{_lesion(row)}{decision}")
+            headline = f"{row['label']}{_lesion(row)}{decision}"
+        if number < 20:
+            say(f"{_name(row)}: {headline}")
     if pictures > 20:
         say(f"... and {pictures - 20} more")
     if sensitivity is not None:
         point = predictor.operating_point
         say(
             f"Malignant at sensitivity {sensitivity:g} (95 % interval {point.low:.2f} to {point.high:.2f}), "
-            f"from p_malignant {point.threshold:.3f} on: {malignant} of {pictures} images"
+            f"from p_malignant {point.threshold:.3f} on: {malignant} of {answered} images"
         )
     say(f"Wrote {out}")
-    report_foreign(foreign)
+    report_passed(passed)
+    report_warnings(warned)
+    report_unreadable(warned)
     report_failures(list(failed.values()), len(files))
 
 
@@ -142,21 +151,22 @@ def explain(
     from busseg.data.claims import EXPLANATION, check_folder
     from busseg.inference.explanations import explain_files, open_model
     from busseg.inference.frames import count_frames
-    from busseg.inference.inputs import find_inputs
+    from busseg.inference.inputs import survey_inputs
 
-    files = find_inputs(inputs)
+    files, passed = survey_inputs(inputs)
     check_folder(out, EXPLANATION)  # before a model is loaded
     with starting_keras() if needs_keras(model) else nullcontext():
         predictor, network = open_model(model)
-    failed, foreign = {}, Counter()
+    failed, warned = {}, defaultdict(Counter)
     rows = explain_files(predictor, network, files, out)
     for row in track(rows, "Explaining", total=count_frames(files)):
         if row["error"]:
             failed.setdefault(row["file"], row)
-        elif row["warning"]:
-            foreign[row["file"], row["warning"]] += 1
+        else:
+            warned[row["file"]][row["warning"]] += 1
     say(f"Wrote {out}")
-    report_foreign(foreign)
+    report_passed(passed)
+    report_warnings(warned)
     report_failures(list(failed.values()), len(files))
 
 

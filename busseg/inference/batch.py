@@ -7,6 +7,7 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import tee
+from statistics import median
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from busseg.data.claims import PREDICTION, claim_folder
 from busseg.data.dicom import is_dicom
 from busseg.data.dicom_seg import write_overlay
 from busseg.data.files import append_row, append_text, blaming, flush, hidden_folder, read_csv, write_csv, write_text
-from busseg.data.images import write_image
+from busseg.data.images import read_image, write_image
 from busseg.data.sample import TASKS
 from busseg.data.threads import PIXELS_AHEAD, map_in_turn
 from busseg.inference.frames import (
@@ -25,7 +26,7 @@ from busseg.inference.frames import (
     predict_frames,
     segment_scan,
 )
-from busseg.inference.overlay import draw_overlay
+from busseg.inference.overlay import caption_as_unreadable, draw_overlay
 from busseg.inference.predictor import UNREADABLE
 from busseg.inference.results import refuse_foreign
 
@@ -94,6 +95,9 @@ def predict_files(
     and overlays are of the whole frame. Each DICOM file gets its lesions of all frames as DICOM, too, `NAME_seg.dcm`;
     see `write_segmentation`. Of tissue, which has no mask, the table is all there is.
 
+    A clip is judged as a whole: where the median novelty of its frames is above 1, all its rows and overlays say that
+    it is `UNREADABLE`. Of such a DICOM file, no segmentation is written.
+
     A file that cannot be read gets a row with its error, and the others go on.
 
     Args:
@@ -101,7 +105,8 @@ def predict_files(
         inputs: Dict from path to the results' path, as `find_inputs` gives it.
         out: Path of the output folder. A former `predictions.csv` there is replaced.
         resume: Whether to go on with the prediction in `out` instead: a picture whose row, without an error, and
-            results are all there is not predicted again, whatever model that was. A clip is predicted again as a whole.
+            results are all there is not predicted again, whatever model that was. A DICOM clip is predicted again as a
+            whole.
             A table of another sensitivity is refused.
         probability_maps: Whether to write `NAME_probability.png`, too: 0..255 for lesion probabilities of 0..1. Not of
             tissue.
@@ -111,9 +116,9 @@ def predict_files(
         engine: What predicts and writes pictures, a function like `predict_in_threads`.
 
     Yields:
-        Dicts with `fields`, one a picture in the order of `inputs`, as in `predictions.csv`. The content of its results
-        is on the disk by then; their names and the rows are once all are done. If the machine stops before, `resume`
-        does again what is missing.
+        Dicts with `fields`, one a picture in the order of `inputs`, as in `predictions.csv`; those of a clip once all
+        its frames are predicted. The content of its results is on the disk by then; their names and the rows are once
+        all are done. If the machine stops before, `resume` does again what is missing.
 
     Raises:
         FileExistsError: If `out` holds other files than a former prediction, or one of them has a result's name.
@@ -140,10 +145,11 @@ def predict_files(
         (out / PARQUET).unlink(missing_ok=True)  # written last, by the engine that does
         ahead, frames = tee(found)
         to_do = (frame for frame in ahead if frame.key not in done)
-        predicted = engine(predictor, to_do, out, pictures, json_lines, uuid.uuid4().hex if overlay_dicom else None)
+        run = uuid.uuid4().hex if overlay_dicom else None
+        predicted = engine(predictor, to_do, out, pictures, json_lines, run)
         try:
             told = _in_order(frames, done, predicted)
-            for frame, row, line in _segmented(told, inputs, out, predictor):
+            for frame, row, line in _settled(told, inputs, out, run, predictor):
                 if frame.key not in done:
                     # One by one, so that what is done stays told when the rest is stopped; the row last, which says it.
                     if json_lines:
@@ -187,7 +193,8 @@ def _done(inputs, out, columns, pictures, json_lines, overlay_dicom):
     for path, target in inputs.items():
         keys = of_file[str(path)]
         scan = bool(keys) and is_dicom(path)
-        if scan and not (out / f"{target}{SEGMENTATION}").exists():
+        segmented = (out / f"{target}{SEGMENTATION}").exists() or is_unreadable([rows[key] for key in keys])
+        if scan and not segmented:
             continue
         ends = [*pictures, _OVERLAY] if scan and overlay_dicom else pictures
         for key in sorted(keys, key=lambda key: int(key[1] or 0)):
@@ -273,22 +280,49 @@ def _in_order(frames, done, predicted):
         yield frame, *(next(predicted) if new else done[frame.key]), new
 
 
-def _segmented(told, inputs, out, predictor):
-    """`(frame, row, line)` of what `_in_order` gives; a scan is segmented by the time that its last frame comes."""
+def _settled(told, inputs, out, run, predictor):
+    """`(frame, row, line)` of what `_in_order` gives; of a file once all its frames are there to judge and segment."""
+    whole, changed = [], False
     for frame, row, line, new in told:
-        if frame.number in (None, 1):
-            rows, changed = [], False
-        rows.append(row)
+        whole.append([frame, row, line])
         changed = changed or new
-        if frame.ends_scan and changed:
-            target = inputs[frame.path]
+        if not frame.ends_file:
+            continue
+        unreadable = is_unreadable([row for _, row, _ in whole])
+        if unreadable and changed:
+            whole = [_as_unreadable(*one, out, run) for one in whole]
+        if frame.scan and changed:
+            target, rows = inputs[frame.path], [row for _, row, _ in whole]
             (out / f"{target}{SEGMENTATION}").unlink(missing_ok=True)  # a former one tells of other results
             try:
-                if not any(row["error"] for row in rows):
+                if not unreadable and not any(row["error"] for row in rows):
                     segment_scan(frame.scan, target, rows, out, predictor.name)
             except ValueError as error:
-                row, line = failure(frame, error, predictor.task)
-        yield frame, row, line
+                whole[-1][1:] = failure(frame, error, predictor.task)
+        yield from whole
+        whole, changed = [], False
+
+
+def is_unreadable(rows):
+    """Whether a file is `UNREADABLE` by the rows of its pictures: all are, or the median novelty is above 1."""
+    rows = [row for row in rows if not row["error"]]
+    novelty = [float(row["novelty"]) for row in rows if row.get("novelty")]
+    by_each = bool(rows) and all(row["warning"] == UNREADABLE for row in rows)
+    return by_each or median(novelty or [0]) > 1
+
+
+def _as_unreadable(frame, row, line, out, run):
+    """Let a picture of an `UNREADABLE` clip say so that by itself is readable."""
+    if row["error"] or row["warning"] == UNREADABLE:
+        return [frame, row, line]
+    path = out / f"{frame.target}_overlay.png"
+    height = len(read_image(out / f"{frame.target}_mask.png"))
+    picture = caption_as_unreadable(read_image(path, colour=True), height)
+    write_image(path, picture)
+    if run and frame.scan:
+        write_overlay(out / f"{frame.target}{_OVERLAY}", frame.scan, frame.number, picture, run)
+    line = line and json.dumps(json.loads(line) | {"warning": UNREADABLE}) + "\n"
+    return [frame, row | {"warning": UNREADABLE}, line]
 
 
 def failure(frame, error, task):
@@ -312,7 +346,7 @@ def _row(frame, prediction, task):
         }
     if prediction.malignant is not None:
         row[decision_column(prediction.sensitivity)] = prediction.malignant
-    return row | {"warning": "" if prediction.readable else UNREADABLE}
+    return row | {"warning": prediction.warning or ""}
 
 
 def _line(frame, prediction, task):
@@ -335,5 +369,5 @@ def _line(frame, prediction, task):
         }
     if prediction.malignant is not None:
         told[decision_column(prediction.sensitivity)] = prediction.malignant
-    told["warning"] = None if prediction.readable else UNREADABLE
+    told["warning"] = prediction.warning
     return json.dumps(told) + "\n"

@@ -11,7 +11,7 @@ from busseg.data.images import write_image
 from busseg.inference.frames import find_frames, predict_frame
 from busseg.inference.occlusion import occlusion
 from busseg.inference.overlay import draw_contour, draw_heat
-from busseg.inference.predictor import UNREADABLE, Predictor
+from busseg.inference.predictor import Predictor
 from busseg.inference.results import refuse_foreign
 
 TABLE = EXPLANATION.marker
@@ -112,7 +112,7 @@ def _explain(predictor, network, frame, image, prediction, target):
     with replacing(f"{target}_heat.npz") as temporary:
         np.savez_compressed(temporary, **heats)
     row = {"label": prediction.label, "occlusion_peak": f"{heats['occlusion'].max():.6f}"}
-    row["warning"] = "" if prediction.readable else UNREADABLE
+    row["warning"] = prediction.warning or ""
     if prediction.mask is not None:
         row["lesion_fraction"] = f"{prediction.lesion_fraction:.6f}"
         row |= {f"{name}_in_lesion": _share(heat, prediction.mask) for name, heat in heats.items()}

@@ -1,10 +1,11 @@
-"""What a file holds that can be predicted: one image, or the frames of ultrasound DICOM; and the DICOM results."""
+"""What a file holds that can be predicted: one image, or the frames of a clip or DICOM; and the DICOM results."""
 
 import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from busseg.data.clips import Clip, find_clip
 from busseg.data.dicom import Scan, is_dicom, read_dicom
 from busseg.data.dicom_seg import write_segmentation
 from busseg.data.images import count_pixels, read_image
@@ -22,7 +23,8 @@ class Frame:
         path: Path of its file.
         target: Path of its results without suffix, relative to the output folder.
         number: Its number in a clip, from 1; None of a single image.
-        scan: The `Scan` that it is of; None of an image file.
+        scan: The `Scan` that it is of; None of other files.
+        clip: The `Clip` that it is of; None of DICOM, and of images that `read_image` reads.
         error: Why there is none in the file, one line, or None.
     """
 
@@ -31,6 +33,7 @@ class Frame:
     number: int | None = None
     scan: Scan | None = None
     error: str | None = None
+    clip: Clip | None = None
 
     @property
     def key(self):
@@ -38,17 +41,18 @@ class Frame:
         return str(self.path), "" if self.number is None else str(self.number)
 
     @property
-    def ends_scan(self):
-        """Whether all of a DICOM file is predicted once this frame is."""
-        if self.scan is None:
-            return False
-        return self.error is not None if self.scan.missing else self.number in (None, self.scan.frame_count)
+    def ends_file(self):
+        """Whether all of its file is predicted once this frame is."""
+        if self.scan and self.scan.missing:
+            return self.error is not None
+        return self.number is None or self.number == (self.scan or self.clip).frame_count
 
     def count_pixels(self):
         """The number of pixels to read, by the header alone; 0 if they cannot be read."""
         if self.error:
             return 0
-        return math.prod(self.scan.shape) if self.scan else count_pixels(self.path)
+        held = self.scan or self.clip
+        return math.prod(held.shape) if held else count_pixels(self.path)
 
     def read(self, predictor):
         """Read the pixels as `predictor` takes them; of DICOM, the frame with its B-mode region alone, for what stands
@@ -59,18 +63,20 @@ class Frame:
         """
         if self.error:
             raise ValueError(self.error)
+        if self.clip:
+            return self.clip.read_frame(self.number or 1, predictor.colour)
         if self.scan is None:
             return predictor.read(self.path)
         return self.scan.place(self.scan.crop(self.scan.read_frame(self.number or 1)))
 
 
 def find_frames(path, target, task):
-    """Find what a file holds, by its header alone.
+    """Find what a file holds, by its header alone; of videos, by going through them.
 
     Args:
-        path: Path of an image or DICOM file.
+        path: Path of an image, video or DICOM file.
         target: Path of its results without suffix, relative to the output folder.
-        task: The task of the model; only ultrasound is read from DICOM.
+        task: The task of the model; only ultrasound is read from DICOM and clips.
 
     Returns:
         List of `Frame`: of a clip, one for each of its frames, whose target ends in its number, `_frame001`; else one.
@@ -80,7 +86,7 @@ def find_frames(path, target, task):
         ImportError: If pydicom is missing.
     """
     if task != "ultrasound" or not is_dicom(path):
-        return [Frame(path, target)]
+        return _frames_of_clip(path, target, task)
     try:
         scan = read_dicom(path)
     except (OSError, ValueError) as error:
@@ -95,6 +101,18 @@ def find_frames(path, target, task):
     return frames
 
 
+def _frames_of_clip(path, target, task):
+    try:
+        clip = find_clip(path)
+    except (OSError, ValueError) as error:
+        return [Frame(path, target, error=str(error))]
+    if clip is None or clip.frame_count == 1:
+        return [Frame(path, target, clip=clip)]
+    if task != "ultrasound":
+        return [Frame(path, target, error=f"Expected a single image, found {clip.frame_count} frames: {path}")]
+    return [Frame(path, frame_target(target, n), n, clip=clip) for n in range(1, clip.frame_count + 1)]
+
+
 def frame_target(target, number):
     """The target of a clip's frame, or of a single image, where the number is None or empty."""
     return Path(f"{target}_frame{int(number):03}") if number else target
@@ -107,7 +125,7 @@ def target_of_clip(target):
 
 
 def count_frames(paths):
-    """How many pictures files hold, by the headers of those that are DICOM."""
+    """How many pictures files hold; see `find_frames`."""
     return sum(len(find_frames(path, Path(), "ultrasound")) for path in paths)
 
 
@@ -160,6 +178,6 @@ def segment_scan(scan, target, rows, out, model):
     """
     numbers = [row["frame"] for row in rows]
     masks = (read_image(out / f"{frame_target(target, number)}_mask.png") // 255 for number in numbers)
-    foreign = sum(bool(row["warning"]) for row in rows)
+    foreign = sum(row["warning"] == UNREADABLE for row in rows)
     remark = f"{UNREADABLE.capitalize()} in {foreign} of {len(rows)} frames" if foreign else ""
     write_segmentation(out / f"{target}{SEGMENTATION}", scan, masks, [row["label"] for row in rows], model, remark)
