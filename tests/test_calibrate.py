@@ -265,5 +265,5 @@ def test_foreign_and_broken_images_are_named_and_left_out(tiny, phantom_samples,
     told = {failure["file"]: failure["error"] for failure in failures}
     assert told["broken.png"] == f"Expected an image, found an empty file (0 bytes): {tmp_path / 'broken.png'}"
     assert told["foreign.png"] == (
-        f"Expected a scan that the model can read, found one not like a breast ultrasound: {tmp_path / 'foreign.png'}"
+        f"Expected a scan that the model can read, found one not like breast ultrasound: {tmp_path / 'foreign.png'}"
     )

@@ -431,7 +431,7 @@ def test_predict_in_a_process_goes_on_past_a_broken_image_and_ends_with_1(echo_f
     assert done.status == 1
     # Nothing else is there: what TensorFlow says when it starts is not for users.
     assert done.err.splitlines() == [
-        f"busseg: skipped: Expected a PNG, JPEG, BMP or TIFF image, found something else: {tmp_path}/s/b.png",
+        f"busseg: skipped: Expected an image or a video, found text: {tmp_path}/s/b.png",
         "busseg: 1 of 3 files could not be read",
     ]
     assert [bool(row["error"]) for row in read_csv(tmp_path / "out/predictions.csv")] == [False, True, False]
@@ -495,7 +495,7 @@ def test_explain_of_a_shipped_model_starts_no_keras_and_goes_on_past_a_broken_im
     done = finish(start("explain", tmp_path / "s", "--model", "small", "--out", tmp_path / "out", code=code))
     assert done.status == 1
     assert done.out.endswith(f"Wrote {tmp_path}/out\nloaded: []\n")
-    told = f"busseg: skipped: Expected a PNG, JPEG, BMP or TIFF image, found something else: {tmp_path}/s/b.png"
+    told = f"busseg: skipped: Expected an image or a video, found text: {tmp_path}/s/b.png"
     assert done.err.splitlines()[-2:] == [told, "busseg: 1 of 2 files could not be read"]
     assert names(tmp_path / "out") == {"a_occlusion.png", "a_heat.npz", "explanations.csv"}
 

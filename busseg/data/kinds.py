@@ -28,7 +28,7 @@ _CONVERT = {
     "PDF": "extract its images, as `pdfimages -png` does",
     "SVG": _AS_PNG, "Photoshop": _AS_PNG,
     "ZIP": _UNPACK, "gzip": _UNPACK, "7-Zip": _UNPACK, "RAR": _UNPACK, "tar": _UNPACK,
-    "DICOM": "models of tissue take images; save it as PNG",
+    "DICOM": "`busseg predict` reads it by a model of ultrasound",
 }  # fmt: skip
 
 _HEAD_BYTES = 512
@@ -97,7 +97,7 @@ def _is_text(head):
 def refuse_kind(kind):
     """What is wrong with a file of a kind that is not read, in words, with the way to convert it."""
     way = f"; {_CONVERT[kind]}" if kind in _CONVERT else ""
-    return f"an image, a video or ultrasound DICOM, found {kind or 'something else'}{way}"
+    return f"an image or a video, found {kind or 'something else'}{way}"
 
 
 def is_convertible(kind):

@@ -68,7 +68,7 @@ def test_facts_are_what_was_predicted(answer):
 def test_facts_warn_of_an_image_that_the_model_cannot_read(answer):
     foreign = Prediction("benign", np.float32([0, 1, 0]), np.uint8(MAP > 0), MAP, novelty=1.01)
     told = facts(Answer("scan.png", answer.image, foreign, CLASSES))
-    assert told["warning"] == "not like a breast ultrasound"
+    assert told["warning"] == "not like breast ultrasound"
 
 
 # === Files ===

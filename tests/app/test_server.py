@@ -58,7 +58,7 @@ def foul(tmp_path_factory):
 
 
 REFUSED = {
-    "text": "Expected a PNG, JPEG, BMP or TIFF image, found something else: text.png",
+    "text": "Expected an image or a video, found text: text.png",
     "huge": "Expected at most 25000000 pixels, found 10000 x 10000: huge.png",
 }
 

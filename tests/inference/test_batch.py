@@ -95,7 +95,7 @@ def test_every_image_gets_its_mask_its_overlay_and_its_row(tmp_path, predictor):
     ]  # fmt: skip
     assert (out / "predictions.csv").read_text().splitlines() == [
         HEADER,
-        f"{tmp_path}/s/deep/black.png,,normal,1.000000,0.000000,0.000000,0,0.000000,,,,,,",
+        f"{tmp_path}/s/deep/black.png,,normal,1.000000,0.000000,0.000000,0,0.000000,,,,,nearly one grey,",
         # Half of the 32 x 32 pixels are white: 512, and the mean is 1/2.
         f"{tmp_path}/s/half.png,,normal,0.500000,0.500000,0.000000,512,0.500000,,,,,,",
     ]
@@ -137,10 +137,10 @@ def test_image_unlike_the_known_ones_is_warned_of_and_predicted_all_the_same(tmp
     inputs = find_inputs([tmp_path / "dark.png", tmp_path / "bright.png"])
     dark, bright = predict_files(Predictor(told_model), inputs, tmp_path / "out", json_lines=True)
     # Of 51 / 255 = 0.2, the classes have 0.8, 0.2 and 0.
-    assert (dark["uncertainty"], dark["novelty"], dark["warning"]) == ("0.200000", "0.400000", "")
+    assert (dark["uncertainty"], dark["novelty"], dark["warning"]) == ("0.200000", "0.400000", "nearly one grey")
     assert (bright["novelty"], bright["warning"], bright["error"]) == ("1.600000", UNREADABLE, "")
     lines = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
-    assert [(line["novelty"], line["warning"]) for line in lines] == [(0.4, None), (1.6, UNREADABLE)]
+    assert [(line["novelty"], line["warning"]) for line in lines] == [(0.4, "nearly one grey"), (1.6, UNREADABLE)]
     assert {"dark_mask.png", "bright_mask.png"} <= set(names(tmp_path / "out"))
 
 

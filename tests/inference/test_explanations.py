@@ -37,7 +37,7 @@ def test_each_image_has_pictures_arrays_and_a_row_and_a_broken_one_its_error(sca
     rows = list(explain_files(Predictor(unet), unet, inputs, out))
     ends = (*(f"{name}.png" for name in HEATS), "heat.npz")
     assert written(out) == {"explanations.csv", *(f"{name}_{end}" for name in ("a", "s/c") for end in ends)}
-    assert [row["error"].partition(",")[0] for row in rows] == ["", "Expected a PNG", ""]
+    assert [row["error"].partition(",")[0] for row in rows] == ["", "Expected an image or a video", ""]
     assert read_csv(out / "explanations.csv") == rows
     mask = Predictor(unet).predict(scans / "a.png").mask
     with np.load(out / "a_heat.npz") as heats:

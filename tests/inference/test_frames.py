@@ -63,11 +63,11 @@ def test_file_is_one_picture_or_the_frames_of_a_clip(tmp_path, write_scan, clip)
     assert count_frames([clip, single, tmp_path / "image.png"]) == 5
 
 
-def test_scan_is_over_with_its_last_frame(tmp_path, clip, write_scan):
+def test_file_is_over_with_its_last_frame(tmp_path, clip, write_scan):
     single = write_scan(tmp_path / "single", frame_with(8))
-    assert [frame.ends_scan for frame in find_frames(clip, Path("clip"), "ultrasound")] == [False, False, True]
-    assert [frame.ends_scan for frame in find_frames(single, Path("s"), "ultrasound")] == [True]
-    assert not Frame(tmp_path / "image.png", Path("image")).ends_scan
+    assert [frame.ends_file for frame in find_frames(clip, Path("clip"), "ultrasound")] == [False, False, True]
+    assert [frame.ends_file for frame in find_frames(single, Path("s"), "ultrasound")] == [True]
+    assert Frame(tmp_path / "image.png", Path("image")).ends_file
 
 
 def test_broken_scan_is_one_picture_that_says_why_when_it_is_read(tmp_path, predictor):
@@ -178,12 +178,48 @@ def test_what_is_written_around_the_region_changes_no_answer_and_is_in_no_pictur
     np.testing.assert_array_equal(capture.pixel_array, picture)
 
 
-def test_scan_unlike_the_known_ones_is_segmented_with_the_warning(tmp_path, told_model, clip):
-    rows = predict(Predictor(told_model), clip, out=tmp_path / "out")
-    # The novelty is twice the mean: 0.5, 1.5 and 2.
-    assert [row["warning"] for row in rows] == ["", UNREADABLE, UNREADABLE]
+def test_clip_with_a_frame_unlike_the_known_ones_is_segmented_with_the_warning(tmp_path, told_model, write_scan):
+    pixels = np.stack([frame_with(8), frame_with(12), frame_with(24)])
+    path = write_scan(tmp_path / "s/clip.dcm", pixels, REGION)
+    rows = predict(Predictor(told_model), path, out=tmp_path / "out")
+    # The novelty is twice the mean: 0.5, 0.75 and 1.5; the median is 0.75.
+    assert [row["warning"] for row in rows] == ["", "", UNREADABLE]
     (segment,) = highdicom.seg.segread(tmp_path / "out/clip_seg.dcm").SegmentSequence
-    assert segment.SegmentDescription == "Not like a breast ultrasound in 2 of 3 frames"
+    assert segment.SegmentDescription == "Not like breast ultrasound in 1 of 3 frames"
+
+
+def test_clip_unlike_the_known_ones_as_a_whole_has_the_warning_in_all_and_no_segmentation(
+    tmp_path, told_model, clip, write_scan
+):
+    predictor, out = Predictor(told_model), tmp_path / "out"
+    whole = np.stack([frame_with(8)] * 3)
+    predict(predictor, write_scan(tmp_path / "other/clip.dcm", whole, REGION), out=out)
+    assert "clip_seg.dcm" in names(out)
+    rows = predict(predictor, clip, out=out, json_lines=True, overlay_dicom=True)
+    # The novelty is 0.5, 1.5 and 2; the median is 1.5.
+    assert [(row["novelty"], row["warning"]) for row in rows] == [
+        ("0.500000", UNREADABLE), ("1.500000", UNREADABLE), ("2.000000", UNREADABLE),
+    ]  # fmt: skip
+    assert [row["label"] for row in rows] == ["normal", "benign", "benign"]  # what it says is kept
+    assert read_csv(out / "predictions.csv") == [{key: str(value) for key, value in row.items()} for row in rows]
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert [line["warning"] for line in lines] == [UNREADABLE] * 3
+    assert "clip_seg.dcm" not in names(out)  # nor that of the former prediction
+    pictures = [read_image(out / f"clip_frame00{number}_overlay.png", colour=True) for number in (1, 2, 3)]
+    strip = len(pictures[0]) - 50
+    for number, picture in enumerate(pictures, start=1):
+        np.testing.assert_array_equal(picture[:strip], pictures[1][:strip])  # no strip has a class
+        capture = highdicom.imread(out / f"clip_frame00{number}_overlay.dcm")
+        np.testing.assert_array_equal(capture.pixel_array, picture)
+    again = predict(predictor, clip, out=out, json_lines=True, overlay_dicom=True, resume=True)
+    assert again == read_csv(out / "predictions.csv")
+
+
+def test_clip_without_segmentation_is_not_predicted_again(tmp_path, told_model, clip):
+    predict(Predictor(told_model), clip, out=tmp_path / "out")
+    predictor = Counting(told_model)
+    rows = predict(predictor, clip, out=tmp_path / "out", resume=True)
+    assert (len(rows), predictor.asked) == (3, 0)
 
 
 def test_overlays_of_scans_alone_are_dicom_and_of_a_clip_a_series(tmp_path, predictor, clip):
@@ -239,7 +275,7 @@ def test_model_of_tissue_refuses_scans(tmp_path, clip):
 
     predictor = Predictor(build_classifier(32, 2, "plain", width=4, depth=2))
     (row,) = predict(predictor, clip, out=tmp_path / "out")
-    assert row["error"].startswith("Expected a PNG, JPEG, BMP or TIFF image, found something else")
+    assert row["error"].startswith("Expected an image or a video, found DICOM; ")
 
 
 # === Stopping, and going on ===
@@ -307,9 +343,10 @@ def test_missing_result_is_made_again(tmp_path, echo_model, clips, gone, asked):
 
 
 def test_only_a_few_frames_of_a_clip_are_ahead(tmp_path, echo_model, write_scan):
-    path = write_scan(tmp_path / "long.dcm", np.stack([frame_with(24)] * 100), REGION)
+    write_scan(tmp_path / "s/first.dcm", frame_with(24), REGION)
+    write_scan(tmp_path / "s/long.dcm", np.stack([frame_with(24)] * 100), REGION)
     predictor = Counting(echo_model)
-    rows = predict_files(predictor, find_inputs([path]), tmp_path / "out")
+    rows = predict_files(predictor, find_inputs([tmp_path / "s"]), tmp_path / "out")
     next(rows)
     rows.close()
     assert predictor.asked < 100
