@@ -408,7 +408,10 @@ def test_predict_tells_each_image_and_writes_its_files(call, echo_file, tmp_path
     write_image(tmp_path / "s/b.png", np.full((32, 64), 255, np.uint8))
     out = tmp_path / "out"
     done = call("predict", tmp_path / "a.png", tmp_path / "s", "--model", echo_file, "--out", out)
-    assert (done.status, done.err) == (0, "")
+    assert done.status == 0
+    assert done.err.splitlines() == [
+        f"busseg: warning: nearly one grey: {tmp_path}/{name}.png" for name in ("a", "s/b")
+    ]
     assert f"{tmp_path}/a.png: normal, lesion 0.0% of the image\n" in done.out
     assert f"{tmp_path}/s/b.png: normal, lesion 100.0% of the image\n" in done.out  # half the square is white
     files = {f"{name}_{what}.png" for name in "ab" for what in ("mask", "overlay")}
@@ -425,7 +428,7 @@ def test_predict_tells_each_image_and_writes_its_files(call, echo_file, tmp_path
 
 def test_predict_in_a_process_goes_on_past_a_broken_image_and_ends_with_1(echo_file, tmp_path):
     for name in ("a", "c"):
-        write_image(tmp_path / f"s/{name}.png", np.zeros((32, 32), np.uint8))
+        write_image(tmp_path / f"s/{name}.png", np.tile(np.arange(0, 128, 4, np.uint8), (32, 1)))
     (tmp_path / "s/b.png").write_text("hello")
     done = finish(start("predict", tmp_path / "s", "--model", echo_file, "--out", tmp_path / "out"))
     assert done.status == 1

@@ -52,7 +52,7 @@ def _blaming(path):
     try:
         yield
     except Exception as error:
-        if str(error).startswith("Expected "):
+        if str(error).endswith(f": {path}"):  # a line of ours
             raise
         found = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"Expected a complete image or video, found a broken file ({found}): {path}") from error
