@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress, track
 
 from busseg.cli.program import (
     Sensitivity,
@@ -81,22 +81,24 @@ def predict(
     files, passed = survey_inputs(inputs)
     check_folder(out, PREDICTION)  # before a model is loaded
     predictor = load_predictor(model, sensitivity)
-    rows = predict_files(predictor, files, out, resume, probability_maps, json_lines, overlay_dicom)
     pictures = count_frames(files)
     failed, warned, malignant, answered = {}, defaultdict(Counter), 0, 0
-    for number, row in enumerate(track(rows, "Predicting", total=pictures)):
-        if row["error"]:
-            failed.setdefault(row["file"], row)  # one line a file, however many frames
-            continue
-        warned[row["file"]][row["warning"]] += 1
-        headline = UNREADABLE
-        if row["warning"] != UNREADABLE:
-            answered += 1
-            malignant += _is_malignant(row, sensitivity)
-            decision = f", malignant at sensitivity {sensitivity:g}" if _is_malignant(row, sensitivity) else ""
-            headline = f"{row['label']}{_lesion(row)}{decision}"
-        if number < 20:
-            say(f"{_name(row)}: {headline}")
+    with Progress() as bar:
+        watch = partial(bar.advance, bar.add_task("Predicting", total=pictures))
+        options = resume, probability_maps, json_lines, overlay_dicom
+        for number, row in enumerate(predict_files(predictor, files, out, *options, watch=watch)):
+            if row["error"]:
+                failed.setdefault(row["file"], row)  # one line a file, however many frames
+                continue
+            warned[row["file"]][row["warning"]] += 1
+            headline = UNREADABLE
+            if row["warning"] != UNREADABLE:
+                answered += 1
+                malignant += _is_malignant(row, sensitivity)
+                decision = f", malignant at sensitivity {sensitivity:g}" if _is_malignant(row, sensitivity) else ""
+                headline = f"{row['label']}{_lesion(row)}{decision}"
+            if number < 20:
+                say(f"{_name(row)}: {headline}")
     if pictures > 20:
         say(f"... and {pictures - 20} more")
     if sensitivity is not None:

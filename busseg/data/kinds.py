@@ -89,7 +89,7 @@ def _is_text(head):
     try:
         head.decode()
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 3:  # else a letter that the end of the head cuts
+        if error.start < _HEAD_BYTES - 3:  # else a letter that the end of the head cuts
             return False
     return bool(head) and b"\0" not in head
 

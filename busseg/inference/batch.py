@@ -86,7 +86,7 @@ def predict_in_threads(predictor, frames, out, pictures, json_lines, run):
 
 def predict_files(
     predictor, inputs, out, resume=False, probability_maps=False, json_lines=False, overlay_dicom=False,
-    engine=predict_in_threads,
+    engine=predict_in_threads, watch=lambda: None,
 ):  # fmt: skip
     """Predict image and DICOM files and write, for each picture in them, `NAME_mask.png` (0/255) and
     `NAME_overlay.png`, and one table of all.
@@ -114,6 +114,7 @@ def predict_files(
             contours of the lesion; see `Prediction`.
         overlay_dicom: Whether to write the overlays of DICOM files as DICOM, too, `NAME_overlay.dcm`.
         engine: What predicts and writes pictures, a function like `predict_in_threads`.
+        watch: Function that is called once for each picture that is predicted, before a clip's rows come.
 
     Yields:
         Dicts with `fields`, one a picture in the order of `inputs`, as in `predictions.csv`; those of a clip once all
@@ -149,7 +150,7 @@ def predict_files(
         predicted = engine(predictor, to_do, out, pictures, json_lines, run)
         try:
             told = _in_order(frames, done, predicted)
-            for frame, row, line in _settled(told, inputs, out, run, predictor):
+            for frame, row, line in _settled(told, inputs, out, run, predictor, watch):
                 if frame.key not in done:
                     # One by one, so that what is done stays told when the rest is stopped; the row last, which says it.
                     if json_lines:
@@ -280,11 +281,12 @@ def _in_order(frames, done, predicted):
         yield frame, *(next(predicted) if new else done[frame.key]), new
 
 
-def _settled(told, inputs, out, run, predictor):
+def _settled(told, inputs, out, run, predictor, watch):
     """`(frame, row, line)` of what `_in_order` gives; of a file once all its frames are there to judge and segment."""
     whole, changed = [], False
     for frame, row, line, new in told:
         whole.append([frame, row, line])
+        watch()
         changed = changed or new
         if not frame.ends_file:
             continue

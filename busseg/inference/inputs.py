@@ -16,7 +16,7 @@ from busseg.data.dicom_pixels import import_pydicom
 from busseg.data.kinds import find_kind, is_convertible, is_readable_name
 from busseg.inference.frames import target_of_clip
 
-_URL = re.compile(r"[A-Za-z][A-Za-z+.-]+:/")  # one letter is a disk of Windows
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # one letter is a disk of Windows
 _NAMED = 3  # files of each kind that are passed over
 _OF_DICOM = "1.2.840.10008."  # begins the identifiers that the standard gives
 _LONGEST_NAME = 180  # bytes; of the 255 that file systems allow, writers add some to the ends of results' names
@@ -52,7 +52,8 @@ def survey_inputs(paths):
     found, passed = {}, []
     for path in map(Path, paths):
         if _URL.match(str(path)) and not path.exists():
-            raise FileNotFoundError(f"Expected a file or a folder, found a URL; download it first: {path}")
+            url = str(path).replace(":/", "://", 1)  # as it was, for a path has no empty part
+            raise FileNotFoundError(f"Expected a file or a folder, found a URL; download it first: {url}")
         if path.is_dir():
             files, closed = _walk(path)
             images, others = _sort(files)
@@ -105,7 +106,7 @@ def _list(passed):
     kinds = defaultdict(list)
     for path, kind in passed:
         kinds[kind].append(path.name)
-    ordered = sorted(kinds, key=lambda kind: (not is_convertible(kind.split(",")[0]), kind))
+    ordered = sorted(kinds, key=lambda kind: (not is_convertible(kind.split(" of ")[0]), kind))
     return ", ".join(f"{len(names)} {kind} ({_some(names)})" for kind, names in ((k, kinds[k]) for k in ordered))
 
 
@@ -172,14 +173,14 @@ def _other(path):
 
 
 def _other_dicom(path):
-    """What a DICOM file is, by its first bytes, such as "DICOM, Segmentation Storage"; None of ultrasound."""
+    """What a DICOM file is, by its first bytes, such as "DICOM of Segmentation Storage"; None of ultrasound."""
     try:
         pydicom = import_pydicom(path)
         kind = pydicom.filereader.read_file_meta_info(path).get("MediaStorageSOPClassUID", "")
     except Exception:  # whatever is wrong with it is told when it is read
         return None
     known = kind.name != kind or not kind.startswith(_OF_DICOM)  # a broken one is none
-    return f"DICOM, {kind.name}" if kind and known and kind.is_valid and kind not in SOP_CLASSES else None
+    return f"DICOM of {kind.name}" if kind and known and kind.is_valid and kind not in SOP_CLASSES else None
 
 
 def _is_mask(file, stems):

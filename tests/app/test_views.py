@@ -92,4 +92,18 @@ def test_table_tells_errors_by_the_name_and_leaves_empty_columns_out():
     assert re.findall(r'<th scope="col">(\w+)', text) == ["file", "label", "p_benign"]
     assert re.findall(r"<tr><td>(.*?)</td>", text) == ["a.png", "b.png<small>Expected an image</small>"]
     assert "<td>0.988</td>" in text
+
+
+def test_table_tells_no_class_of_what_the_model_cannot_read():
+    warnings = ("", "not like breast ultrasound")
+    rows = [{"file": "a.png", "label": "benign", "warning": warning, "error": ""} for warning in warnings]
+    text = view_table({"rows": rows, "zip": "/results/x"})
+    assert re.findall(r"<td>(.*?)</td>", text) == [
+        "a.png", "benign", "a.png<small>not like breast ultrasound</small>", "",
+    ]  # fmt: skip
+
+
+def test_table_counts_what_could_not_be_read():
+    rows = [{"file": name, "label": "", "warning": "", "error": error} for name, error in (("a", ""), ("b", "Why"))]
+    text = view_table({"rows": rows, "zip": "/results/x"})
     assert "2 images, 1 of them could not be read" in text

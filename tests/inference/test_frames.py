@@ -2,6 +2,7 @@ import csv
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,7 +13,7 @@ from busseg.data.images import read_image, write_image
 from busseg.data.phantom import draw_phantom
 from busseg.inference.batch import predict_files
 from busseg.inference.frames import Frame, count_frames, find_frames, frame_target, predict_frames
-from busseg.inference.inputs import find_inputs
+from busseg.inference.inputs import find_inputs, survey_inputs
 from busseg.inference.predictor import UNREADABLE, Predictor
 
 highdicom = pytest.importorskip("highdicom", reason="needs busseg[dicom]")
@@ -100,6 +101,62 @@ def test_picture_that_is_called_like_the_frame_of_a_clip_is_refused(tmp_path, cl
     with pytest.raises(ValueError, match=rf"one like its frame: {clip}, {tmp_path}/s/clip_frame002\.png$"):
         find_inputs([tmp_path / "s"])
     assert len(find_inputs([tmp_path / "s/clip_frame002.png", tmp_path / "s/other_frame002.png"])) == 2
+
+
+def test_scans_of_another_kind_are_passed_over_unless_they_are_named(tmp_path, write_scan):
+    study = tmp_path / "s"
+    for name, kind in (("a", "6.1"), ("seg", "66.4"), ("overlay", "7"), ("report", "88.33"), ("ct.dcm", "2")):
+        write_scan(study / name, frame_with(8), SOPClassUID=f"1.2.840.10008.5.1.4.1.1.{kind}")
+    (study / "broken.dcm").write_text("hello")
+    inputs, passed = survey_inputs([study])
+    assert [path.name for path in inputs] == ["a", "broken.dcm"]  # which is to be named when it is read
+    assert {path.name: kind for path, kind in passed} == {
+        "seg": "DICOM of Segmentation Storage", "overlay": "DICOM of Secondary Capture Image Storage",
+        "report": "DICOM of Comprehensive SR Storage", "ct.dcm": "DICOM of CT Image Storage",
+    }  # fmt: skip
+    (row,) = find_frames(study / "ct.dcm", Path("ct"), "ultrasound")
+    assert row.error == f"Expected an ultrasound image, found CT Image Storage: {study}/ct.dcm"
+
+
+def moving(path, *white):
+    """A GIF or AVI of frames whose first rows are white."""
+    frames = [frame_with(rows)[10:42, 20:52] for rows in white]
+    if path.suffix == ".avi":
+        video = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"FFV1"), 25, (32, 32))
+        for frame in frames:
+            video.write(cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR))
+        video.release()
+    else:
+        first, *others = map(Image.fromarray, frames)
+        first.save(path, save_all=True, append_images=others)
+    return path
+
+
+@pytest.mark.parametrize("name", ["clip.gif", "clip.avi"])
+def test_clip_that_is_no_dicom_gets_a_row_a_mask_and_an_overlay_a_frame(tmp_path, predictor, name):
+    path, out = moving(tmp_path / name, 8, 24, 32), tmp_path / "out"
+    rows = predict(predictor, path, out=out, json_lines=True)
+    assert [(row["file"], row["frame"], row["label"], row["lesion_px"]) for row in rows] == [
+        (str(path), 1, "normal", 256), (str(path), 2, "benign", 768), (str(path), 3, "benign", 1024),
+    ]  # fmt: skip
+    pictures = [f"clip_frame00{number}_{what}.png" for number in (1, 2, 3) for what in ("mask", "overlay")]
+    assert names(out) == [*pictures, "predictions.csv", "predictions.jsonl"]
+    np.testing.assert_array_equal(read_image(out / "clip_frame002_mask.png"), frame_with(24)[10:42, 20:52])
+    assert count_frames([path]) == 3
+    again = predict(predictor, path, out=out, json_lines=True, resume=True)
+    assert again == read_csv(out / "predictions.csv")
+
+
+def test_clip_that_is_no_dicom_is_judged_as_a_whole(tmp_path, told_model):
+    # The novelty is 0.5, 1.25 and 1.5, whose median is 1.25; and 0.5, 0.75 and 1.5.
+    for name, white, warned in (("a.gif", (8, 20, 24), 3), ("b.gif", (8, 12, 24), 1)):
+        rows = predict(Predictor(told_model), moving(tmp_path / name, *white), out=tmp_path / name[0])
+        assert sum(row["warning"] == UNREADABLE for row in rows) == warned
+
+
+def test_model_of_tissue_refuses_what_moves(tmp_path):
+    (frame,) = find_frames(moving(tmp_path / "a.gif", 8, 24), Path("a"), "histology")
+    assert frame.error == f"Expected a single image, found 2 frames: {tmp_path}/a.gif"
 
 
 # === Predicting ===
