@@ -535,13 +535,12 @@ def test_predict_refuses_a_file_that_is_named_with_the_way_to_convert_it(
     call, echo_file, folder_of_every_kind, tmp_path
 ):
     folder = folder_of_every_kind
-    done = call(
-        "predict", folder / "q.nii.gz", folder / "a.png", folder / "SEG", "--model", echo_file, "--out", tmp_path / "o"
-    )
+    named = [folder / name for name in ("q.nii.gz", "a.png", "SEG")]
+    done = call("predict", *named, "--model", echo_file, "--out", tmp_path / "out")
     assert done.status == 1
     assert done.err.splitlines() == [
-        "busseg: skipped: Expected an image or a video, found NIfTI; export its slices as PNG, as ITK-SNAP and 3D Slicer "
-        f"do: {folder}/q.nii.gz",
+        "busseg: skipped: Expected an image or a video, found NIfTI; export its slices as PNG, as ITK-SNAP and 3D "
+        f"Slicer do: {folder}/q.nii.gz",
         f"busseg: skipped: Expected an ultrasound image, found Segmentation Storage: {folder}/SEG",
         "busseg: 2 of 3 files could not be read",
     ]
