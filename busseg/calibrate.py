@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from busseg.data import breakhis, find_reader
+from busseg.data.archives import add_metadata
 from busseg.data.files import replacing
-from busseg.inference.metadata import add_metadata, read_metadata
+from busseg.inference.metadata import read_metadata
 from busseg.inference.operating_point import adapt_thresholds, find_operating_point, tabulate_thresholds
 from busseg.inference.predictor import UNREADABLE, Predictor
 from busseg.training.calibration import apply_temperature, fit_temperature

@@ -14,10 +14,11 @@ from busseg.calibrate import (
     format_calibration,
     judge_by_others,
 )
+from busseg.data.archives import add_metadata
 from busseg.data.images import write_image
 from busseg.data.sample import CLASSES
 from busseg.data.tissue import write_tissue
-from busseg.inference.metadata import add_metadata, read_metadata
+from busseg.inference.metadata import read_metadata
 from busseg.inference.operating_point import adapt_thresholds, find_operating_point, tabulate_thresholds
 from busseg.inference.predictor import Predictor
 from busseg.models.classifier import build_classifier

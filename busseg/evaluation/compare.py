@@ -14,6 +14,7 @@ from busseg.data.claims import COMPARISON, claim_folder
 from busseg.data.files import blaming, read_json, replacing, write_csv, write_text
 from busseg.data.signature import SOFTWARE
 from busseg.evaluation.intervals import image_key, paired_differences
+from busseg.evaluation.known import note_unknown, paired_known, warn_of_known
 from busseg.evaluation.patients import PATIENT_SCORES, paired_patients
 from busseg.evaluation.protocol import SUMMARY, TABLE, read_rows
 from busseg.evaluation.scores import scored
@@ -26,10 +27,10 @@ TOLD = {
     "iou": ("IoU", 3),
     "sensitivity": ("sensitivity", 3),
     "precision": ("precision", 3),
-    "hd95_px": ("HD95 px", 1),
-    "assd_px": ("ASSD px", 1),
-    "hd95_mm": ("HD95 mm", 2),
-    "assd_mm": ("ASSD mm", 2),
+    "hd95_px": ("HD95 px, found", 1),
+    "assd_px": ("ASSD px, found", 1),
+    "hd95_mm": ("HD95 mm, found", 2),
+    "assd_mm": ("ASSD mm, found", 2),
     "nsd": ("NSD", 3),
     "missed_rate": ("missed", 3),
     "clean_normal_rate": ("clean normals", 3),
@@ -77,7 +78,8 @@ def compare(folders, out=None, names=None):
         evaluation), `size` and other settings, `images`, `groups`, `scores`, and `intervals` (95 %); `differences`, for
         each folder but the first a dict of `name`, `to`, the first's name, those of `paired_differences`, the first
         being `a`, `leaked`, the same on the images of which one of both was trained with a copy, those of
-        `paired_sources`, and `patients`, see `paired_patients`; and `notes`, sentences on what does not compare.
+        `paired_known` and `paired_sources`, and `patients`, see `paired_patients`; `warnings`, sentences on models that
+        know what they are scored on; and `notes`, on what does not compare.
 
     Raises:
         FileExistsError: If `out` holds other files than a comparison.
@@ -111,14 +113,16 @@ def _compare(folders, names):
                 "to": names[0],
                 **paired_differences(rows[0], others),
                 "leaked": paired_differences(*_leaked(rows[0], others)),
+                **paired_known(rows[0], others),
                 **paired_sources(rows[0], others),
                 "patients": paired_patients(rows[0], others),
             }
             for name, others in zip(names[1:], rows[1:])
         ]
-        notes = _notes_on_settings(models) + _notes_on_leaks(models)
+        notes = _notes_on_settings(models) + _notes_on_leaks(models) + note_unknown(models)
         notes += [note for one, others in zip(differences, rows[1:]) for note in _notes_on_images(one, rows[0], others)]
-        return {"models": list(models), "differences": differences, "notes": notes}
+        warnings = warn_of_known(models)
+        return {"models": list(models), "differences": differences, "warnings": warnings, "notes": notes}
 
 
 def _leaked(rows_a, rows_b):
@@ -152,7 +156,8 @@ def _read(folder, name):
         sources = {source: _headline(one) for source, one in summary["parts"][part].get("sources", {}).items()}
     rows = [row for row in read_rows(folder / TABLE) if row["part"] == part]
     about = {key: summary.get(key) for key in (*_SETTINGS, "leak", "model", "data")}
-    model = {"name": name, "folder": str(folder), **about, "part": part, **headline, "sources": sources}
+    known = summary["parts"][part].get("known")  # older summaries lack it
+    model = {"name": name, "folder": str(folder), **about, "part": part, **headline, "known": known, "sources": sources}
     return model, scored(rows)
 
 
@@ -252,14 +257,22 @@ def _paired_cells(paired):
 def format_comparison(comparison):
     """The scores of each folder, the paired differences and the notes as lines of text, at most 100 columns wide."""
     models = comparison["models"]
-    lines = ["Scores, each on the folder's own images [95 % interval]"]
+    lines = _wrapped(comparison["warnings"], "WARNING: ")
+    lines.append("Scores, each on the folder's own images [95 % interval]")
     for start in range(0, len(models), _COLUMNS):
         lines += [*_format_models(models[start : start + _COLUMNS]), ""]
     for one in comparison["differences"]:
         lines += [*_format_differences(one), ""]
-    for note in comparison["notes"]:
-        lines += textwrap.wrap(note, 100, initial_indent="Note: ", subsequent_indent="      ")
+    lines += _wrapped(comparison["notes"], "Note: ")
     return "\n".join(line.rstrip() for line in lines).rstrip()
+
+
+def _wrapped(sentences, title):
+    return [
+        line
+        for one in sentences
+        for line in textwrap.wrap(one, 100, initial_indent=title, subsequent_indent=" " * len(title))
+    ]
 
 
 def _format_models(models):
@@ -289,10 +302,17 @@ def _format_differences(one):
     if not one["differences"]:
         return [f"{name} and {first} have no scored image in common"]
     heading = f"{name} minus {first}, on {one['images']} common images of {one['groups']} groups"
+    if any(one["known"].values()):
+        heading += "; known to " + " and to ".join(
+            f"{who} {one['known'][key] or 0}" for who, key in ((name, "b"), (first, "a"))
+        )
     lines = [*textwrap.wrap(heading, 100), *_format_paired(one["differences"])]
     if one["leaked"]["differences"]:
         heading = f"The same on the {one['leaked']['images']} of them with a copy in training"
         lines += ["", heading, *_format_paired(one["leaked"]["differences"])]
+    if one["unseen"]:
+        heading = f"The same on the {one['unseen']['images']} of them that neither is known to have learnt from"
+        lines += ["", heading, *_format_paired(one["unseen"]["differences"])]
     if one["sources"]:
         lines += ["", *_format_paired_sources(one)]
     if one["patients"]["patients"]:

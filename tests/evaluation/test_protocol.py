@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from busseg.data import find_samples
+from busseg.data.archives import add_metadata
 from busseg.data.files import read_csv
 from busseg.data.images import read_image, read_mask, write_image
 from busseg.data.sample import CLASSES, Sample
@@ -15,7 +16,6 @@ from busseg.evaluation.intervals import bootstrap_intervals
 from busseg.evaluation.operating import selective_scores
 from busseg.evaluation.protocol import evaluate, format_summary, read_rows, summarise, write_scores
 from busseg.evaluation.scores import calibration, class_scores, mask_scores, point_scores
-from busseg.inference.metadata import add_metadata
 from busseg.inference.operating_point import tabulate_thresholds
 from busseg.inference.predictor import Predictor
 

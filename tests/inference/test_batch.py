@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from busseg.data.archives import add_metadata
 from busseg.data.files import read_csv
 from busseg.data.images import read_image, write_image
 from busseg.data.tissue import write_tissue
 from busseg.inference import batch
 from busseg.inference.batch import predict_files
 from busseg.inference.inputs import find_inputs
-from busseg.inference.metadata import add_metadata
 from busseg.inference.operating_point import tabulate_thresholds
 from busseg.inference.overlay import draw_overlay
 from busseg.inference.predictor import UNREADABLE, Predictor

@@ -3,8 +3,9 @@ import shutil
 import numpy as np
 import pytest
 
+from busseg.data.archives import add_metadata
 from busseg.inference.export import FORMATS
-from busseg.inference.metadata import add_metadata, read_metadata
+from busseg.inference.metadata import read_metadata
 from busseg.inference.operating_point import tabulate_thresholds
 from busseg.inference.predictor import SHIPPED, Predictor
 from busseg.inference.runtimes import load_keras
