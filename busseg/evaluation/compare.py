@@ -13,8 +13,16 @@ from matplotlib.ticker import MaxNLocator
 from busseg.data.claims import COMPARISON, claim_folder
 from busseg.data.files import blaming, read_json, replacing, write_csv, write_text
 from busseg.data.signature import SOFTWARE
+from busseg.evaluation.comparability import (
+    SETTINGS,
+    notes_on_images,
+    notes_on_leaks,
+    notes_on_settings,
+    notes_on_unknown,
+    warnings_of_known,
+)
 from busseg.evaluation.intervals import image_key, paired_differences
-from busseg.evaluation.known import note_unknown, paired_known, warn_of_known
+from busseg.evaluation.known import paired_known
 from busseg.evaluation.patients import PATIENT_SCORES, paired_patients
 from busseg.evaluation.protocol import SUMMARY, TABLE, read_rows
 from busseg.evaluation.scores import scored
@@ -46,14 +54,6 @@ TOLD = {
 TOLD_BY_SOURCE = ("dice", "clean_normal_rate", "accuracy", "malignant_auc")
 DRAWN = ("dice", "hd95_px", "clean_normal_rate", "accuracy", "macro_auc")
 _LOWER_IS_BETTER = {"hd95_px"}
-# What must be the same for scores to mean the same, and what to call it where it is not.
-_SETTINGS = {
-    "part": "parts",
-    "protocol": "protocols",
-    "size": "sizes of the masks that are compared",
-    "threshold": "thresholds of the mask",
-    "nsd_tolerance_px": "tolerances of NSD",
-}
 _FIELDS = (
     "name", "folder", "protocol", "part", "source", "images", "score", "value", "low", "high",
     "common_images", "first_on_common", "value_on_common", "difference", "difference_low", "difference_high", "p",
@@ -119,9 +119,9 @@ def _compare(folders, names):
             }
             for name, others in zip(names[1:], rows[1:])
         ]
-        notes = _notes_on_settings(models) + _notes_on_leaks(models) + note_unknown(models)
-        notes += [note for one, others in zip(differences, rows[1:]) for note in _notes_on_images(one, rows[0], others)]
-        warnings = warn_of_known(models)
+        notes = notes_on_settings(models) + notes_on_leaks(models)
+        notes += [note for one, others in zip(differences, rows[1:]) for note in notes_on_images(one, rows[0], others)]
+        warnings = warnings_of_known(models)
         return {"models": list(models), "differences": differences, "warnings": warnings, "notes": notes}
 
 
@@ -155,7 +155,7 @@ def _read(folder, name):
         headline = _headline(summary["parts"][part])
         sources = {source: _headline(one) for source, one in summary["parts"][part].get("sources", {}).items()}
     rows = [row for row in read_rows(folder / TABLE) if row["part"] == part]
-    about = {key: summary.get(key) for key in (*_SETTINGS, "leak", "model", "data")}
+    about = {key: summary.get(key) for key in (*SETTINGS, "leak", "model", "data")}
     known = summary["parts"][part].get("known")  # older summaries lack it
     model = {"name": name, "folder": str(folder), **about, "part": part, **headline, "known": known, "sources": sources}
     return model, scored(rows)
@@ -185,48 +185,6 @@ def _check_labels(names, rows):
                         f"Expected one label for each file, found {label} in {by} and {row['label']} in {name}: "
                         f"{row['file']}"
                     )
-
-
-# === What does not compare ===
-def _notes_on_settings(models):
-    notes = []
-    for setting, title in _SETTINGS.items():
-        values = [model[setting] for model in models]
-        if any(value != values[0] for value in values):
-            told = ", ".join(f"{model['name']} {_setting(setting, model[setting])}" for model in models)
-            notes.append(f"The {title} differ: {told}.")
-    return notes
-
-
-def _setting(name, value):
-    if value is None:
-        return {"protocol": "evaluation", "size": "native"}.get(name, "unknown")
-    return str(value)
-
-
-def _notes_on_leaks(models):
-    return [
-        f"{model['name']} was trained or chosen with a copy of {model['leak']['share']:.1%} of its test images, so "
-        "that remembering counts as knowing."
-        for model in models
-        if model["leak"] and model["leak"]["images"]
-    ]
-
-
-def _notes_on_images(one, rows_a, rows_b):
-    """What a pair of folders does not share, in sentences; none where both scored the same images."""
-    name, first = one["name"], one["to"]
-    if not one["only_a"] and not one["only_b"]:
-        return []
-    alone = [f"{one[key]} only in {who}" for key, who in (("only_a", first), ("only_b", name)) if one[key]]
-    notes = [f"{name} and {first} are compared on {one['images']} common images; {', '.join(alone)}."]
-    files_a, files_b = ([row["file"] for row in rows] for rows in (rows_a, rows_b))
-    unlike = len(set(files_a) & set(files_b)) - one["images"]
-    if len(set(files_a)) < len(files_a) or len(set(files_b)) < len(files_b):
-        notes.append(f"Files stand in several folds of {name} or {first}; only the same fold of both is compared.")
-    elif unlike:
-        notes.append(f"{unlike} files that both hold differ in size or in the true lesion, and are not compared.")
-    return notes
 
 
 # === The table ===
@@ -263,7 +221,7 @@ def format_comparison(comparison):
         lines += [*_format_models(models[start : start + _COLUMNS]), ""]
     for one in comparison["differences"]:
         lines += [*_format_differences(one), ""]
-    lines += _wrapped(comparison["notes"], "Note: ")
+    lines += _wrapped(comparison["notes"], "Note: ") + _wrapped(notes_on_unknown(models), "")
     return "\n".join(line.rstrip() for line in lines).rstrip()
 
 

@@ -74,25 +74,3 @@ def paired_known(rows_a, rows_b):
     pairs = [pair for pair in zip(rows_a, rows_b) if not any(row.get("known") for row in pair)]
     unseen = paired_differences(*zip(*pairs)) if 0 < len(pairs) < len(rows_a) else None
     return {"known": {"a": count_known(rows_a), "b": count_known(rows_b)}, "unseen": unseen}
-
-
-def warn_of_known(models):
-    """Sentences on the models of a comparison that know images they are scored on.
-
-    Args:
-        models: Sequence of dicts with `name` and `known`, see `summarise_known`.
-    """
-    return [
-        f"{model['name']}: {model['known']['warning']}" for model in models if (model["known"] or {}).get("warning")
-    ]
-
-
-def note_unknown(models):
-    """A sentence on the models of a comparison that do not say what they learnt from, in a list; an empty one where
-    all do.
-
-    Args:
-        models: As for `warn_of_known`.
-    """
-    names = [model["name"] for model in models if model["known"] is None]
-    return [f"Unknown which images these learnt from: {', '.join(names)}."] if names else []
