@@ -219,6 +219,8 @@ def format_comparison(comparison):
     lines.append("Scores, each on the folder's own images [95 % interval]")
     for start in range(0, len(models), _COLUMNS):
         lines += [*_format_models(models[start : start + _COLUMNS]), ""]
+    if any(model["scores"].get("hd95_px") is not None for model in models):
+        lines += ["HD95 and ASSD are of found lesions; in pairs, of those that both found.", ""]
     for one in comparison["differences"]:
         lines += [*_format_differences(one), ""]
     lines += _wrapped(comparison["notes"], "Note: ") + _wrapped(notes_on_unknown(models), "")
@@ -261,9 +263,8 @@ def _format_differences(one):
         return [f"{name} and {first} have no scored image in common"]
     heading = f"{name} minus {first}, on {one['images']} common images of {one['groups']} groups"
     if any(one["known"].values()):
-        heading += "; known to " + " and to ".join(
-            f"{who} {one['known'][key] or 0}" for who, key in ((name, "b"), (first, "a"))
-        )
+        a, b = ("an unknown number" if count is None else count for count in one["known"].values())
+        heading += f"; {first} learnt from {a} of them, {name} from {b}"
     lines = [*textwrap.wrap(heading, 100), *_format_paired(one["differences"])]
     if one["leaked"]["differences"]:
         heading = f"The same on the {one['leaked']['images']} of them with a copy in training"

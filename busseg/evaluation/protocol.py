@@ -367,7 +367,7 @@ def _format_lesions(one):
         "  " + _told(one, ("Dice", "dice"), ("median", "dice_median")),
         "  " + _told(one, ("IoU", "iou"), ("median", "iou_median")),
         "  " + _told(one, ("sensitivity", "sensitivity"), ("precision", "precision")),
-        "  " + _told(one, ("HD95 px", "hd95_px"), ("ASSD px", "assd_px"), digits=1),
+        f"  {_told(one, ('HD95 px', 'hd95_px'), ('ASSD px', 'assd_px'), digits=1)}, of found lesions",
         *_format_mm(one),
         "  " + _told(one, (f"NSD at {NSD_TOLERANCE_PX} px", "nsd")),
     ]
@@ -377,7 +377,7 @@ def _format_mm(one):
     if not one["scaled"]:
         return []
     told = _told(one, ("HD95 mm", "hd95_mm"), ("ASSD mm", "assd_mm"), digits=2)
-    return [f"  {told}, of {one['scaled']} with a scale"]
+    return [f"  {told}, of {one['scaled']} found lesions with a scale"]
 
 
 def _told(one, *titles, digits=3):
