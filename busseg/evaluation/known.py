@@ -36,8 +36,8 @@ def summarise_known(rows, summarise):
     if count is None:
         return {"known": None}
     warning = (
-        f"{count} of {len(rows)} scored images, or copies of them, were used to train this model, so that remembering "
-        "counts as knowing."
+        f"{count} of {len(rows)} scored images, or copies of them, were used to train or calibrate this model, so that "
+        "remembering counts as knowing."
     )
     known = {"images": count, "share": count / len(rows), "warning": warning if count else None}
     unseen = [row for row in rows if not row["known"]]

@@ -437,7 +437,9 @@ def test_model_that_knows_what_it_is_scored_on_is_warned_of_first(tmp_path):
     others = [row(number, 0.5, known=False) for number in range(IMAGES)]
     comparison = compare([folder(tmp_path / "a", knowing), folder(tmp_path / "b", others)])
     (warning,) = comparison["warnings"]
-    assert warning.startswith("a: 18 of 30 scored images, or copies of them, were used to train this model")
+    assert warning.startswith(
+        "a: 18 of 30 scored images, or copies of them, were used to train or calibrate this model"
+    )
     (one,) = comparison["differences"]
     assert (one["known"], one["unseen"]["images"]) == ({"a": 18, "b": 0}, 12)
     text = format_comparison(comparison)

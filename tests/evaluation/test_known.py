@@ -14,7 +14,8 @@ def row(number, known, dice=0.5):
 
 SOME = [row(0, True, 0.9), row(1, True, 0.9), row(2, False, 0.3)]
 WARNING = (
-    "2 of 3 scored images, or copies of them, were used to train this model, so that remembering counts as knowing."
+    "2 of 3 scored images, or copies of them, were used to train or calibrate this model, so that remembering counts "
+    "as knowing."
 )
 
 
