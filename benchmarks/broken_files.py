@@ -3,6 +3,7 @@
 import io
 import re
 import struct
+import tempfile
 import zlib
 from pathlib import Path
 
@@ -33,6 +34,10 @@ def image_seeds():
         *(("bmp", "BMP", mode, {}) for mode in ("L", "RGB", "1")),
         ("png", "GIF", "P", {}),
         ("jpg", "WEBP", "RGB", {}),
+        ("webp", "WEBP", "RGB", {"lossless": True}),
+        ("gif", "GIF", "P", {}),
+        *(("jp2", "JPEG2000", mode, {}) for mode in ("L", "RGB", "I;16")),
+        ("avif", "AVIF", "RGB", {}),
     ]
     seeds = {}
     for number, (suffix, format, mode, options) in enumerate(wanted):
@@ -40,6 +45,30 @@ def image_seeds():
         buffer = io.BytesIO()
         image.save(buffer, format, **options)
         seeds[f"{number:02}.{suffix}"] = buffer.getvalue()
+    return seeds
+
+
+def clip_seeds():
+    """Dict from a name with a suffix to the bytes of a file of several frames: images that move, pages, videos."""
+    import cv2
+
+    from busseg.data.phantom import draw_phantom
+
+    frames = [draw_phantom("benign", seed=seed, height=96, width=128)[0] for seed in range(6)]
+    first, *others = map(Image.fromarray, frames)
+    seeds = {}
+    for suffix, format in (("gif", "GIF"), ("webp", "WEBP"), ("png", "PNG"), ("tif", "TIFF"), ("avif", "AVIF")):
+        buffer = io.BytesIO()
+        first.save(buffer, format, save_all=True, append_images=others)
+        seeds[f"clip.{suffix}"] = buffer.getvalue()
+    with tempfile.TemporaryDirectory() as folder:
+        for suffix, codec in (("mp4", "mp4v"), ("avi", "MJPG"), ("mkv", "mp4v")):
+            path = Path(folder, f"clip.{suffix}")
+            video = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), 25, (128, 96))
+            for frame in frames:
+                video.write(cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR))
+            video.release()
+            seeds[path.name] = path.read_bytes()
     return seeds
 
 

@@ -1,9 +1,9 @@
 """Broken files given to busseg: does one of them end a run, the page, or the memory?
 
-Images and DICOM of many kinds are broken at random, the same way for the same seed. Folders of them, with good images
-among them, are given to `busseg predict`, as a user would; others to `busseg app`, one by one. A row is a kind. All of
-`tracebacks`, `aborted`, `foreign lines` (on stderr, not by busseg) and `hangs` (more than 10 s without an answer)
-should be 0, and all `good` answered. With `--read` files are read in this process alone, many times as fast.
+Images, clips and DICOM of many kinds are broken at random, the same way for the same seed. Folders of them, with good
+images among them, are given to `busseg predict`, as a user would; others to `busseg app`, one by one. A row is a kind.
+All of `tracebacks`, `aborted`, `foreign lines` (on stderr, not by busseg) and `hangs` (more than 10 s without an
+answer) should be 0, and all `good` answered. With `--read` files are read in this process alone, many times as fast.
 
 Example: python -m benchmarks.fuzz --images 20000 --dicom 5000 --page 300 --json fuzz.json
 """
@@ -20,21 +20,22 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
-from benchmarks.broken_files import break_file, dicom_seeds, image_seeds
+from benchmarks.broken_files import break_file, clip_seeds, dicom_seeds, image_seeds
 from benchmarks.cold_start import BUSSEG
 from benchmarks.measuring import REPOSITORY
 from benchmarks.reporting import measure_and_report, parse_arguments
+from busseg.data.kinds import is_readable_name
 
-QUICK = {"images": 60, "dicom": 40, "page": 6, "folder": 50}
+QUICK = {"images": 60, "clips": 20, "dicom": 40, "page": 6, "folder": 50}
 _HANG_S = 10
 _GOOD = 5  # images in a folder
 
 
-def measure(images=2000, dicom=500, page=30, folder=500, seed=0, read=False):
+def measure(images=2000, clips=500, dicom=500, page=30, folder=500, seed=0, read=False):
     """Break files and let busseg have them.
 
     Args:
-        images, dicom: Number of files for `busseg predict`.
+        images, clips, dicom: Number of files for `busseg predict`.
         page: Number of files for `busseg app`.
         folder: Number of files a call.
         seed: Integer; the same breaks the same way.
@@ -44,12 +45,13 @@ def measure(images=2000, dicom=500, page=30, folder=500, seed=0, read=False):
         List of rows.
     """
     rows = []
-    for kind, seeds, count in (("images", image_seeds(), images), ("DICOM", dicom_seeds(), dicom)):
+    wanted = ("images", image_seeds(), images), ("clips", clip_seeds(), clips), ("DICOM", dicom_seeds(), dicom)
+    for kind, seeds, count in wanted:
         if count:
             files = _broken(seeds, count, random.Random(f"{kind} {seed}"))
             rows.append({"kind": kind} | (_read(files) if read else _predict(files, folder)))
     if page and not read:
-        seeds = image_seeds() | dicom_seeds()
+        seeds = image_seeds() | clip_seeds() | dicom_seeds()
         rows.append({"kind": "page"} | _ask(_broken(seeds, page, random.Random(f"page {seed}"))))
     return rows
 
@@ -59,12 +61,13 @@ def _broken(seeds, count, random):
     names, contents = list(seeds), list(seeds.values())
     for number in range(count):
         name = random.choice(names)
-        suffix = Path(name).suffix if Path(name).suffix in (".png", ".jpg", ".tif", ".bmp") else ".dcm"
+        suffix = Path(name).suffix if is_readable_name(Path(name)) else ".dcm"
         yield f"{number:06}{suffix}", break_file(seeds[name], contents, random)
 
 
 # === In this process ===
 def _read(files):
+    from busseg.data.clips import find_clip
     from busseg.data.dicom import is_dicom, read_dicom
     from busseg.data.images import read_image
 
@@ -79,6 +82,9 @@ def _read(files):
                     scan = read_dicom(path)
                     for number in range(1, min(scan.frame_count, 3) + 1):
                         scan.read_frame(number)
+                elif clip := find_clip(path):
+                    for number in range(1, min(clip.frame_count, 3) + 1):
+                        clip.read_frame(number)
                 else:
                     read_image(path)
                 counts["read"] += 1
@@ -241,6 +247,7 @@ def main():
         __doc__,
         QUICK,
         ("--images", {"type": int, "help": "broken images for `busseg predict` (2000)"}),
+        ("--clips", {"type": int, "help": "broken clips for it (500)"}),
         ("--dicom", {"type": int, "help": "broken DICOM files for it (500)"}),
         ("--page", {"type": int, "help": "broken files for `busseg app` (30)"}),
         ("--folder", {"type": int, "help": "files a call (500)"}),

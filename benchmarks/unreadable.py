@@ -34,7 +34,7 @@ def measure(data=(), count=16, model="best"):
     Returns:
         List of rows.
     """
-    from busseg.data.images import read_image
+    from busseg.data.clips import read_picture
     from busseg.inference.inputs import find_inputs
     from busseg.inference.predictor import Predictor
 
@@ -48,7 +48,7 @@ def measure(data=(), count=16, model="best"):
         "noise": [draw_noise(i, random) for i in range(count)],
         "blank frames": [draw_blank(i, random) for i in range(count)],
     }
-    kinds |= {str(folder): [read_image(path) for path in find_inputs([folder])] for folder in data}
+    kinds |= {str(folder): [read_picture(path) for path in find_inputs([folder])] for folder in data}
     rows = []
     for kind, images in kinds.items():
         found = [p for i in range(0, len(images), 16) for p in predictor.predict_batch(images[i : i + 16])]

@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from busseg.data import breakhis, find_reader
+from busseg.data.archives import add_metadata
 from busseg.data.files import replacing
-from busseg.inference.metadata import add_metadata, read_metadata
+from busseg.data.fingerprints import describe_fingerprints, fingerprint_samples, read_fingerprints
+from busseg.inference.metadata import read_metadata
 from busseg.inference.operating_point import adapt_thresholds, find_operating_point, tabulate_thresholds
 from busseg.inference.predictor import UNREADABLE, Predictor
 from busseg.training.calibration import apply_temperature, fit_temperature
@@ -63,7 +65,7 @@ def calibrate(predictor, samples, out, progress=iter):
     Each scan has its probabilities by a temperature fitted to scans of other groups, so that no scan is judged by
     itself. The thresholds come from those of the malignant scans; where the model has thresholds, as those that come
     with busseg, they are moved, see `adapt_thresholds`. Scans should be as the clinic sees them: chosen ones, say hard
-    cases, calibrate for hard cases.
+    cases, calibrate for hard cases. A model that carries fingerprints carries those of the scans, too.
 
     Args:
         predictor: A `Predictor` of scans, of a run's folder, a `.keras` or an `.onnx` file, which is not changed.
@@ -106,6 +108,9 @@ def calibrate(predictor, samples, out, progress=iter):
         "operating_points": points,
         "at": {sensitivity: _at(points, sensitivity, p_malignant[~malignant]) for sensitivity in SHOWN},
     }
+    known = read_fingerprints(about, source)
+    if known is not None:
+        about |= describe_fingerprints(np.concatenate([known, fingerprint_samples(scans)]))
     with replacing(out) as temporary:
         _write(source, temporary, temperature, about | predictor.description | {"operating_points": points})
         expected = apply_temperature(probabilities[:_BATCH], temperature)

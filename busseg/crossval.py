@@ -45,8 +45,9 @@ def cross_validate(samples, out, recipe, protocol="grouped", folds=5, seed=0, jo
 
     Returns:
         What `summary.json` holds: see `evaluate`, and beside it `protocol`, `seed`, `size`; `folds`, the scores of
-        each, by "leave-one-source-out" with its `source`; `mean_sd`, over the folds; and `leak`, how many of the scored
-        images have a copy in training.
+        each, with the number of its images that are `known` to its model, see `count_known`, and by
+        "leave-one-source-out" its `source`; `mean_sd`, over the folds; and `leak`, how many of the scored images have a
+        copy in training.
 
     Raises:
         FileExistsError: If `out` holds other files than a cross-validation.

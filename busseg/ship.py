@@ -19,16 +19,17 @@ import typer
 from rich.progress import track
 
 from busseg.data import find_samples
+from busseg.data.archives import add_metadata
 from busseg.data.claims import SHIPPED, claim_folder
 from busseg.data.files import replacing, write_text
+from busseg.data.fingerprints import describe_fingerprints, fingerprint_samples
 from busseg.data.sample import CLASSES
-from busseg.data.splits import leaked, read_split
+from busseg.data.splits import leaked, learnt, read_split
 from busseg.evaluation.pooling import format_crossval, pool_folds
 from busseg.evaluation.protocol import SUMMARY, TABLE, evaluate, read_rows
 from busseg.evaluation.report import write_report
 from busseg.evaluation.scores import calibration, labels_and_probabilities
 from busseg.inference.export import export_onnx
-from busseg.inference.metadata import add_metadata
 from busseg.inference.operating_point import tabulate_thresholds
 from busseg.inference.predictor import Predictor
 from busseg.inference.runtimes import load_keras
@@ -69,11 +70,11 @@ def score_together(samples, crossvals, out):
     """
     crossvals = [Path(crossval) for crossval in crossvals]
     recipes = [load_recipe(_fold(crossval, 0) / "recipe.toml") for crossval in crossvals]
-    splits = _read_splits(samples, crossvals[0])
-    for crossval, recipe in zip(crossvals, recipes):
+    splits = [_read_splits(samples, crossval) for crossval in crossvals]
+    for crossval, recipe, mine in zip(crossvals, recipes, splits):
         if recipe.mirrored != recipes[0].mirrored:
             raise ValueError(f"Expected recipes that are all mirrored or none, found another: {crossval}")
-        if [split.test for split in _read_splits(samples, crossval)] != [split.test for split in splits]:
+        if [split.test for split in mine] != [split.test for split in splits[0]]:
             raise ValueError(f"Expected cross-validations by the same folds, found others: {crossval}")
     with claim_folder(out, SHIPPED) as out:
         return _score_together(samples, crossvals, recipes, splits, out)
@@ -83,13 +84,16 @@ def _score_together(samples, crossvals, recipes, splits, out):
     write_text(out / SHIPPED.marker, json.dumps(dict.fromkeys(SHIPPED.names)) + "\n")  # marks the folder
     before = _read_summary(crossvals[0])
     about = {name: before[name] for name in ("data", "protocol", "seed", "size")}
-    for fold, split in enumerate(track(splits, "Scoring folds")):
+    for fold, of_fold in enumerate(track(list(zip(*splits)), "Scoring folds")):
         networks = [network_inside(load_keras(_fold(crossval, fold))) for crossval in crossvals]
-        parts, place = {"test": split.test or split.validation}, _fold(out, fold) / "evaluation"
-        evaluate(Predictor(_serve(networks, recipes[0])), parts, place, size=about["size"], fold=fold)
+        parts, place = {"test": of_fold[0].test or of_fold[0].validation}, _fold(out, fold) / "evaluation"
+        evaluate(
+            Predictor(_serve(networks, recipes[0])), parts, place,
+            size=about["size"], fold=fold, fingerprints=_fingerprints(of_fold),
+        )  # fmt: skip
         keras.backend.clear_session()
-    copies = [{sample.name for sample in leaked(split, samples)} for split in splits]
-    summary = pool_folds(out, [_fold(out, fold) for fold in range(len(splits))], copies, about)
+    copies = [{sample.name for sample in leaked(split, samples)} for split in splits[0]]
+    summary = pool_folds(out, [_fold(out, fold) for fold in range(len(copies))], copies, about)
     write_report(out, samples)
     return summary
 
@@ -97,8 +101,8 @@ def _score_together(samples, crossvals, recipes, splits, out):
 def ship(samples, crossvals, runs, out, float16=False):
     """Score networks together; give their mean its temperature and its sense for foreign images, and export it.
 
-    The folder `out` then holds what `score_together` writes, `model.keras`, `model.onnx` and `shipped.json`, with what
-    was found.
+    The folder `out` then holds what `score_together` writes, `model.keras` and `model.onnx`, both with the fingerprints
+    of the images that the networks learnt from, and `shipped.json`, with what was found.
 
     Args:
         samples: Sequence of `Sample`, the dataset of all.
@@ -162,7 +166,8 @@ def _average(samples, crossvals, runs, out, float16):
             network.set_weights([_rounded(weight) for weight in network.get_weights()])
     with replacing(out / "model.keras") as temporary:
         _serve(networks, recipe).save(temporary)
-        add_metadata(temporary, {"operating_points": found["operating_points"]})
+        known = _fingerprints([read_split(run / "splits.csv", samples) for run in runs])
+        add_metadata(temporary, {"operating_points": found["operating_points"]} | describe_fingerprints(known))
     export_onnx(out / "model.keras", out / "model.onnx", force=True)
     return found
 
@@ -171,6 +176,11 @@ def _serve(networks, recipe):
     several = recipe.mirrored or len(networks) > 1
     model = tell_uncertainty(average(*networks, mirrored=recipe.mirrored) if several else networks[0])
     return reconcile(model) if recipe.reconciled else model
+
+
+def _fingerprints(splits):
+    """Those of the images that networks were trained or chosen with, one network a split."""
+    return fingerprint_samples(dict.fromkeys(sample for split in splits for sample in learnt(split)))
 
 
 def _rounded(weight):

@@ -1,4 +1,3 @@
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,12 +13,15 @@ from busseg.calibrate import (
     format_calibration,
     judge_by_others,
 )
+from busseg.data.archives import add_metadata
+from busseg.data.fingerprints import fingerprint_samples, read_fingerprints
 from busseg.data.images import write_image
 from busseg.data.sample import CLASSES
 from busseg.data.tissue import write_tissue
-from busseg.inference.metadata import add_metadata, read_metadata
+from busseg.inference.metadata import read_metadata
 from busseg.inference.operating_point import adapt_thresholds, find_operating_point, tabulate_thresholds
 from busseg.inference.predictor import Predictor
+from busseg.inference.runtimes import load_keras
 from busseg.models.classifier import build_classifier
 from busseg.training.calibration import apply_temperature, fit_temperature
 
@@ -84,7 +86,8 @@ def test_thresholds_are_those_of_scans_judged_by_others(tiny_exports, phantom_sa
 
 
 def test_thresholds_of_the_model_are_moved_and_not_forgotten(tiny_run, phantom_samples, tmp_path):
-    path = shutil.copy(tiny_run / "model.keras", tmp_path / "before.keras")
+    path = tmp_path / "before.keras"
+    load_keras(tiny_run).save(path)
     add_metadata(path, {"operating_points": TABLE})
     found, _ = calibrate(Predictor(path), phantom_samples, tmp_path / "mine.keras")
     alone, _ = calibrate(Predictor(tiny_run), phantom_samples, tmp_path / "alone.keras")
@@ -93,6 +96,18 @@ def test_thresholds_of_the_model_are_moved_and_not_forgotten(tiny_run, phantom_s
     assert found["operating_points"]["images"] == expected["images"]
     assert found["operating_points"]["thresholds"] == pytest.approx(expected["thresholds"])
     assert read_metadata(path) == {"operating_points": TABLE}
+
+
+def test_scans_are_known_to_the_model_that_says_what_it_learnt_from(tiny_run, phantom_samples, tmp_path):
+    known = read_fingerprints(read_metadata(tiny_run), tiny_run)
+    calibrate(Predictor(tiny_run), phantom_samples, tmp_path / "mine.keras")
+    expected = np.concatenate([known, fingerprint_samples(phantom_samples)])
+    np.testing.assert_array_equal(read_fingerprints(read_metadata(tmp_path / "mine.keras"), "mine"), expected)
+
+    path = tmp_path / "silent.keras"
+    load_keras(tiny_run).save(path)
+    calibrate(Predictor(path), phantom_samples, tmp_path / "silent_too.keras")
+    assert read_fingerprints(read_metadata(tmp_path / "silent_too.keras"), "silent") is None
 
 
 def test_model_is_calibrated_again_as_if_once(tiny_exports, phantom_samples, tmp_path):
@@ -265,5 +280,5 @@ def test_foreign_and_broken_images_are_named_and_left_out(tiny, phantom_samples,
     told = {failure["file"]: failure["error"] for failure in failures}
     assert told["broken.png"] == f"Expected an image, found an empty file (0 bytes): {tmp_path / 'broken.png'}"
     assert told["foreign.png"] == (
-        f"Expected a scan that the model can read, found one not like a breast ultrasound: {tmp_path / 'foreign.png'}"
+        f"Expected a scan that the model can read, found one not like breast ultrasound: {tmp_path / 'foreign.png'}"
     )

@@ -47,7 +47,7 @@ def test_folds_are_scored_alone_and_together(crossval):
     assert summary["parts"]["test"]["scores"] == pytest.approx(point_scores(rows), nan_ok=False)
     for fold in summary["folds"]:
         mine = [row for row in rows if int(row["fold"]) == fold["fold"]]
-        assert (fold["images"], fold["scores"]) == (len(mine), point_scores(mine))
+        assert (fold["images"], fold["known"], fold["scores"]) == (len(mine), 0, point_scores(mine))
     accuracies = [fold["scores"]["accuracy"] for fold in summary["folds"]]
     # Of two values the sample's standard deviation is their difference over the root of two.
     mean, sd = sum(accuracies) / 2, abs(accuracies[0] - accuracies[1]) / 2**0.5
@@ -58,6 +58,7 @@ def test_summary_tells_protocol_and_leak(crossval):
     _, summary = crossval
     assert (summary["protocol"], summary["seed"], summary["size"], summary["data"]) == ("grouped", 0, None, "phantoms")
     assert summary["leak"] == {"images": 0, "share": 0}
+    assert summary["parts"]["test"]["known"] == {"images": 0, "share": 0, "warning": None}
     assert "copy in training" not in format_crossval(summary)
 
 

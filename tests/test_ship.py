@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from busseg.crossval import cross_validate
+from busseg.data.fingerprints import fingerprint_samples, read_fingerprints
 from busseg.data.images import read_image
 from busseg.data.sample import CLASSES
 from busseg.data.splits import train_on_all
@@ -43,7 +44,9 @@ def test_shipped_model_is_the_run_calibrated_that_knows_foreign_images(trained, 
     assert 0 <= found["flagged"] <= 0.2
     assert found["operating_points"]["images"] == 10  # malignant phantoms
     for name in ("model.keras", "model.onnx"):
-        assert read_metadata(tmp_path / name)["operating_points"] == found["operating_points"]
+        told = read_metadata(tmp_path / name)
+        assert told["operating_points"] == found["operating_points"]
+        np.testing.assert_array_equal(read_fingerprints(told, name), fingerprint_samples(phantom_samples))
 
     images = [read_image(sample.image) for sample in phantom_samples]
     before, shipped = Predictor(run).predict_batch(images), Predictor(tmp_path / "model.onnx").predict_batch(images)
@@ -80,6 +83,7 @@ def test_one_cross_validation_scored_alone_has_its_own_scores(trained, phantom_s
     score_together(phantom_samples, trained[:1], tmp_path)
     before, after = scores(trained[0]), scores(tmp_path)
     assert before.keys() == after.keys()
+    assert {row["known"] for row in after.values()} == {False}
     for name, row in before.items():
         assert after[name]["dice"] == pytest.approx(row["dice"], abs=1e-6)
         assert after[name]["fold"] == row["fold"]

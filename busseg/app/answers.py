@@ -2,9 +2,10 @@
 
 import base64
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 import cv2
 import numpy as np
@@ -16,6 +17,8 @@ from busseg.inference.occlusion import occlusion
 from busseg.inference.overlay import draw_heat
 from busseg.inference.predictor import THRESHOLD, UNREADABLE, Prediction
 
+_JUDGED = 9  # frames of a clip, at most, by which it is judged as a whole
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -23,13 +26,15 @@ class Answer:
 
     Args:
         name: Name of the file, without its folder.
-        image: Array `(height, width)` uint8, grey: the image, or the frame of DICOM, black outside its B-mode region.
+        image: Array `(height, width)` uint8, grey: the image, or the frame of DICOM, black outside its regions.
         prediction: The `Prediction`, whose mask is that of the threshold.
         classes: Names of the classes, in the order of the prediction's probabilities.
         threshold: Lesion probability from which on a pixel is lesion.
         scan: The `Scan` of a DICOM file, whose path may be gone; None of other images.
-        content: The bytes of a DICOM file; None of other images.
+        content: The bytes of a DICOM file or a clip; None of other images.
         frame: Number of the frame, from 1.
+        frames: Number of the file's frames.
+        clip_readable: Whether the clip as a whole looks like those the model has learnt from.
     """
 
     name: str
@@ -40,27 +45,34 @@ class Answer:
     scan: Scan | None = None
     content: bytes | None = None
     frame: int = 1
+    frames: int = 1
+    clip_readable: bool = True
 
     @property
     def stem(self):
         """What files that tell of the answer are named by."""
-        frame = f"_frame_{self.frame}" if self.scan and self.scan.frame_count > 1 else ""
-        return Path(self.name).stem + frame
+        return Path(self.name).stem + (f"_frame_{self.frame}" if self.frames > 1 else "")
 
     @property
-    def seen(self):
-        """The part of the image that the model saw: of DICOM, its B-mode region."""
-        return self.image if self.scan is None else self.scan.crop(self.image)
+    def readable(self):
+        """Whether the image, and the clip that it is of, look like those the model has learnt from."""
+        return self.prediction.readable and self.clip_readable
+
+    @property
+    def warnings(self):
+        """Those of the prediction, and that the clip is not like those the model has learnt from."""
+        return self.prediction.warnings if self.readable else (UNREADABLE, *self.prediction.notes)
 
 
-def answer_file(predictor, path, threshold=THRESHOLD, frame=1):
-    """Read an image file, or a frame of a DICOM file, and predict it.
+def answer_file(predictor, path, threshold=THRESHOLD, frame=1, clip_readable=None):
+    """Read an image file, or a frame of a clip or a DICOM file, and predict it.
 
     Args:
         predictor: A `Predictor` of ultrasound.
-        path: Path of an image or a DICOM file; see `images.read_image` and `dicom.read_dicom`.
+        path: Path of an image, a video or a DICOM file; see `frames.find_frames`.
         threshold: Lesion probability, above 0 and up to 1, from which on a pixel is lesion.
         frame: Number of the frame, from 1.
+        clip_readable: See `Answer`; by default it is found by some of the clip's frames.
 
     Returns:
         An `Answer`.
@@ -78,15 +90,29 @@ def answer_file(predictor, path, threshold=THRESHOLD, frame=1):
     found = frames[frame - 1]
     image = found.read(predictor)
     prediction = predict_frame(predictor, found, image)
-    content = None if found.scan is None else path.read_bytes()
-    answer = Answer(path.name, image, prediction, predictor.classes, THRESHOLD, found.scan, content, frame)
+    count = (found.scan or found.clip).frame_count if found.number else 1
+    content = path.read_bytes() if found.scan or count > 1 else None
+    if clip_readable is None:
+        clip_readable = prediction.novelty is None or count == 1 or _is_readable(predictor, frames[:count])
+    answer = Answer(
+        path.name, image, prediction, predictor.classes, THRESHOLD, found.scan, content, frame, count, clip_readable
+    )
     return at_threshold(answer, threshold)
 
 
+def _is_readable(predictor, frames):
+    """Whether the median novelty of a clip, by some frames spread over it, is that of an image the model can read."""
+    novelty = []
+    for frame in frames[:: -(-len(frames) // _JUDGED)]:
+        with suppress(OSError, ValueError):  # a broken frame says nothing of the others
+            novelty.append(predict_frame(predictor, frame, frame.read(predictor)).novelty)
+    return median(novelty or [0]) <= 1
+
+
 def answer_frame(predictor, answer, frame):
-    """The answer to another frame of the same DICOM file, at the same threshold; see `answer_file`."""
+    """The answer to another frame of the same clip, at the same threshold; see `answer_file`."""
     with _as_file(answer) as path:
-        return answer_file(predictor, path, answer.threshold, frame)
+        return answer_file(predictor, path, answer.threshold, frame, answer.clip_readable)
 
 
 def segmentation(answer, model):
@@ -100,9 +126,13 @@ def segmentation(answer, model):
         The bytes of a DICOM file.
 
     Raises:
-        ValueError: If the image was no DICOM, or one that a segmentation cannot refer to.
+        ValueError: If the image was no DICOM, one that a segmentation cannot refer to, or `UNREADABLE`.
         ImportError: If highdicom is missing.
     """
+    if not answer.readable:
+        raise ValueError(f"Expected a scan to segment, found one {UNREADABLE}: {answer.name}")
+    if answer.scan is None:
+        raise ValueError(f"Expected an answer to a DICOM file, found one to another image: {answer.name}")
     with _as_file(answer) as path:
         numbers = range(1, answer.scan.frame_count + 1)
         labels = [answer.prediction.label if number == answer.frame else "normal" for number in numbers]
@@ -118,7 +148,7 @@ def segmentation(answer, model):
 def _as_file(answer):
     """The file that was answered, for as long as a block needs it."""
     if answer.content is None:
-        raise ValueError(f"Expected an answer to a DICOM file, found one to another image: {answer.name}")
+        raise ValueError(f"Expected an answer to a clip or a DICOM file, found one to a single image: {answer.name}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / answer.name
         path.write_bytes(answer.content)
@@ -146,8 +176,11 @@ def explain(predictor, answer):
         or changes it least, to yellow, where the drop is greatest.
     """
     label = answer.prediction.label
-    drops = occlusion(predictor, answer.seen, label)
-    heat = png_address(draw_heat(answer.seen, drops))
+    if answer.scan is None:
+        drops = occlusion(predictor, answer.image, label)
+    else:
+        drops = answer.scan.place([occlusion(predictor, crop, label) for crop in answer.scan.crops(answer.image)])
+    heat = png_address(draw_heat(answer.image, drops))
     return {"file": answer.name, "label": label, "drop": round(float(drops.max()), 6), "heat": heat}
 
 
@@ -158,15 +191,16 @@ def facts(answer):
         Dict with `file`, `frame` and `frames`, `label`, `probabilities` (class to number), `threshold`, `width` and
         `height` of the image, `lesion_px`, `lesion_mm2` (None where the image does not tell its scale),
         `lesion_fraction`, `box` (left, top, width, height in pixels, or None), `contours` (lists of x, y),
-        `uncertainty`, `warning` (None, or that the image is none the model could read), and `mask`: a PNG of native
-        size, 0/255, as a `data:` address.
+        `uncertainty`, `regions` (of a DICOM frame, those that were read, empty where that is the whole frame; None of
+        other images), `warning` (None, or why the answer is not to be trusted, such as `UNREADABLE`), and `mask`: a PNG
+        of native size, 0/255, as a `data:` address.
     """
     prediction = answer.prediction
     height, width = answer.image.shape
     return {
         "file": answer.name,
         "frame": answer.frame,
-        "frames": answer.scan.frame_count if answer.scan else 1,
+        "frames": answer.frames,
         "label": prediction.label,
         "probabilities": {name: round(float(p), 6) for name, p in zip(answer.classes, prediction.probabilities)},
         "threshold": answer.threshold,
@@ -178,7 +212,8 @@ def facts(answer):
         "box": prediction.box,
         "contours": [outline.tolist() for outline in prediction.contours],
         "uncertainty": None if prediction.uncertainty is None else round(prediction.uncertainty, 6),
-        "warning": None if prediction.readable else UNREADABLE,
+        "regions": prediction.regions,
+        "warning": "; ".join(answer.warnings) or None,
         "mask": png_address(prediction.mask * 255),
     }
 

@@ -78,7 +78,7 @@ def _lay_out_one():
     one.told, one.heat_told, one.segmentation_told = (gr.JSON(visible=False) for _ in range(3))
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
-            one.file = gr.File(label="Drop, paste or pick an image or DICOM", height=170, elem_id="drop")
+            one.file = gr.File(label="Drop, paste or pick an image, video or DICOM", height=170, elem_id="drop")
             gr.Markdown("... or look at a phantom, a synthetic image:")
             with gr.Row():
                 one.phantoms = {label: gr.Button(label.capitalize(), size="sm", min_width=80) for label in PHANTOMS}
@@ -139,12 +139,12 @@ def _show(answer):
 
 def _offer(answer):
     """What can be asked of an `Answer`, or of none; what was asked of the one before is cleared."""
-    frames = answer.scan.frame_count if answer and answer.scan else 1
+    frames, readable = (answer.frames, answer.readable) if answer else (1, False)
     return (
         gr.Slider(maximum=max(2, frames), value=answer.frame if answer else 1, visible=frames > 1),
-        gr.Button(visible=bool(answer and answer.scan)),
+        gr.Button(visible=bool(readable and answer.scan)),
         gr.Slider(interactive=bool(answer)),
-        gr.Button(interactive=bool(answer)),
+        gr.Button(interactive=readable),
         "",
     )
 
@@ -157,7 +157,7 @@ def _let_browser_style(component, variable):
 # === Many images ===
 def _lay_out_many():
     many = SimpleNamespace(told=gr.JSON(visible=False))
-    many.files = gr.File(label=f"Drop or pick up to {MAX_IMAGES} images, or DICOM", height=170, file_count="multiple")
+    many.files = gr.File(label=f"Drop or pick up to {MAX_IMAGES} images or frames", height=170, file_count="multiple")
     many.table = gr.HTML()
     return many
 

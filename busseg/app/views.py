@@ -6,6 +6,7 @@ import jinja2
 
 from busseg.app.answers import address, facts, png_address
 from busseg.inference.overlay import LESION_RGB
+from busseg.inference.predictor import UNREADABLE
 
 _templates = jinja2.Environment(
     loader=jinja2.PackageLoader("busseg.app"),
@@ -48,18 +49,22 @@ def view_facts(answer=None):
     told = facts(answer)
     saved = json.dumps({name: value for name, value in told.items() if name != "mask"}).encode()
     return _templates.get_template("facts.html").render(
-        told, stem=answer.stem, mask=told["mask"], json=address("application/json", saved)
+        told, answer=answer, unreadable=UNREADABLE, stem=answer.stem, json=address("application/json", saved)
     )
 
 
 def view_table(told):
     """The table of a batch, without columns that are empty, and a link to its ZIP; what is wrong with a file stands by
-    its name.
+    its name. What is `UNREADABLE` has no class there.
 
     Args:
         told: What `Endpoints.predict_batch` tells.
     """
-    rows, beside = told["rows"], ("file", "warning", "error")
+    rows, beside = [_without_class(row) for row in told["rows"]], ("file", "warning", "error")
     columns = [name for name in rows[0] if name not in beside and any(row[name] != "" for row in rows)]
     failed = len({row["file"] for row in rows if row["error"]})
-    return _templates.get_template("table.html").render(told, columns=columns, failed=failed)
+    return _templates.get_template("table.html").render(told | {"rows": rows}, columns=columns, failed=failed)
+
+
+def _without_class(row):
+    return row | {"label": ""} if row["warning"].startswith(UNREADABLE) else row

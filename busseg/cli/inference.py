@@ -2,14 +2,14 @@
 
 import signal
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress, track
 
 from busseg.cli.program import (
     Sensitivity,
@@ -18,7 +18,9 @@ from busseg.cli.program import (
     needs_keras,
     progress_bar,
     report_failures,
-    report_foreign,
+    report_passed,
+    report_unreadable,
+    report_warnings,
     starting_keras,
 )
 from busseg.cli.terminal import say
@@ -26,7 +28,11 @@ from busseg.data.escaping import printable
 
 Inputs = Annotated[
     list[Path],
-    typer.Argument(help="Images or ultrasound DICOM, folders of them, or patterns such as 'scans/*.png'."),
+    typer.Argument(help="Images, videos or ultrasound DICOM, folders of them, or patterns such as 'scans/*.png'."),
+]
+RequireRegion = Annotated[
+    bool,
+    typer.Option("--require-region", help="Refuse DICOM without a usable region; its whole frame is shown otherwise."),
 ]
 Model = Annotated[
     Path,
@@ -58,16 +64,18 @@ def predict(
         ),
     ] = "threads",
     sensitivity: Sensitivity = None,
+    require_region: RequireRegion = False,
 ):
-    """Tell the class of images and where the lesion lies. Of DICOM, its B-mode region is looked at, and the lesions are
-    also written as DICOM SEG, NAME_seg.dcm.
+    """Tell the class of images and where the lesion lies. DICOM is cropped to the 2D regions that the scanner marked,
+    and its lesions are also written as DICOM SEG, NAME_seg.dcm.
 
     Example: busseg predict scan.png scans/ --out predictions
     """
     from busseg.data.claims import PREDICTION, check_folder
     from busseg.inference.batch import predict_files
     from busseg.inference.frames import count_frames
-    from busseg.inference.inputs import find_inputs
+    from busseg.inference.inputs import survey_inputs
+    from busseg.inference.predictor import UNREADABLE
 
     if engine not in ("threads", "ray"):
         raise ValueError(f"Expected an engine of threads, ray, found {engine!r}")
@@ -75,31 +83,39 @@ def predict(
         from busseg.inference.ray_engine import predict_files_on_ray
 
         predict_files = partial(predict_files_on_ray, model)
-    files = find_inputs(inputs)
+    files, passed = survey_inputs(inputs)
     check_folder(out, PREDICTION)  # before a model is loaded
     predictor = load_predictor(model, sensitivity)
-    rows = predict_files(predictor, files, out, resume, probability_maps, json_lines, overlay_dicom)
-    pictures = count_frames(files)
-    failed, foreign, malignant = {}, Counter(), 0
-    for number, row in enumerate(track(rows, "Predicting", total=pictures)):
-        malignant += not row["error"] and _is_malignant(row, sensitivity)
-        if row["error"]:
-            failed.setdefault(row["file"], row)  # one line a file, however many frames
-        elif row["warning"]:
-            foreign[row["file"], row["warning"]] += 1
-        elif number < 20:
-            decision = f", malignant at sensitivity {sensitivity:g}" if _is_malignant(row, sensitivity) else ""
-            say(f"{_name(row)}: {row['label']}{_lesion(row)}{decision}")
+    pictures = count_frames(files, require_region)
+    failed, warned, malignant, answered = {}, defaultdict(Counter), 0, 0
+    with Progress() as bar:
+        watch = partial(bar.advance, bar.add_task("Predicting", total=pictures))
+        options = resume, probability_maps, json_lines, overlay_dicom, require_region
+        for number, row in enumerate(predict_files(predictor, files, out, *options, watch=watch)):
+            if row["error"]:
+                failed.setdefault(row["file"], row)  # one line a file, however many frames
+                continue
+            warned[row["file"]][row["warning"]] += 1
+            headline = UNREADABLE
+            if not row["warning"].startswith(UNREADABLE):
+                answered += 1
+                malignant += _is_malignant(row, sensitivity)
+                decision = f", malignant at sensitivity {sensitivity:g}" if _is_malignant(row, sensitivity) else ""
+                headline = f"{row['label']}{_lesion(row)}{decision}"
+            if number < 20:
+                say(f"{_name(row)}: {headline}")
     if pictures > 20:
         say(f"... and {pictures - 20} more")
     if sensitivity is not None:
         point = predictor.operating_point
         say(
             f"Malignant at sensitivity {sensitivity:g} (95 % interval {point.low:.2f} to {point.high:.2f}), "
-            f"from p_malignant {point.threshold:.3f} on: {malignant} of {pictures} images"
+            f"from p_malignant {point.threshold:.3f} on: {malignant} of {answered} images"
         )
     say(f"Wrote {out}")
-    report_foreign(foreign)
+    report_passed(passed)
+    report_warnings(warned)
+    report_unreadable(warned)
     report_failures(list(failed.values()), len(files))
 
 
@@ -129,6 +145,7 @@ def explain(
     inputs: Inputs,
     out: Annotated[Path, typer.Option(help="Folder for pictures, arrays and explanations.csv.")],
     model: Model = Path("best"),
+    require_region: RequireRegion = False,
 ):
     """Show where a model looks: what it loses when a place is covered (occlusion), and of a Keras model also Grad-CAM.
 
@@ -142,21 +159,22 @@ def explain(
     from busseg.data.claims import EXPLANATION, check_folder
     from busseg.inference.explanations import explain_files, open_model
     from busseg.inference.frames import count_frames
-    from busseg.inference.inputs import find_inputs
+    from busseg.inference.inputs import survey_inputs
 
-    files = find_inputs(inputs)
+    files, passed = survey_inputs(inputs)
     check_folder(out, EXPLANATION)  # before a model is loaded
     with starting_keras() if needs_keras(model) else nullcontext():
         predictor, network = open_model(model)
-    failed, foreign = {}, Counter()
-    rows = explain_files(predictor, network, files, out)
-    for row in track(rows, "Explaining", total=count_frames(files)):
+    failed, warned = {}, defaultdict(Counter)
+    rows = explain_files(predictor, network, files, out, require_region)
+    for row in track(rows, "Explaining", total=count_frames(files, require_region)):
         if row["error"]:
             failed.setdefault(row["file"], row)
-        elif row["warning"]:
-            foreign[row["file"], row["warning"]] += 1
+        else:
+            warned[row["file"]][row["warning"]] += 1
     say(f"Wrote {out}")
-    report_foreign(foreign)
+    report_passed(passed)
+    report_warnings(warned)
     report_failures(list(failed.values()), len(files))
 
 

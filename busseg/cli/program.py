@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from collections import Counter
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -141,11 +142,35 @@ def progress_bar(title):
     return lambda things: track(things, title)
 
 
-def report_foreign(counts):
-    """Warn of files by `(file, warning)`, each with the number of its pictures."""
-    for (file, warning), count in counts.items():
-        frames = f" ({count} frames)" if count > 1 else ""
-        complain(f"warning: {warning}, so its answer means nothing: {file}{frames}")
+def report_passed(passed):
+    """Say in one line which files of folders were passed over."""
+    from busseg.inference.inputs import format_passed
+
+    if passed:
+        complain(format_passed(passed))
+
+
+def report_warnings(warned):
+    """Warn of files by a dict from each to the `Counter` of its pictures' warnings, of which "" is none."""
+    for file, counts in warned.items():
+        of_each = Counter(one for warning in counts.elements() for one in warning.split("; ") if one)
+        for warning, count in of_each.items():
+            frames = f" in {count} of {counts.total()} frames" if counts.total() > 1 else ""
+            complain(f"warning: {warning}{frames}: {file}")
+
+
+def report_unreadable(warned):
+    """Count the files of `report_warnings` that are `UNREADABLE` as a whole, and say what they lack."""
+    from busseg.data.dicom import is_dicom
+    from busseg.inference.predictor import UNREADABLE
+
+    unreadable = [file for file, counts in warned.items() if all(one.startswith(UNREADABLE) for one in counts)]
+    if unreadable:
+        scans = sum(is_dicom(file) for file in unreadable)
+        complain(
+            f"{len(unreadable)} of {len(warned)} files are {UNREADABLE}: no class is told"
+            + (f", and of {scans} DICOM files no DICOM SEG is written" if scans else "")
+        )
 
 
 def report_failures(failed, count):

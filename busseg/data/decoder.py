@@ -1,7 +1,7 @@
-"""Decode compressed DICOM in a process of its own, with limits of time and memory.
+"""Decode compressed DICOM, videos and images of newer formats in a process of its own, with limits of time and memory.
 
-Some broken files make GDCM and other decoders end the process that they run in, or never come to an end. Here that is
-a process which does nothing else: the file that ended it is named, and the next one gets a new process.
+Some broken files make GDCM, FFmpeg and other decoders end the process that they run in, or never come to an end. Here
+that is a process which does nothing else: the file that ended it is named, and the next one gets a new process.
 
 A request is a line of JSON; the answer is a line of JSON, followed by the pixels. Nothing is unpickled, for a decoder
 that a file has taken over could send anything.
@@ -10,19 +10,26 @@ that a file has taken over could send anything.
 import atexit
 import faulthandler
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from busseg.data.clip_pixels import MAX_FRAMES, ClipReader, measure_clip
 from busseg.data.dicom_pixels import decode_frame, import_pydicom
+from busseg.data.images import check_size
 
 TIME_LIMIT_S = 8  # of a frame; one of half a million pixels takes some hundredths of a second
 MEMORY_LIMIT = 2**31  # bytes of addresses, where the system can limit them; the largest frames take half of it
+_FRAMES_AT_ONCE = 20  # so many times the limit for a request that goes through many frames
 _OUT_OF_TIME = 1  # the exit status by `faulthandler`
 
 _at_once = threading.BoundedSemaphore(os.cpu_count() or 1)
@@ -43,6 +50,39 @@ def decode_apart(path, number, shape):
         ValueError: If the pixels are missing, cut short, broken or of another size.
         OSError: If no process can be started.
     """
+    return _ask({"what": "dicom", "path": path, "number": number, "shape": shape})[1].reshape(shape)
+
+
+def measure_apart(path):
+    """Count the frames of an image or a video in another process; see `clip_pixels.measure_clip`.
+
+    Returns:
+        `(frames, (height, width))`.
+
+    Raises:
+        DecoderDiedError, ValueError, OSError: See `read_apart`.
+    """
+    answer, _ = _ask({"what": "measure", "path": path})
+    height, width = map(int, answer["size"])
+    return min(int(answer["frames"]), MAX_FRAMES), (height, width)
+
+
+def read_apart(path, number, colour=False):
+    """Read a frame of an image or a video in another process; see `clip_pixels.ClipReader`.
+
+    Returns:
+        Array `(height, width)`, or with `colour` `(height, width, 3)`, uint8.
+
+    Raises:
+        DecoderDiedError: If a frame ends the process, or takes more than `TIME_LIMIT_S` or `MEMORY_LIMIT`.
+        ValueError: If the file is broken.
+        OSError: If no process can be started.
+    """
+    return _ask({"what": "clip", "path": path, "number": number, "colour": colour})[1]
+
+
+def _ask(request):
+    """`(answer, pixels)` of a process that is idle, or of a new one."""
     with _at_once:
         while True:
             try:
@@ -50,7 +90,7 @@ def decode_apart(path, number, shape):
             except IndexError:
                 process, fresh = _Process(), True
             try:
-                pixels = process.decode(path, number, shape)
+                answered = process.ask(request)
             except DecoderDiedError:
                 # A file before this one may have left it damaged: only what ends a fresh one is to blame.
                 if fresh or process.out_of_time:
@@ -60,7 +100,7 @@ def decode_apart(path, number, shape):
                 _idle.append(process)
                 raise
             _idle.append(process)
-            return pixels
+            return answered
 
 
 class _Process:
@@ -73,23 +113,22 @@ class _Process:
             stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": places, "OPENBLAS_NUM_THREADS": "1"},
         )  # fmt: skip
         if not self._process.stdout.readline():  # which says that it is ready
-            raise OSError(f"Expected a process that decodes DICOM, found that it ended ({self.close()})")
+            raise OSError(f"Expected a process that decodes files, found that it ended ({self.close()})")
 
     @property
     def out_of_time(self):
         return self._process.poll() == _OUT_OF_TIME
 
-    def decode(self, path, number, shape):
-        request = json.dumps(
-            {"path": str(path.absolute()), "number": number, "shape": shape, "time_limit_s": TIME_LIMIT_S}
-        )
+    def ask(self, request):
+        path = request["path"]
+        told = json.dumps(request | {"path": str(path.absolute()), "time_limit_s": TIME_LIMIT_S})
         try:
-            self._process.stdin.write(f"{request}\n".encode())
+            self._process.stdin.write(f"{told}\n".encode())
             self._process.stdin.flush()
             answer = json.loads(self._process.stdout.readline())
-            pixels = self._process.stdout.read(0 if "error" in answer else shape[0] * shape[1])
             if "error" not in answer:
-                return np.frombuffer(pixels, np.uint8).reshape(shape)
+                shape = _checked_shape(answer["shape"])
+                return answer, np.frombuffer(self._process.stdout.read(math.prod(shape)), np.uint8).reshape(shape)
         except (OSError, ValueError) as error:  # no answer, or half of one
             status = self.close()
             found = f"no end within {TIME_LIMIT_S} s" if self.out_of_time else f"that the decoder died ({status})"
@@ -105,6 +144,14 @@ class _Process:
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
+
+
+def _checked_shape(shape):
+    """The shape of the pixels that a process tells of, `(height, width)` or `(height, width, 3)`, as a tuple."""
+    height, width, *channels = map(int, shape)
+    if min(height, width) < 0 or check_size((height, width)) or channels not in ([], [3]):
+        raise ValueError(f"Expected a shape of pixels, found {shape}")
+    return (height, width, *channels)
 
 
 @atexit.register
@@ -123,23 +170,44 @@ def _serve():
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C stops who asks, and then this
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # decoders print, too
-    import_pydicom("")
+    with suppress(ImportError):  # it reads clips without it
+        import_pydicom("")
     _limit_memory()
+    reader = None
     answers.write(b"ready\n")
     answers.flush()
     for line in sys.stdin.buffer:
         request = json.loads(line)
-        # By a thread that needs nothing of Python, so that it ends a decoder that never gives up Python's lock, too.
-        faulthandler.dump_traceback_later(request["time_limit_s"], exit=True)
-        answer, pixels = {}, b""
+        limit = request["time_limit_s"]
+        path, wait = Path(request["path"]), partial(_wait, limit, time.monotonic() + _FRAMES_AT_ONCE * limit)
+        answer, pixels = {}, np.empty((0, 0), np.uint8)
         try:
-            shape = tuple(request["shape"])
-            pixels = decode_frame(Path(request["path"]), request["number"], shape).tobytes()
+            wait()
+            if request["what"] == "dicom":
+                pixels = decode_frame(path, request["number"], tuple(request["shape"]))
+            elif request["what"] == "measure":
+                answer["frames"], answer["size"] = measure_clip(path, wait)
+            else:
+                # Kept for the next frame, which most often is the next asked for.
+                file = str(path), path.stat().st_mtime_ns, request["colour"]
+                if not reader or reader[0] != file:
+                    reader = file, ClipReader(path, request["colour"], lambda: wait())  # noqa: B023 - of the request
+                pixels = reader[1].read(request["number"])
+            answer["shape"] = pixels.shape
         except Exception as error:
             answer["error"] = str(error) or type(error).__name__
         faulthandler.cancel_dump_traceback_later()
-        answers.write(f"{json.dumps(answer)}\n".encode() + pixels)
+        answers.write(f"{json.dumps(answer)}\n".encode())
+        answers.write(pixels.tobytes())
         answers.flush()
+
+
+def _wait(seconds, end):
+    """Let the process end itself after some seconds, or at the `end`, unless it comes by here again before.
+
+    By a thread that needs nothing of Python, so that it ends a decoder that never gives up Python's lock, too.
+    """
+    faulthandler.dump_traceback_later(max(0.001, min(seconds, end - time.monotonic())), exit=True)
 
 
 def _limit_memory():

@@ -1,10 +1,7 @@
-"""Read ultrasound DICOM: grey frames, where in them the B-mode picture lies, and how many millimetres a pixel is.
+"""Read ultrasound DICOM: grey frames, where in them the pictures lie, and how many millimetres a pixel is.
 
 Only the technical attributes that stand here are read, so nothing that tells who was scanned can reach a line of ours.
 `dicom_seg.py` writes what was seen.
-
-References:
-    DICOM PS3.3, C.8.5.5 US Region Calibration
 """
 
 from dataclasses import dataclass, field
@@ -12,17 +9,26 @@ from pathlib import Path
 
 import numpy as np
 
-from busseg.data.dicom_pixels import count_frames, decode_frame, import_pydicom
+from busseg.data.dicom_pixels import (
+    START_BYTES,
+    count_frames,
+    decode_frame,
+    import_pydicom,
+    looks_like_dicom,
+    read_header,
+)
+from busseg.data.dicom_regions import Regions, find_regions
 from busseg.data.images import check_file, check_size
 
-SOP_CLASSES = (
-    "1.2.840.10008.5.1.4.1.1.6.1",  # Ultrasound Image Storage
-    "1.2.840.10008.5.1.4.1.1.3.1",  # Ultrasound Multi-frame Image Storage
-)
+# Ultrasound Image Storage and Ultrasound Multi-frame Image Storage, each with its retired form.
+SINGLE_CLASSES = ("1.2.840.10008.5.1.4.1.1.6.1", "1.2.840.10008.5.1.4.1.1.6")
+SOP_CLASSES = (*SINGLE_CLASSES, "1.2.840.10008.5.1.4.1.1.3.1", "1.2.840.10008.5.1.4.1.1.3")
 # What a result must refer to, and what pixels cannot be read without.
 _REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns")
-_OPTIONAL = ("NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "SequenceOfUltrasoundRegions", "PixelSpacing")
-_MM_PER_CM = 10
+_OPTIONAL = (
+    "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "SequenceOfUltrasoundRegions", "PixelSpacing",
+    "BurnedInAnnotation",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,11 +39,7 @@ class Scan:
         path: Path of the file.
         frame_count: Number of its frames, 1 of a single image; those that are there, where a file is cut short.
         shape: `(height, width)` of each frame in pixels.
-        region: `(left, top, width, height)` in pixels of the B-mode picture in the frame: the largest region that the
-            scanner marked as two-dimensional tissue, or the whole frame where it marked none. Names, dates and
-            measurements stand around it.
-        spacing_mm: `(row, column)`: millimetres from one row to the next, and from one column to the next; None where
-            the file does not tell.
+        regions: Where the pictures lie in the frame, and what is not right with them; see `find_regions`.
         missing: How many more frames the header tells of than are there.
         compressed: Whether its pixels are compressed. Those are decoded in a process of their own.
     """
@@ -45,8 +47,7 @@ class Scan:
     path: Path
     frame_count: int
     shape: tuple[int, int]
-    region: tuple[int, int, int, int]
-    spacing_mm: tuple[float, float] | None
+    regions: Regions
     missing: int = 0
     compressed: bool = False
     # Why a frame ended the process that decoded it; the others are not tried, for each might cost as much time.
@@ -77,16 +78,40 @@ class Scan:
             self._fatal.append(str(error))
             raise
 
-    def crop(self, frame):
-        """The region's part of a frame, array `(height, width)`; what stands around it stays out of the answer."""
-        left, top, width, height = self.region
-        return np.ascontiguousarray(frame[top : top + height, left : left + width])
+    @property
+    def boxes(self):
+        """Tuple of `(left, top, width, height)` in pixels: the regions, or the whole frame where none is usable."""
+        return self.regions.boxes or ((0, 0, *self.shape[::-1]),)
 
-    def place(self, values):
-        """Undo `crop`: values of the region, such as a mask, in a whole frame that is 0 elsewhere."""
-        left, top, width, height = self.region
-        frame = np.zeros(self.shape, values.dtype)
-        frame[top : top + height, left : left + width] = values
+    @property
+    def region(self):
+        """The largest of `boxes`."""
+        return max(self.boxes, key=lambda box: box[2] * box[3])
+
+    @property
+    def spacing_mm(self):
+        """`(row, column)`: millimetres from one row to the next, and from one column to the next; None where the file
+        does not tell.
+        """
+        return self.regions.spacing_mm
+
+    def crops(self, frame):
+        """The parts of a frame in `boxes`, a list of arrays `(height, width)`; the rest stays out of the answer."""
+        return [
+            np.ascontiguousarray(frame[top : top + height, left : left + width])
+            for left, top, width, height in self.boxes
+        ]
+
+    def place(self, crops):
+        """Undo `crops`: values of each box, such as masks, in a whole frame that is 0 elsewhere.
+
+        Where boxes overlap, the greatest value stands.
+        """
+        frame, placed = np.zeros(self.shape, crops[0].dtype), np.zeros(self.shape, bool)
+        for (left, top, width, height), values in zip(self.boxes, crops, strict=True):
+            place = slice(top, top + height), slice(left, left + width)
+            frame[place] = np.where(placed[place], np.maximum(frame[place], values), values)
+            placed[place] = True
         return frame
 
 
@@ -99,7 +124,7 @@ def is_dicom(path):
         if not path.is_file():  # to open a pipe may never end
             return False
         with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            return looks_like_dicom(file.read(START_BYTES))
     except OSError:
         return False
 
@@ -123,7 +148,7 @@ def read_dicom(path):
     check_file(path, "a DICOM")
     try:
         with path.open("rb") as file:
-            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=[*_REQUIRED, *_OPTIONAL])
+            header = read_header(file, (*_REQUIRED, *_OPTIONAL))
             told_frames = int(header.get("NumberOfFrames") or 1)
             frames = told_frames if told_frames == 1 else min(told_frames, count_frames(file, header))
         told = {keyword: header.get(keyword) for keyword in _REQUIRED}
@@ -143,16 +168,14 @@ def read_dicom(path):
     _check_decoder(told["TransferSyntaxUID"], path)
     try:
         shape = int(header.Rows), int(header.Columns)
-        region, spacing_mm = _region(header)
+        regions = find_regions(header)
     except Exception as error:
         raise ValueError(f"Expected a DICOM image with regions and frames, found broken ones: {path}") from error
     if refusal := check_size(shape):
         raise ValueError(f"Expected {refusal}: {path}")
     if not (frames > 0 and told_frames < path.stat().st_size):
         raise ValueError(f"Expected a number of frames that fit into the file, found {told_frames}: {path}")
-    return Scan(
-        path, frames, shape, region, spacing_mm, told_frames - frames, told["TransferSyntaxUID"].is_encapsulated
-    )
+    return Scan(path, frames, shape, regions, told_frames - frames, told["TransferSyntaxUID"].is_encapsulated)
 
 
 def _name(uid):
@@ -173,42 +196,3 @@ def _check_decoder(transfer_syntax, path):
         raise ValueError(f"Expected still pictures of a known transfer syntax, found {name}: {path}")
     if not decoder.is_available:
         raise ValueError(f'Expected a decoder of {name}, found none; pip install "busseg[dicom]": {path}')
-
-
-def _region(header):
-    """`(region, spacing_mm)` of a `Scan`."""
-    height, width = header.Rows, header.Columns
-    tissue = [
-        region
-        for region in header.get("SequenceOfUltrasoundRegions") or ()
-        if region.RegionSpatialFormat == 1 and region.RegionDataType == 1
-    ]
-    boxes = [_box(region) for region in tissue]
-    if not boxes:
-        row, column = (float(mm) for mm in header.get("PixelSpacing") or (0, 0))
-        return (0, 0, width, height), (row, column) if min(row, column) > 0 else None
-    largest = max(range(len(boxes)), key=lambda i: boxes[i][2] * boxes[i][3])
-    left, top, *size = boxes[largest]
-    if not (0 <= left < width and 0 <= top < height and min(size) > 0):
-        return (0, 0, width, height), None
-    # A region that reaches out of the frame is that of a larger one, which was cut or shrunk later: its scale may be
-    # another. Where it reaches out on both sides its place is, too. (One pixel out is a scanner that counts from 1.)
-    out = left + size[0] > width + 1, top + size[1] > height + 1
-    if all(out):
-        return (0, 0, width, height), None
-    inside = left, top, min(size[0], width - left), min(size[1], height - top)
-    return inside, None if any(out) else _spacing_mm(tissue[largest])
-
-
-def _box(region):
-    """`(left, top, width, height)` of a region; the corners that it tells both belong to it."""
-    left, top = region.RegionLocationMinX0, region.RegionLocationMinY0
-    return left, top, region.RegionLocationMaxX1 - left + 1, region.RegionLocationMaxY1 - top + 1
-
-
-def _spacing_mm(region):
-    units = region.get("PhysicalUnitsYDirection"), region.get("PhysicalUnitsXDirection")
-    steps = region.get("PhysicalDeltaY"), region.get("PhysicalDeltaX")
-    if units != (3, 3) or not all(steps):  # 3: centimetres
-        return None
-    return tuple(_MM_PER_CM * abs(step) for step in steps)

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 _IMAGE = ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "ExtendedOffsetTable", "ExtendedOffsetTableLengths")
+START_BYTES = 132  # that tell whether a file is DICOM
 _TAG_BYTES = 12  # before the pixels of a compressed file: its tag, kind and length
 # The markers of JPEG's and JPEG-LS' frame headers; what lies between them are tables.
 _JPEG_FRAMES = {*range(0xFFC0, 0xFFD0), 0xFFF7} - {0xFFC4, 0xFFC8, 0xFFCC}
@@ -37,8 +38,8 @@ def decode_frame(path, number, shape):
     pydicom = import_pydicom(path)
     header = pydicom.Dataset()
     try:
-        _check_codestream(path, number)
-        pixels = pydicom.pixels.pixel_array(path, ds_out=header, index=number - 1)
+        syntax = _check_codestream(path, number)
+        pixels = pydicom.pixels.pixel_array(path, ds_out=header, index=number - 1, transfer_syntax_uid=syntax)
         grey = _to_grey(pixels, header)
     except Exception as error:  # decoders raise what they like
         found = " ".join(str(error).split()) or type(error).__name__
@@ -46,6 +47,48 @@ def decode_frame(path, number, shape):
     if grey.shape != shape:
         raise ValueError(f"Expected a frame of {shape}, found {grey.shape}: {path}")
     return grey
+
+
+def looks_like_dicom(start):
+    """Whether a file's first `START_BYTES` bytes are those of DICOM: 128 bytes and DICM, or, of files from before 1993
+    and of some exports, the first element itself, of group 2 or 8.
+    """
+    if start[128:132] == b"DICM":
+        return True
+    if len(start) < 8 or start[:2] not in (b"\x02\x00", b"\x08\x00"):
+        return False
+    _, element, kind, length = struct.unpack("<HH2sH", start[:8])
+    # Of explicit VR two letters follow; of implicit VR the length in four bytes, which is short.
+    return element < 0x100 and bool(re.fullmatch(b"[A-Z]{2}", kind) or (kind[0] > 0 and kind[1] == length == 0))
+
+
+def read_header(file, keywords=None):
+    """Read a DICOM header without the pixels; of a file without preamble, too.
+
+    Args:
+        file: Binary file object, at its beginning.
+        keywords: Sequence of those to read; all by default.
+
+    Returns:
+        A `pydicom.FileDataset`. Its `file_meta` tells the transfer syntax even where the file does not, for a file
+        without preamble may leave it out.
+
+    Raises:
+        InvalidDicomError: If it is no DICOM. Broken content raises others.
+    """
+    import pydicom
+
+    start = file.read(START_BYTES)
+    file.seek(0)
+    if not looks_like_dicom(start):
+        raise pydicom.errors.InvalidDicomError
+    tags = keywords and list(keywords)
+    header = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=tags)
+    if not header.file_meta:  # pydicom has found out
+        implicit, little = header.original_encoding
+        explicit = pydicom.uid.ExplicitVRLittleEndian if little else pydicom.uid.ExplicitVRBigEndian
+        header.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian if implicit else explicit
+    return header
 
 
 def count_frames(file, header):
@@ -68,15 +111,19 @@ def count_frames(file, header):
 
 
 def _check_codestream(path, number):
-    """Refuse a compressed frame of another size than the header's before a decoder makes room for it."""
+    """Refuse a compressed frame of another size than the header's before a decoder makes room for it.
+
+    Returns:
+        The transfer syntax of the file.
+    """
     import pydicom
     from pydicom.encaps import get_frame
 
     with path.open("rb") as file:
-        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_IMAGE))
+        header = read_header(file, _IMAGE)
         syntax = header.file_meta.TransferSyntaxUID
         if not syntax.is_encapsulated or syntax == pydicom.uid.RLELossless:
-            return
+            return syntax
         file.seek(_TAG_BYTES, 1)
         offsets = (
             (header.ExtendedOffsetTable, header.ExtendedOffsetTableLengths) if "ExtendedOffsetTable" in header else None
@@ -86,6 +133,7 @@ def _check_codestream(path, number):
     found, expected = _size(codestream), (header.Rows, header.Columns, header.SamplesPerPixel)
     if found != expected:
         raise ValueError(f"a codestream of {found}, not {expected}")
+    return syntax
 
 
 def _size(codestream):

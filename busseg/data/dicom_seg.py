@@ -14,7 +14,8 @@ from copy import deepcopy
 import numpy as np
 
 from busseg import __version__
-from busseg.data.dicom import SOP_CLASSES, import_pydicom
+from busseg.data.dicom import SINGLE_CLASSES
+from busseg.data.dicom_pixels import import_pydicom, read_header
 from busseg.data.files import replacing
 
 LESIONS = ("benign", "malignant")  # in the order of their segments; of a normal frame, nothing is segmented
@@ -28,16 +29,19 @@ _PATIENT = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "Refer
 _STUDY = ("AccessionNumber", "StudyID", "StudyDate", "StudyTime")
 
 
-def write_segmentation(path, scan, masks, labels, model, remark=""):
+def write_segmentation(path, scan, masks, labels, model, remark="", assumed_mm=1.0):
     """Write the lesions of a scan as DICOM SEG (BINARY): one segment for each class of lesion, all frames in one file.
 
     A segment is an SCT 49755003 "Morphologically Abnormal Structure", of the type SCT 52988006 "Lesion" with the
     modifier SCT 30807003 "Benign" or SCT 21594007 "Malignant", in the SCT 76752008 "Breast". The codes are those of
     DICOM PS3.16 (CID 7150, 7159, 6063 and 4). Not "Neoplasm": benign ones of BUSI are cysts, too.
 
-    Each frame of a lesion refers to its frame of the source, pixel by pixel, and has its scale from there: ultrasound
-    has no patient coordinates, and no thickness of a slice, which a scale of its own goes with. Normal frames are left
-    out. Where all are normal, one empty segment, "lesion", says that lesions were looked for.
+    Each frame of a lesion refers to its frame of the source, pixel by pixel. Normal frames are left out. Where all are
+    normal, one empty segment, "lesion", says that lesions were looked for.
+
+    OHIF's loader and dcmqi read no segmentation without the plane and the scale of its pixels. Two-dimensional
+    ultrasound has no patient coordinates, so the plane is made up, in a frame of reference of its own: rows run along
+    x, columns along y, and frame n of a clip lies at z = n - 1 mm.
 
     Args:
         path: Path of the file to write.
@@ -47,12 +51,19 @@ def write_segmentation(path, scan, masks, labels, model, remark=""):
         labels: Sequence of classes, one a frame. A normal frame has no segment, whatever its mask.
         model: Name of the model, which the algorithm's identification tells beside busseg and its version.
         remark: What else to tell of the segments.
+        assumed_mm: Millimetres a pixel where the scan tells none; the segments' descriptions then say that the scale is
+            made up. None leaves plane and scale of such scans out.
 
     Raises:
         ValueError: If the header of the scan is none that a result can refer to.
         ImportError: If highdicom is missing.
     """
     highdicom = _import_highdicom(scan.path)
+    spacing_mm = scan.spacing_mm
+    if spacing_mm is None and assumed_mm is not None:
+        spacing_mm = (assumed_mm, assumed_mm)
+        scale = f"The scan tells no scale: {assumed_mm:g} mm a pixel is made up"
+        remark = f"{remark}. {scale}" if remark else scale
     model = "".join(letter if " " <= letter <= "~" and letter != "\\" else "_" for letter in model)[:64]
     found = [label for label in LESIONS if label in labels]
     with _without_quotes(scan.path):
@@ -81,6 +92,8 @@ def write_segmentation(path, scan, masks, labels, model, remark=""):
         if label in found
     )
     _fill(segmentation, lesions, scan, source)
+    if spacing_mm:
+        _place(segmentation, spacing_mm)
     with _without_quotes(scan.path):
         _write(path, segmentation, source)
 
@@ -151,7 +164,8 @@ def _without_quotes(path):
 
 
 def _read_source(scan):
-    return import_pydicom(scan.path).dcmread(scan.path, stop_before_pixels=True)
+    with scan.path.open("rb") as file:
+        return read_header(file)
 
 
 def _reference(source):
@@ -166,7 +180,7 @@ def _reference(source):
     for keyword in (*_PATIENT, *_STUDY):
         setattr(reference, keyword, None)
     reference.Modality = "US"
-    reference.SOPClassUID = SOP_CLASSES[0]
+    reference.SOPClassUID = SINGLE_CLASSES[0]
     return reference
 
 
@@ -217,6 +231,7 @@ def _fill(segmentation, lesions, scan, source):
     segmentation.PerFrameFunctionalGroupsSequence = frames
     segmentation.NumberOfFrames = len(frames)
     segmentation.PixelData = bytes(bits) + b"\0" * (len(bits) % 2)
+    segmentation.ContentCreatorName = None  # nobody, and must be told so
     segmentation.SourceImageSequence = [_frame_reference(source)]
     (series,) = segmentation.ReferencedSeriesSequence
     series.ReferencedInstanceSequence = [_frame_reference(source)]
@@ -230,6 +245,25 @@ def _fill(segmentation, lesions, scan, source):
     by_time.FunctionalGroupPointer = "FrameContentSequence"
     by_time.DimensionDescriptionLabel = "Temporal Position Index"
     segmentation.DimensionIndexSequence = [by_segment, by_time]
+
+
+def _place(segmentation, spacing_mm):
+    """Give the frames of a segmentation a plane and a scale, `(row, column)`; see `write_segmentation`."""
+    from pydicom import Dataset
+    from pydicom.uid import generate_uid
+    from pydicom.valuerep import DS
+
+    segmentation.FrameOfReferenceUID, segmentation.PositionReferenceIndicator = generate_uid(), None
+    orientation, measures = Dataset(), Dataset()
+    orientation.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    measures.PixelSpacing = [DS(mm, auto_format=True) for mm in spacing_mm]  # at most 16 letters
+    measures.SliceThickness = measures.SpacingBetweenSlices = 1
+    (shared,) = segmentation.SharedFunctionalGroupsSequence
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [measures]
+    for frame in segmentation.PerFrameFunctionalGroupsSequence:
+        position = Dataset()
+        position.ImagePositionPatient = [0, 0, frame.FrameContentSequence[0].TemporalPositionIndex - 1]
+        frame.PlanePositionSequence = [position]
 
 
 def _frame(model, number, segment, source):
@@ -254,13 +288,14 @@ def _frame_reference(source, number=None):
     reference = Dataset()
     reference.ReferencedSOPClassUID = source.SOPClassUID
     reference.ReferencedSOPInstanceUID = source.SOPInstanceUID
-    if number and source.SOPClassUID != SOP_CLASSES[0]:
+    if number and int(source.get("NumberOfFrames") or 1) > 1:
         reference.ReferencedFrameNumber = number
     return reference
 
 
 def _write(path, result, source):
     """Copy what the source tells of patient and study, and write the file, whole or not at all."""
+    source.SOPClassUID = SINGLE_CLASSES[0]  # highdicom knows no retired class; of none is anything else copied
     result.copy_patient_and_study_information(source)
     if "SpecificCharacterSet" in source:
         result.SpecificCharacterSet = source.SpecificCharacterSet

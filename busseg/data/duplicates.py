@@ -169,7 +169,7 @@ def _read(path):
 def _describe(image):
     """The `_Scan` of a grey image `(height, width)`, uint8."""
     digest = hashlib.blake2b(repr(image.shape).encode() + image.tobytes()).digest()
-    pixels = _thumbnail(_trimmed(image))
+    pixels = _thumbnail(trimmed(image))
     if min(pixels.shape) < THINNEST_PX:
         return _Scan(digest, pixels, *_NO_FEATURES)
     # A low threshold, for tissue has little contrast; twice the features, for those in two directions are one upright.
@@ -185,7 +185,7 @@ def _describe(image):
     return _Scan(digest, pixels, points, descriptors.astype(np.uint8))  # SIFT's floats are whole numbers to 255
 
 
-def _trimmed(image):
+def trimmed(image):
     """The image without the black frame of the screen."""
     lit = cv2.blur(image, (5, 5)) > 8
     rows, columns = (np.flatnonzero(lit.mean(axis=axis) > 0.05) for axis in (1, 0))

@@ -24,6 +24,7 @@ MAX_SIDE_PX = 32_767  # OpenCV counts some pixels in 16 bits
 MAX_SCANS = 100  # of a progressive JPEG, over all of its pixels each; encoders make about ten
 
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
+_BITS = (8, 10, 12, 14, 16)  # that scanners and cameras store in 16
 _NO_FILES = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
 
 # What Pillow warns of and logs, broken content and many pixels, `read_image` refuses or can do without; and what its
@@ -45,8 +46,8 @@ def read_image(path, colour=False):
     """Read an image file as grey values, or as colours.
 
     To grey values, colour is turned to luma, and transparent pixels are laid on black, where there is no echo; colours
-    are laid on white, where there is no tissue. 16 bit is scaled to 8 by the type's full range, and the orientation a
-    camera noted in the file is applied.
+    are laid on white, where there is no tissue. 16 bit is scaled to 8 by the range of the bits in use (`bits_in_use`),
+    and the orientation a camera noted in the file is applied.
 
     Args:
         path: Path of a PNG, JPEG, BMP or TIFF file.
@@ -61,7 +62,7 @@ def read_image(path, colour=False):
             side.
         OSError: If the system lets nobody read it.
     """
-    return _read(path, _to_colour if colour else _to_grey)
+    return _read(path, to_colour if colour else to_grey)
 
 
 def _read(path, convert):
@@ -69,7 +70,7 @@ def _read(path, convert):
     check_file(path, "an image")
     try:
         with Image.open(path, formats=_FORMATS) as image:
-            refusal = _refusal(image)
+            refusal = refuse_picture(image) or refuse_frames(image)
             if not refusal:
                 return convert(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError as error:  # from twice Pillow's own limit on
@@ -127,14 +128,23 @@ def check_size(shape):
     return None
 
 
-def _refusal(image):
-    """What is wrong with an image whose header alone has been read, or None."""
+def refuse_frames(image):
+    """Why an open Pillow image is no single one, in words, or None."""
+    frames = count_frames(image)
+    return f"a single image, found {frames} frames" if frames > 1 else None
+
+
+def count_frames(image):
+    """Number of frames of an open Pillow image. A phone's JPEG is one, whatever previews and gain maps it carries."""
+    return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+
+
+def refuse_picture(image):
+    """What is wrong with a frame of an open Pillow image whose header alone has been read, in words, or None."""
     if refusal := check_size(image.size[::-1]):
         return refusal
     if (scans := _count_scans(image)) > MAX_SCANS:
         return f"a JPEG of at most {MAX_SCANS} scans, found {scans}"
-    if getattr(image, "n_frames", 1) > 1:
-        return f"a single image, found {image.n_frames} frames"
     if image.mode in ("I", "F"):
         return "8 or 16 bits a channel, found 32"
     if image.mode == "LAB":
@@ -148,9 +158,29 @@ def _count_scans(image):
     return Path(image.filename).read_bytes().count(start_of_scan) if "progressive" in image.info else 1
 
 
-def _to_grey(image):
+def bits_in_use(values):
+    """The bits that values stored in 16 use: the fewest of 8, 10, 12, 14 and 16 that hold the greatest.
+
+    A scanner's 12 bits, 0 to 4095, would be nearly black in a range of 65535. Steps of two bits, not the image's own
+    least and greatest value, let images of one scanner share a scale.
+    """
+    return next(bits for bits in _BITS if values.max() < 2**bits)
+
+
+def to_grey(image, bits=None):
+    """The grey values of an open Pillow image; see `read_image`.
+
+    Args:
+        image: Pillow image, of any mode but "I", "F" and "LAB".
+        bits: Of 16-bit values, those in use; by default those of this image.
+
+    Returns:
+        Array `(height, width)`, uint8.
+    """
     if image.mode.startswith("I;16"):
-        return np.round(np.asarray(image) / 257.0).astype(np.uint8)
+        values = np.asarray(image)
+        white = 2 ** (bits or bits_in_use(values)) - 1
+        return np.round(values / (white / 255)).astype(np.uint8)
     if image.has_transparency_data:
         grey, opacity = np.asarray(image.convert("RGBA").convert("LA")).transpose(2, 0, 1)
         # Rounded, in 16 bits: 255 * 255 + 127 = 65152.
@@ -158,9 +188,10 @@ def _to_grey(image):
     return np.asarray(image.convert("L"))
 
 
-def _to_colour(image):
+def to_colour(image):
+    """The colours of an open Pillow image; see `read_image`. Array `(height, width, 3)`, uint8."""
     if image.mode.startswith("I;16"):
-        return np.repeat(_to_grey(image)[..., None], 3, axis=2)
+        return np.repeat(to_grey(image)[..., None], 3, axis=2)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

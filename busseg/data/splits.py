@@ -183,6 +183,11 @@ def random_splits(samples, folds=5, seed=0):
     return grouped_splits([replace(sample, group=sample.name) for sample in samples], folds, seed)
 
 
+def learnt(split):
+    """The samples that a fold's model is trained or chosen with. Without a test part, the validation part is scored."""
+    return split.train + (split.validation if split.test else ())
+
+
 def leaked(split, samples):
     """The images a fold is scored on that have a copy among those its model was trained or chosen with.
 
@@ -194,8 +199,7 @@ def leaked(split, samples):
         List of `Sample` of the scored part.
     """
     group_of = {sample.name: sample.group for sample in samples}
-    used = split.train + (split.validation if split.test else ())
-    known = {group_of[sample.name] for sample in used}
+    known = {group_of[sample.name] for sample in learnt(split)}
     return [sample for sample in split.test or split.validation if group_of[sample.name] in known]
 
 

@@ -13,7 +13,16 @@ from matplotlib.ticker import MaxNLocator
 from busseg.data.claims import COMPARISON, claim_folder
 from busseg.data.files import blaming, read_json, replacing, write_csv, write_text
 from busseg.data.signature import SOFTWARE
+from busseg.evaluation.comparability import (
+    SETTINGS,
+    notes_on_images,
+    notes_on_leaks,
+    notes_on_settings,
+    notes_on_unknown,
+    warnings_of_known,
+)
 from busseg.evaluation.intervals import image_key, paired_differences
+from busseg.evaluation.known import paired_known
 from busseg.evaluation.patients import PATIENT_SCORES, paired_patients
 from busseg.evaluation.protocol import SUMMARY, TABLE, read_rows
 from busseg.evaluation.scores import scored
@@ -26,10 +35,10 @@ TOLD = {
     "iou": ("IoU", 3),
     "sensitivity": ("sensitivity", 3),
     "precision": ("precision", 3),
-    "hd95_px": ("HD95 px", 1),
-    "assd_px": ("ASSD px", 1),
-    "hd95_mm": ("HD95 mm", 2),
-    "assd_mm": ("ASSD mm", 2),
+    "hd95_px": ("HD95 px, found", 1),
+    "assd_px": ("ASSD px, found", 1),
+    "hd95_mm": ("HD95 mm, found", 2),
+    "assd_mm": ("ASSD mm, found", 2),
     "nsd": ("NSD", 3),
     "missed_rate": ("missed", 3),
     "clean_normal_rate": ("clean normals", 3),
@@ -45,14 +54,6 @@ TOLD = {
 TOLD_BY_SOURCE = ("dice", "clean_normal_rate", "accuracy", "malignant_auc")
 DRAWN = ("dice", "hd95_px", "clean_normal_rate", "accuracy", "macro_auc")
 _LOWER_IS_BETTER = {"hd95_px"}
-# What must be the same for scores to mean the same, and what to call it where it is not.
-_SETTINGS = {
-    "part": "parts",
-    "protocol": "protocols",
-    "size": "sizes of the masks that are compared",
-    "threshold": "thresholds of the mask",
-    "nsd_tolerance_px": "tolerances of NSD",
-}
 _FIELDS = (
     "name", "folder", "protocol", "part", "source", "images", "score", "value", "low", "high",
     "common_images", "first_on_common", "value_on_common", "difference", "difference_low", "difference_high", "p",
@@ -77,7 +78,8 @@ def compare(folders, out=None, names=None):
         evaluation), `size` and other settings, `images`, `groups`, `scores`, and `intervals` (95 %); `differences`, for
         each folder but the first a dict of `name`, `to`, the first's name, those of `paired_differences`, the first
         being `a`, `leaked`, the same on the images of which one of both was trained with a copy, those of
-        `paired_sources`, and `patients`, see `paired_patients`; and `notes`, sentences on what does not compare.
+        `paired_known` and `paired_sources`, and `patients`, see `paired_patients`; `warnings`, sentences on models that
+        know what they are scored on; and `notes`, on what does not compare.
 
     Raises:
         FileExistsError: If `out` holds other files than a comparison.
@@ -111,14 +113,16 @@ def _compare(folders, names):
                 "to": names[0],
                 **paired_differences(rows[0], others),
                 "leaked": paired_differences(*_leaked(rows[0], others)),
+                **paired_known(rows[0], others),
                 **paired_sources(rows[0], others),
                 "patients": paired_patients(rows[0], others),
             }
             for name, others in zip(names[1:], rows[1:])
         ]
-        notes = _notes_on_settings(models) + _notes_on_leaks(models)
-        notes += [note for one, others in zip(differences, rows[1:]) for note in _notes_on_images(one, rows[0], others)]
-        return {"models": list(models), "differences": differences, "notes": notes}
+        notes = notes_on_settings(models) + notes_on_leaks(models)
+        notes += [note for one, others in zip(differences, rows[1:]) for note in notes_on_images(one, rows[0], others)]
+        warnings = warnings_of_known(models)
+        return {"models": list(models), "differences": differences, "warnings": warnings, "notes": notes}
 
 
 def _leaked(rows_a, rows_b):
@@ -151,8 +155,9 @@ def _read(folder, name):
         headline = _headline(summary["parts"][part])
         sources = {source: _headline(one) for source, one in summary["parts"][part].get("sources", {}).items()}
     rows = [row for row in read_rows(folder / TABLE) if row["part"] == part]
-    about = {key: summary.get(key) for key in (*_SETTINGS, "leak", "model", "data")}
-    model = {"name": name, "folder": str(folder), **about, "part": part, **headline, "sources": sources}
+    about = {key: summary.get(key) for key in (*SETTINGS, "leak", "model", "data")}
+    known = summary["parts"][part].get("known")  # older summaries lack it
+    model = {"name": name, "folder": str(folder), **about, "part": part, **headline, "known": known, "sources": sources}
     return model, scored(rows)
 
 
@@ -180,48 +185,6 @@ def _check_labels(names, rows):
                         f"Expected one label for each file, found {label} in {by} and {row['label']} in {name}: "
                         f"{row['file']}"
                     )
-
-
-# === What does not compare ===
-def _notes_on_settings(models):
-    notes = []
-    for setting, title in _SETTINGS.items():
-        values = [model[setting] for model in models]
-        if any(value != values[0] for value in values):
-            told = ", ".join(f"{model['name']} {_setting(setting, model[setting])}" for model in models)
-            notes.append(f"The {title} differ: {told}.")
-    return notes
-
-
-def _setting(name, value):
-    if value is None:
-        return {"protocol": "evaluation", "size": "native"}.get(name, "unknown")
-    return str(value)
-
-
-def _notes_on_leaks(models):
-    return [
-        f"{model['name']} was trained or chosen with a copy of {model['leak']['share']:.1%} of its test images, so "
-        "that remembering counts as knowing."
-        for model in models
-        if model["leak"] and model["leak"]["images"]
-    ]
-
-
-def _notes_on_images(one, rows_a, rows_b):
-    """What a pair of folders does not share, in sentences; none where both scored the same images."""
-    name, first = one["name"], one["to"]
-    if not one["only_a"] and not one["only_b"]:
-        return []
-    alone = [f"{one[key]} only in {who}" for key, who in (("only_a", first), ("only_b", name)) if one[key]]
-    notes = [f"{name} and {first} are compared on {one['images']} common images; {', '.join(alone)}."]
-    files_a, files_b = ([row["file"] for row in rows] for rows in (rows_a, rows_b))
-    unlike = len(set(files_a) & set(files_b)) - one["images"]
-    if len(set(files_a)) < len(files_a) or len(set(files_b)) < len(files_b):
-        notes.append(f"Files stand in several folds of {name} or {first}; only the same fold of both is compared.")
-    elif unlike:
-        notes.append(f"{unlike} files that both hold differ in size or in the true lesion, and are not compared.")
-    return notes
 
 
 # === The table ===
@@ -252,14 +215,24 @@ def _paired_cells(paired):
 def format_comparison(comparison):
     """The scores of each folder, the paired differences and the notes as lines of text, at most 100 columns wide."""
     models = comparison["models"]
-    lines = ["Scores, each on the folder's own images [95 % interval]"]
+    lines = _wrapped(comparison["warnings"], "WARNING: ")
+    lines.append("Scores, each on the folder's own images [95 % interval]")
     for start in range(0, len(models), _COLUMNS):
         lines += [*_format_models(models[start : start + _COLUMNS]), ""]
+    if any(model["scores"].get("hd95_px") is not None for model in models):
+        lines += ["HD95 and ASSD are of found lesions; in pairs, of those that both found.", ""]
     for one in comparison["differences"]:
         lines += [*_format_differences(one), ""]
-    for note in comparison["notes"]:
-        lines += textwrap.wrap(note, 100, initial_indent="Note: ", subsequent_indent="      ")
+    lines += _wrapped(comparison["notes"], "Note: ") + _wrapped(notes_on_unknown(models), "")
     return "\n".join(line.rstrip() for line in lines).rstrip()
+
+
+def _wrapped(sentences, title):
+    return [
+        line
+        for one in sentences
+        for line in textwrap.wrap(one, 100, initial_indent=title, subsequent_indent=" " * len(title))
+    ]
 
 
 def _format_models(models):
@@ -289,10 +262,16 @@ def _format_differences(one):
     if not one["differences"]:
         return [f"{name} and {first} have no scored image in common"]
     heading = f"{name} minus {first}, on {one['images']} common images of {one['groups']} groups"
+    if any(one["known"].values()):
+        a, b = ("an unknown number" if count is None else count for count in one["known"].values())
+        heading += f"; {first} learnt from {a} of them, {name} from {b}"
     lines = [*textwrap.wrap(heading, 100), *_format_paired(one["differences"])]
     if one["leaked"]["differences"]:
         heading = f"The same on the {one['leaked']['images']} of them with a copy in training"
         lines += ["", heading, *_format_paired(one["leaked"]["differences"])]
+    if one["unseen"]:
+        heading = f"The same on the {one['unseen']['images']} of them that neither is known to have learnt from"
+        lines += ["", heading, *_format_paired(one["unseen"]["differences"])]
     if one["sources"]:
         lines += ["", *_format_paired_sources(one)]
     if one["patients"]["patients"]:

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from busseg.evaluation.known import count_known
 from busseg.evaluation.protocol import TABLE, format_summary, read_rows, write_scores
-from busseg.evaluation.scores import point_scores
+from busseg.evaluation.scores import point_scores, scored
 
 
 def pool_folds(out, runs, copies, about):
@@ -27,7 +28,8 @@ def pool_folds(out, runs, copies, about):
             if row.get("mask"):
                 row["mask"] = (evaluation / row["mask"]).relative_to(out).as_posix()
         rows += mine
-        folds.append({"fold": fold, "images": len(mine), "scores": point_scores(mine)})
+        known = count_known(scored(mine))
+        folds.append({"fold": fold, "images": len(mine), "known": known, "scores": point_scores(mine)})
         if about["protocol"] == "leave-one-source-out":
             folds[-1]["source"] = mine[0]["source"]
     images = sum(row["leaked"] for row in rows)

@@ -9,11 +9,13 @@ import numpy as np
 
 from busseg.data.claims import EVALUATION, claim_folder
 from busseg.data.files import read_csv, replacing, write_csv, write_text
+from busseg.data.fingerprints import knows, read_fingerprints
 from busseg.data.images import read_mask, write_image
 from busseg.data.sample import ATTRIBUTES, CLASSES, TASKS
 from busseg.data.signature import is_own_picture
 from busseg.evaluation.figures import draw_confusion, draw_review_sheet
 from busseg.evaluation.intervals import bootstrap_intervals
+from busseg.evaluation.known import UNKNOWN, format_known, summarise_known
 from busseg.evaluation.operating import decision_scores, selective_scores
 from busseg.evaluation.patients import PATIENT_SCORES, patient_scores
 from busseg.evaluation.recognition import format_recognition, recognition_rates
@@ -28,6 +30,7 @@ from busseg.evaluation.scores import (
     told_of_classes,
 )
 from busseg.evaluation.sources import format_sources, mean_of_sources, rows_by_source
+from busseg.inference.metadata import read_metadata
 from busseg.inference.predictor import THRESHOLD
 
 TABLE = EVALUATION.marker
@@ -36,11 +39,12 @@ MASKS = "masks"
 REPORT = "report.html"
 _COUNTS = ("true_px", "predicted_px", "width_px", "height_px")
 _OVERLAPS = ("dice", "iou", "sensitivity", "precision", "hd95_px", "assd_px", "nsd")
-_OF_SAMPLE = ("source", *ATTRIBUTES, "pixel_mm")  # older tables lack them
-_BEFORE, _AFTER = ("file", "fold", "part", "group", *_OF_SAMPLE, "label", "predicted"), ("leaked", "error")
+_OF_SAMPLE = ("source", *ATTRIBUTES, "pixel_mm")
+_LATE = (*_OF_SAMPLE, "known")  # older tables lack them
+_BEFORE, _AFTER = ("file", "fold", "part", "group", *_OF_SAMPLE, "label", "predicted"), ("leaked", "known", "error")
 _READ = {
     "fold": int,
-    **dict.fromkeys(("clean", "leaked"), {"True": True, "False": False}.__getitem__),
+    **dict.fromkeys(("clean", "leaked", "known"), {"True": True, "False": False}.__getitem__),
     **dict.fromkeys(_COUNTS, int),
     **dict.fromkeys((*_OVERLAPS, "pixel_mm"), float),
 }
@@ -54,7 +58,7 @@ def fields(classes):
 
 
 # === Score ===
-def evaluate(predictor, parts, out, progress=iter, size=None, fold=None, model=None, data=None):
+def evaluate(predictor, parts, out, progress=iter, size=None, fold=None, model=None, data=None, fingerprints=None):
     """Score a model on the parts of a dataset, at native size.
 
     The folder `out` then holds what `write_scores` writes; `masks/`, the predicted mask of each image at native size,
@@ -73,6 +77,7 @@ def evaluate(predictor, parts, out, progress=iter, size=None, fold=None, model=N
         fold: Number of the fold, for the table.
         model: Name of the model, for the summary.
         data: Name of the dataset, for the summary.
+        fingerprints: Those of the images that the model learnt from, array `(n, 16)`; the ones it carries by default.
 
     Returns:
         `(summary, rows)`: a dict from part to what `summarise` says of it; and the list of the table's rows.
@@ -86,7 +91,9 @@ def evaluate(predictor, parts, out, progress=iter, size=None, fold=None, model=N
         about = {"size": size, "model": model, "data": data}
         if predictor.operating_point:
             about["operating_point"] = asdict(predictor.operating_point)
-        return _evaluate(predictor, parts, out, progress, size, fold, about)
+        if fingerprints is None and predictor.path:
+            fingerprints = read_fingerprints(read_metadata(predictor.path), predictor.path)
+        return _evaluate(predictor, parts, out, progress, size, fold, about, fingerprints)
 
 
 def _refuse_foreign_masks(folder):
@@ -96,13 +103,13 @@ def _refuse_foreign_masks(folder):
             raise FileExistsError(f"Expected masks of busseg alone to replace, found another file: {path}")
 
 
-def _evaluate(predictor, parts, out, progress, size, fold, about):
+def _evaluate(predictor, parts, out, progress, size, fold, about, fingerprints):
     samples = [(part, sample) for part, samples in parts.items() for sample in samples]
     rows = []
     with replacing(out / MASKS) as masks:
         masks.mkdir()
         for start in progress(range(0, len(samples), _BATCH)):
-            rows += _score_batch(predictor, samples[start : start + _BATCH], fold, size, masks)
+            rows += _score_batch(predictor, samples[start : start + _BATCH], fold, size, masks, fingerprints)
         _refuse_foreign_masks(out / MASKS)  # that came meanwhile
         # The table marks the folder, so it comes first; the summary says that all is there, so it comes last.
         (out / SUMMARY).unlink(missing_ok=True)
@@ -126,7 +133,7 @@ def _evaluate(predictor, parts, out, progress, size, fold, about):
     return summary, rows
 
 
-def _score_batch(predictor, batch, fold, size, masks):
+def _score_batch(predictor, batch, fold, size, masks, fingerprints):
     """The rows of some `(part, sample)`; their predicted masks go to the folder `masks`."""
     rows, readable = [], []
     for part, sample in batch:
@@ -138,6 +145,7 @@ def _score_batch(predictor, batch, fold, size, masks):
         try:
             image = predictor.read(sample.image)
             readable.append((row, image, read_mask(sample.masks, image.shape[:2])))
+            row["known"] = None if fingerprints is None else knows(fingerprints, image)
         except (OSError, ValueError) as error:
             row["error"] = str(error)
     predictions = predictor.try_batch([image for _, image, _ in readable]) if readable else []
@@ -191,7 +199,7 @@ def summarise(rows, operating_point=None):
         `class_scores`, and `reliability`, see `calibration`, all three None where no image has a label; `selective`,
         see `selective_scores`; of an operating point `decision`, see `decision_scores`; and of tissue `recognition`,
         see `recognition_rates`, of scans `patients`, see `patient_scores`. Of images of several sources,
-        `sources`, the same of each source, and `mean_of_sources`.
+        `sources`, the same of each source, and `mean_of_sources`. And `known` and `unseen`, see `summarise_known`.
     """
     rows = scored(rows)
     values, of_classes = image_values(rows), told_of_classes(rows)
@@ -212,6 +220,7 @@ def summarise(rows, operating_point=None):
         **({"decision": decision_scores(rows, operating_point["threshold"])} if operating_point else {}),
         **({} if classes_of(rows) == CLASSES else {"recognition": recognition_rates(rows)}),
         **_summarise_sources(rows, operating_point),
+        **summarise_known(rows, lambda unseen: summarise(unseen, operating_point)),
     }
 
 
@@ -269,7 +278,7 @@ def read_rows(path):
     """
     classes = classes_of(read_csv(path))
     names = fields(classes if classes in TASKS.values() else CLASSES)
-    required = [name for name in names if name not in _OF_SAMPLE]
+    required = [name for name in names if name not in _LATE]
     return [_typed(row, names, path) for row in read_csv(path, required)]
 
 
@@ -293,7 +302,8 @@ def format_summary(summary):
     """
     lines = []
     for part, one in summary.items():
-        lines += ["", f"=== {part} ===", f"{one['images']} images of {one['groups']} groups, scores [95 % interval]"]
+        lines += ["", f"=== {part} ===", *format_known(one)]
+        lines.append(f"{one['images']} images of {one['groups']} groups, scores [95 % interval]")
         if one["classes"]:
             lines += _format_classes(one)
         if "recognition" in one:
@@ -311,6 +321,10 @@ def format_summary(summary):
             lines += [f"  {_told(patients, (title, name))}" for name, title in PATIENT_SCORES.items()]
         if "sources" in one:
             lines += ["", *format_sources(one)]
+        if "unseen" in one:
+            lines += ["", format_summary({f"{part}, new to the model": one["unseen"]})]
+    if any(one["images"] and one.get("known") is None for one in summary.values()):
+        lines += ["", UNKNOWN]
     return "\n".join(lines[1:])
 
 
@@ -353,7 +367,7 @@ def _format_lesions(one):
         "  " + _told(one, ("Dice", "dice"), ("median", "dice_median")),
         "  " + _told(one, ("IoU", "iou"), ("median", "iou_median")),
         "  " + _told(one, ("sensitivity", "sensitivity"), ("precision", "precision")),
-        "  " + _told(one, ("HD95 px", "hd95_px"), ("ASSD px", "assd_px"), digits=1),
+        f"  {_told(one, ('HD95 px', 'hd95_px'), ('ASSD px', 'assd_px'), digits=1)}, of found lesions",
         *_format_mm(one),
         "  " + _told(one, (f"NSD at {NSD_TOLERANCE_PX} px", "nsd")),
     ]
@@ -363,7 +377,7 @@ def _format_mm(one):
     if not one["scaled"]:
         return []
     told = _told(one, ("HD95 mm", "hd95_mm"), ("ASSD mm", "assd_mm"), digits=2)
-    return [f"  {told}, of {one['scaled']} with a scale"]
+    return [f"  {told}, of {one['scaled']} found lesions with a scale"]
 
 
 def _told(one, *titles, digits=3):

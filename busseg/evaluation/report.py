@@ -8,6 +8,7 @@ from busseg.data.files import blaming, read_csv, read_json
 from busseg.data.splits import PARTS
 from busseg.evaluation import plots
 from busseg.evaluation.cases import draw_cases
+from busseg.evaluation.known import UNKNOWN
 from busseg.evaluation.operating import class_risk
 from busseg.evaluation.page import embed_figure, write_page
 from busseg.evaluation.patients import PATIENT_SCORES
@@ -96,6 +97,7 @@ def _write_report(folder, samples, runs):
         source_scores=_defined(SOURCE_SCORES, parts[part]),
         patient_scores=PATIENT_SCORES,
         curves=CURVES,
+        unknown=UNKNOWN,
         show=show,
         show_interval=show_interval,
     )

@@ -61,8 +61,8 @@ def overlap_scores(y_true, y_pred):
     """Compare the lesion that was predicted with the true one, pixel by pixel.
 
     Without a true lesion there is no overlap to measure: the four scores are None, and `clean` says whether none was
-    predicted. Where a lesion is and nothing was predicted, Dice, IoU and sensitivity are 0; the precision of no pixel
-    is None.
+    predicted. Where a lesion is and nothing was predicted, all four are 0, also the precision of no pixel, as in
+    Metrics Reloaded, MedPy and seg-metrics.
 
     Args:
         y_true: Array `(height, width)`, 0 or not.
@@ -80,7 +80,7 @@ def overlap_scores(y_true, y_pred):
         "dice": 2 * overlap / (true + predicted),
         "iou": overlap / (true + predicted - overlap),
         "sensitivity": overlap / true,
-        "precision": overlap / predicted if predicted else None,
+        "precision": overlap / predicted if predicted else 0.0,
         "clean": None,
         **areas,
     }
@@ -253,8 +253,9 @@ def image_values(rows):
     for name in ("hd95", "assd"):
         distance_px = np.where(found, _column(rows, f"{name}_px"), np.nan)
         values |= {f"{name}_px": distance_px, f"{name}_mm": distance_px * _column(rows, "pixel_mm")}
-    lesion = _column(rows, "true_px") > 0
-    false_alarm = np.where(lesion, np.nan, _column(rows, "predicted_px"))
+    lesion, predicted_px = _column(rows, "true_px") > 0, _column(rows, "predicted_px")
+    values["precision"][lesion & (predicted_px == 0)] = 0  # older tables leave it empty
+    false_alarm = np.where(lesion, np.nan, predicted_px)
     labelled = np.array([bool(row["label"]) for row in rows], dtype=bool)
     labels, probabilities = labels_and_probabilities(rows)
     true = numbers_of(labels, classes_of(rows))

@@ -7,6 +7,7 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import tee
+from statistics import median
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from busseg.data.claims import PREDICTION, claim_folder
 from busseg.data.dicom import is_dicom
 from busseg.data.dicom_seg import write_overlay
 from busseg.data.files import append_row, append_text, blaming, flush, hidden_folder, read_csv, write_csv, write_text
-from busseg.data.images import write_image
+from busseg.data.images import read_image, write_image
 from busseg.data.sample import TASKS
 from busseg.data.threads import PIXELS_AHEAD, map_in_turn
 from busseg.inference.frames import (
@@ -25,7 +26,7 @@ from busseg.inference.frames import (
     predict_frames,
     segment_scan,
 )
-from busseg.inference.overlay import draw_overlay
+from busseg.inference.overlay import caption_as_unreadable, draw_overlay
 from busseg.inference.predictor import UNREADABLE
 from busseg.inference.results import refuse_foreign
 
@@ -43,7 +44,7 @@ _THREADS = 4  # that read and write; decoding and encoding leave Python's lock, 
 
 def fields(task, sensitivity=None):
     """The columns of `predictions.csv` by a model of one of `TASKS`, asked for a sensitivity or not."""
-    frame, of_lesions = (("frame",), _OF_LESIONS) if task == "ultrasound" else ((), ())
+    frame, of_lesions = (("frame", "regions"), _OF_LESIONS) if task == "ultrasound" else ((), ())
     decision = () if sensitivity is None else (decision_column(sensitivity),)
     probabilities = (f"p_{label}" for label in TASKS[task])
     return ("file", *frame, "label", *decision, *probabilities, *of_lesions, "warning", "error")
@@ -85,14 +86,18 @@ def predict_in_threads(predictor, frames, out, pictures, json_lines, run):
 
 def predict_files(
     predictor, inputs, out, resume=False, probability_maps=False, json_lines=False, overlay_dicom=False,
-    engine=predict_in_threads,
+    require_region=False, engine=predict_in_threads, watch=lambda: None,
 ):  # fmt: skip
     """Predict image and DICOM files and write, for each picture in them, `NAME_mask.png` (0/255) and
     `NAME_overlay.png`, and one table of all.
 
-    Of a clip, each frame is a picture, `NAME_frame001` and so on. Of DICOM, only the B-mode region is predicted; masks
-    and overlays are of the whole frame. Each DICOM file gets its lesions of all frames as DICOM, too, `NAME_seg.dcm`;
-    see `write_segmentation`. Of tissue, which has no mask, the table is all there is.
+    Of a clip, each frame is a picture, `NAME_frame001` and so on. Of DICOM, the regions that the scanner marked are
+    predicted, and make one answer (`join_regions`); masks and overlays are of the whole frame. Each DICOM file gets its
+    lesions of all frames as DICOM, too, `NAME_seg.dcm`; see `write_segmentation`. Of tissue, which has no mask, the
+    table is all there is.
+
+    A clip is judged as a whole: where the median novelty of its frames is above 1, all its rows and overlays say that
+    it is `UNREADABLE`. Of such a DICOM file, no segmentation is written.
 
     A file that cannot be read gets a row with its error, and the others go on.
 
@@ -101,19 +106,22 @@ def predict_files(
         inputs: Dict from path to the results' path, as `find_inputs` gives it.
         out: Path of the output folder. A former `predictions.csv` there is replaced.
         resume: Whether to go on with the prediction in `out` instead: a picture whose row, without an error, and
-            results are all there is not predicted again, whatever model that was. A clip is predicted again as a whole.
+            results are all there is not predicted again, whatever model that was. A DICOM clip is predicted again as a
+            whole.
             A table of another sensitivity is refused.
         probability_maps: Whether to write `NAME_probability.png`, too: 0..255 for lesion probabilities of 0..1. Not of
             tissue.
         json_lines: Whether to write `predictions.jsonl`, too: a JSON object a picture and line, with the box and the
             contours of the lesion; see `Prediction`.
         overlay_dicom: Whether to write the overlays of DICOM files as DICOM, too, `NAME_overlay.dcm`.
+        require_region: Whether to refuse DICOM without a usable region; see `find_frames`.
         engine: What predicts and writes pictures, a function like `predict_in_threads`.
+        watch: Function that is called once for each picture that is predicted, before a clip's rows come.
 
     Yields:
-        Dicts with `fields`, one a picture in the order of `inputs`, as in `predictions.csv`. The content of its results
-        is on the disk by then; their names and the rows are once all are done. If the machine stops before, `resume`
-        does again what is missing.
+        Dicts with `fields`, one a picture in the order of `inputs`, as in `predictions.csv`; those of a clip once all
+        its frames are predicted. The content of its results is on the disk by then; their names and the rows are once
+        all are done. If the machine stops before, `resume` does again what is missing.
 
     Raises:
         FileExistsError: If `out` holds other files than a former prediction, or one of them has a result's name.
@@ -126,7 +134,7 @@ def predict_files(
     pictures = list(_PICTURES)[: 2 + probability_maps] if predictor.task == "ultrasound" else []
     with claim_folder(out, PREDICTION) as out:
         done = _done(inputs, out, columns, pictures, json_lines, overlay_dicom) if resume else {}
-        found = (frame for item in inputs.items() for frame in find_frames(*item, predictor.task))
+        found = (frame for item in inputs.items() for frame in find_frames(*item, predictor.task, require_region))
         if (out / TABLE).exists():
             ahead, found = tee(found)
             ends = [*pictures, _OVERLAY] if overlay_dicom else pictures
@@ -140,10 +148,11 @@ def predict_files(
         (out / PARQUET).unlink(missing_ok=True)  # written last, by the engine that does
         ahead, frames = tee(found)
         to_do = (frame for frame in ahead if frame.key not in done)
-        predicted = engine(predictor, to_do, out, pictures, json_lines, uuid.uuid4().hex if overlay_dicom else None)
+        run = uuid.uuid4().hex if overlay_dicom else None
+        predicted = engine(predictor, to_do, out, pictures, json_lines, run)
         try:
             told = _in_order(frames, done, predicted)
-            for frame, row, line in _segmented(told, inputs, out, predictor):
+            for frame, row, line in _settled(told, inputs, out, run, predictor, watch):
                 if frame.key not in done:
                     # One by one, so that what is done stays told when the rest is stopped; the row last, which says it.
                     if json_lines:
@@ -187,7 +196,8 @@ def _done(inputs, out, columns, pictures, json_lines, overlay_dicom):
     for path, target in inputs.items():
         keys = of_file[str(path)]
         scan = bool(keys) and is_dicom(path)
-        if scan and not (out / f"{target}{SEGMENTATION}").exists():
+        segmented = (out / f"{target}{SEGMENTATION}").exists() or is_unreadable([rows[key] for key in keys])
+        if scan and not segmented:
             continue
         ends = [*pictures, _OVERLAY] if scan and overlay_dicom else pictures
         for key in sorted(keys, key=lambda key: int(key[1] or 0)):
@@ -273,22 +283,51 @@ def _in_order(frames, done, predicted):
         yield frame, *(next(predicted) if new else done[frame.key]), new
 
 
-def _segmented(told, inputs, out, predictor):
-    """`(frame, row, line)` of what `_in_order` gives; a scan is segmented by the time that its last frame comes."""
+def _settled(told, inputs, out, run, predictor, watch):
+    """`(frame, row, line)` of what `_in_order` gives; of a file once all its frames are there to judge and segment."""
+    whole, changed = [], False
     for frame, row, line, new in told:
-        if frame.number in (None, 1):
-            rows, changed = [], False
-        rows.append(row)
+        whole.append([frame, row, line])
+        watch()
         changed = changed or new
-        if frame.ends_scan and changed:
-            target = inputs[frame.path]
+        if not frame.ends_file:
+            continue
+        unreadable = is_unreadable([row for _, row, _ in whole])
+        if unreadable and changed:
+            whole = [_as_unreadable(*one, out, run) for one in whole]
+        if frame.scan and changed:
+            target, rows = inputs[frame.path], [row for _, row, _ in whole]
             (out / f"{target}{SEGMENTATION}").unlink(missing_ok=True)  # a former one tells of other results
             try:
-                if not any(row["error"] for row in rows):
+                if not unreadable and not any(row["error"] for row in rows):
                     segment_scan(frame.scan, target, rows, out, predictor.name)
             except ValueError as error:
-                row, line = failure(frame, error, predictor.task)
-        yield frame, row, line
+                whole[-1][1:] = failure(frame, error, predictor.task)
+        yield from whole
+        whole, changed = [], False
+
+
+def is_unreadable(rows):
+    """Whether a file is `UNREADABLE` by the rows of its pictures: all are, or the median novelty is above 1."""
+    rows = [row for row in rows if not row["error"]]
+    novelty = [float(row["novelty"]) for row in rows if row.get("novelty")]
+    by_each = bool(rows) and all(row["warning"].startswith(UNREADABLE) for row in rows)
+    return by_each or median(novelty or [0]) > 1
+
+
+def _as_unreadable(frame, row, line, out, run):
+    """Let a picture of an `UNREADABLE` clip say so that by itself is readable."""
+    if row["error"] or row["warning"].startswith(UNREADABLE):
+        return [frame, row, line]
+    path = out / f"{frame.target}_overlay.png"
+    height = len(read_image(out / f"{frame.target}_mask.png"))
+    picture = caption_as_unreadable(read_image(path, colour=True), height)
+    write_image(path, picture)
+    if run and frame.scan:
+        write_overlay(out / f"{frame.target}{_OVERLAY}", frame.scan, frame.number, picture, run)
+    warning = "; ".join(filter(None, (UNREADABLE, row["warning"])))
+    line = line and json.dumps(json.loads(line) | {"warning": warning}) + "\n"
+    return [frame, row | {"warning": warning}, line]
 
 
 def failure(frame, error, task):
@@ -303,6 +342,7 @@ def _row(frame, prediction, task):
     if prediction.mask is not None:
         row |= {
             "frame": frame.number or "",
+            "regions": "" if prediction.regions is None else len(prediction.regions),
             "lesion_px": prediction.lesion_px,
             "lesion_fraction": f"{prediction.lesion_fraction:.6f}",
             "lesion_mm2": "" if prediction.lesion_mm2 is None else f"{prediction.lesion_mm2:.2f}",
@@ -312,7 +352,7 @@ def _row(frame, prediction, task):
         }
     if prediction.malignant is not None:
         row[decision_column(prediction.sensitivity)] = prediction.malignant
-    return row | {"warning": "" if prediction.readable else UNREADABLE}
+    return row | {"warning": prediction.warning or ""}
 
 
 def _line(frame, prediction, task):
@@ -324,6 +364,7 @@ def _line(frame, prediction, task):
     if prediction.mask is not None:
         told |= {
             "frame": frame.number,
+            "regions": prediction.regions,
             "lesion_px": prediction.lesion_px,
             "lesion_fraction": round(prediction.lesion_fraction, 6),
             "lesion_mm2": None if prediction.lesion_mm2 is None else round(prediction.lesion_mm2, 2),
@@ -335,5 +376,5 @@ def _line(frame, prediction, task):
         }
     if prediction.malignant is not None:
         told[decision_column(prediction.sensitivity)] = prediction.malignant
-    told["warning"] = None if prediction.readable else UNREADABLE
+    told["warning"] = prediction.warning
     return json.dumps(told) + "\n"

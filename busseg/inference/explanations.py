@@ -11,7 +11,7 @@ from busseg.data.images import write_image
 from busseg.inference.frames import find_frames, predict_frame
 from busseg.inference.occlusion import occlusion
 from busseg.inference.overlay import draw_contour, draw_heat
-from busseg.inference.predictor import UNREADABLE, Predictor
+from busseg.inference.predictor import Predictor
 from busseg.inference.results import refuse_foreign
 
 TABLE = EXPLANATION.marker
@@ -43,7 +43,7 @@ def open_model(model):
     return Predictor(network), network
 
 
-def explain_files(predictor, network, inputs, out):
+def explain_files(predictor, network, inputs, out, require_region=False):
     """Explain what a model tells of image and DICOM files.
 
     For each picture in them, `NAME_occlusion.png` and, of a Keras model, `NAME_grad_cam_label.png` and
@@ -58,6 +58,7 @@ def explain_files(predictor, network, inputs, out):
         network: The `keras.Model` it runs, or None, for which there is no Grad-CAM.
         inputs: Dict from image path to the results' path, as `find_inputs` gives it.
         out: Path of the output folder. A former `explanations.csv` there is replaced.
+        require_region: Whether to refuse DICOM without a usable region; see `find_frames`.
 
     Yields:
         Dicts with `FIELDS`, one a picture in the order of `inputs`: among them `occlusion_peak`, the greatest drop of
@@ -73,7 +74,7 @@ def explain_files(predictor, network, inputs, out):
         ValueError: If the network is none that Grad-CAM knows.
     """
     with claim_folder(out, EXPLANATION) as out:
-        frames = (frame for item in inputs.items() for frame in find_frames(*item, predictor.task))
+        frames = (frame for item in inputs.items() for frame in find_frames(*item, predictor.task, require_region))
         if (out / TABLE).exists():
             ahead, frames = tee(frames)
             refuse_foreign(out, (f"{frame.target}{end}" for frame in ahead for end in _ENDS))
@@ -101,9 +102,8 @@ def _explain_frames(predictor, network, frames, out):
 
 def _explain(predictor, network, frame, image, prediction, target):
     """Write a picture's results; return what its row tells of them."""
-    heats = _heats(predictor, network, frame.scan.crop(image) if frame.scan else image, prediction)
-    if frame.scan:
-        heats = {name: frame.scan.place(heat) for name, heat in heats.items()}
+    heats = [_heats(predictor, network, part, prediction) for part in frame.parts(image)]
+    heats = {name: frame.joined([each[name] for each in heats]) for name in heats[0]}
     for name, heat in heats.items():
         picture = draw_heat(image, heat)
         if prediction.mask is not None:
@@ -112,7 +112,7 @@ def _explain(predictor, network, frame, image, prediction, target):
     with replacing(f"{target}_heat.npz") as temporary:
         np.savez_compressed(temporary, **heats)
     row = {"label": prediction.label, "occlusion_peak": f"{heats['occlusion'].max():.6f}"}
-    row["warning"] = "" if prediction.readable else UNREADABLE
+    row["warning"] = prediction.warning or ""
     if prediction.mask is not None:
         row["lesion_fraction"] = f"{prediction.lesion_fraction:.6f}"
         row |= {f"{name}_in_lesion": _share(heat, prediction.mask) for name, heat in heats.items()}

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import keras
 
+from busseg.data.archives import METADATA
 from busseg.data.claims import claim
 from busseg.data.files import replacing, write_text
 from busseg.inference.export_check import check, check_raw
-from busseg.inference.metadata import METADATA, read_metadata
+from busseg.inference.metadata import read_metadata
 from busseg.inference.onnx_file import enclose_onnx, finish_onnx, is_own_onnx, write_onnx
 from busseg.inference.predictor import SHIPPED, Predictor
 from busseg.inference.raw import functions_around, raw_function

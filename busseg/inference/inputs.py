@@ -1,56 +1,75 @@
-"""Which files a command line names, and where the results of each go."""
+"""Which files a command line names, where the results of each go, and which files of folders are passed over."""
 
 import glob
 import hashlib
 import os
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from itertools import takewhile
 from pathlib import Path
 
 from busseg.data.busi import MASK_STEM
 from busseg.data.claims import EXPLANATION, PREDICTION
-from busseg.data.dicom import is_dicom
-from busseg.data.images import is_image
+from busseg.data.clips import find_clip
+from busseg.data.dicom import SOP_CLASSES, is_dicom
+from busseg.data.dicom_pixels import import_pydicom
+from busseg.data.kinds import find_kind, is_convertible, is_readable_name
 from busseg.inference.frames import target_of_clip
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # one letter is a disk of Windows
+_NAMED = 3  # files of each kind that are passed over
+_OF_DICOM = "1.2.840.10008."  # begins the identifiers that the standard gives
 _LONGEST_NAME = 180  # bytes; of the 255 that file systems allow, writers add some to the ends of results' names
 
 
 def find_inputs(paths):
-    """Find the image and DICOM files that inputs name, and where their results go.
+    """The first of what `survey_inputs` returns."""
+    return survey_inputs(paths)[0]
+
+
+def survey_inputs(paths):
+    """Find the images, videos and DICOM files that inputs name, and where their results go.
 
     Folders are searched with all their subfolders, and patterns such as `scans/*.png` for the images that they match
     (`**` stands for folders in folders); DICOM is told by its content, whatever its name. Masks that lie beside their
-    image (`NAME_mask.png` beside `NAME.png`) are passed over, for they are no scans, and so is what a former prediction
-    or explanation wrote. What is named like an image and is no file is found, too, and so is a subfolder that may not
-    be read: `Frame.read` tells what is wrong with them.
+    image (`NAME_mask.png` beside `NAME.png`) are left out, for they are no scans, and so are hidden files and what a
+    former prediction or explanation wrote. Files of other kinds, DICOM of another kind than ultrasound among them, are
+    passed over. What is named like an image and is no file is found, too, and so is a subfolder that may not be read:
+    `Frame.read` tells what is wrong with them. A file that is named itself is found, whatever it is.
 
     Args:
         paths: Sequence of paths of files and folders, and of patterns.
 
     Returns:
-        Dict from image path to the results' path without suffix, relative to the output folder.
+        `(inputs, passed)`: dict from path to the results' path without suffix, relative to the output folder; and a
+        list of `(path, kind)` of the files that are passed over, the kind in words.
 
     Raises:
-        FileNotFoundError: If a path does not exist, or a folder holds, or a pattern matches, no image.
+        FileNotFoundError: If a path does not exist or is a URL, or a folder holds, or a pattern matches, no image.
         ValueError: If the results of two inputs would have one name.
         OSError: If a folder among `paths` may not be read.
     """
-    found = {}
+    found, passed = {}, []
     for path in map(Path, paths):
+        if _URL.match(str(path)) and not path.exists():
+            url = str(path).replace(":/", "://", 1)  # as it was, for a path has no empty part
+            raise FileNotFoundError(f"Expected a file or a folder, found a URL; download it first: {url}")
         if path.is_dir():
             files, closed = _walk(path)
-            images = [*_images(files), *closed]
-            if not images:
-                raise FileNotFoundError(f"Expected images in the folder, found none: {path}")
-            found |= {image: image.relative_to(path) for image in images}
+            images, others = _sort(files)
+            passed += others
+            if not images and not closed:
+                raise FileNotFoundError(f"Expected images in the folder, found {_list(others) or 'none'}: {path}")
+            found |= {image: image.relative_to(path) for image in [*images, *closed]}
         elif path.exists():
             found[path] = Path(path.name)
         elif glob.has_magic(str(path)):
             fixed = list(takewhile(lambda part: not glob.has_magic(part), path.parts))
-            images = _images(Path(*fixed).glob(str(Path(*path.parts[len(fixed) :]))))
+            images, others = _sort(Path(*fixed).glob(str(Path(*path.parts[len(fixed) :]))))
+            passed += others
             if not images:
-                raise FileNotFoundError(f"Expected images that match the pattern, found none: {path}")
+                found_instead = _list(others) or "none"
+                raise FileNotFoundError(f"Expected images that match the pattern, found {found_instead}: {path}")
             found |= {image: image.relative_to(Path(*fixed)) for image in images}
         else:
             raise FileNotFoundError(f"Expected an image or a folder of images, found nothing: {path}")
@@ -66,11 +85,41 @@ def find_inputs(paths):
             )
     for image, target in targets.items():
         clip = owners.get(target_of_clip(target))
-        if clip is not None and is_dicom(clip):
+        if clip is not None and _is_clip(clip):
             raise ValueError(
                 f"Expected inputs with different names, found a clip and one like its frame: {clip}, {image}"
             )
-    return targets
+    return targets, [(path, kind) for path, kind in passed if path not in targets]
+
+
+def format_passed(passed):
+    """One line that counts the files that are passed over by their kinds, and names some of each.
+
+    Args:
+        passed: List of `(path, kind)`, as `survey_inputs` returns it.
+    """
+    return f"passed over {len(passed)} files that are not read: {_list(passed)}"
+
+
+def _list(passed):
+    """Counts of kinds, with names; first those that may hold images."""
+    kinds = defaultdict(list)
+    for path, kind in passed:
+        kinds[kind].append(path.name)
+    ordered = sorted(kinds, key=lambda kind: (not is_convertible(kind.split(" of ")[0]), kind))
+    return ", ".join(f"{len(names)} {kind} ({_some(names)})" for kind, names in ((k, kinds[k]) for k in ordered))
+
+
+def _some(names):
+    return ", ".join([*names[:_NAMED], *(["..."] if len(names) > _NAMED else [])])
+
+
+def _is_clip(path):
+    """Whether a file may have frames."""
+    try:
+        return is_dicom(path) or getattr(find_clip(path), "frame_count", 1) > 1
+    except (OSError, ValueError):  # which has no results
+        return False
 
 
 def _walk(folder):
@@ -99,16 +148,39 @@ def _shortened(target):
     return target.with_name(f"{start}~{hashlib.blake2b(name, digest_size=4).hexdigest()}")
 
 
-def _images(paths):
-    """The images among paths, sorted, without masks that lie beside their image."""
-    files = sorted(path for path in paths if (is_image(path) and not path.is_dir()) or _is_scan(path))
+def _sort(paths):
+    """`(files, passed)`: what is read among paths, sorted, without masks beside their image; and the others."""
+    files, passed = [], []
+    for path in sorted(paths):
+        # The list of contents that lies beside scans is none itself.
+        if path.name.startswith(".") or path.name.upper() == "DICOMDIR" or path.is_dir():
+            continue
+        kind = _other_dicom(path) if is_dicom(path) else None if is_readable_name(path) else _other(path)
+        if kind:
+            passed.append((path, kind))
+        else:
+            files.append(path)
     stems = {(file.parent, file.stem) for file in files}
-    return [file for file in files if not _is_mask(file, stems)]
+    return [file for file in files if not _is_mask(file, stems)], passed
 
 
-def _is_scan(path):
-    """Whether a file is DICOM, and not hidden nor the list of contents that lies beside scans."""
-    return not path.name.startswith(".") and path.name.upper() != "DICOMDIR" and is_dicom(path)
+def _other(path):
+    """The kind of a file that is not named like an image, in words."""
+    try:
+        return find_kind(path) or "of an unknown kind"
+    except OSError:
+        return "that may not be read"
+
+
+def _other_dicom(path):
+    """What a DICOM file is, by its first bytes, such as "DICOM of Segmentation Storage"; None of ultrasound."""
+    try:
+        pydicom = import_pydicom(path)
+        kind = pydicom.filereader.read_file_meta_info(path).get("MediaStorageSOPClassUID", "")
+    except Exception:  # whatever is wrong with it is told when it is read
+        return None
+    known = kind.name != kind or not kind.startswith(_OF_DICOM)  # a broken one is none
+    return f"DICOM of {kind.name}" if kind and known and kind.is_valid and kind not in SOP_CLASSES else None
 
 
 def _is_mask(file, stems):

@@ -4,7 +4,7 @@ import json
 import zipfile
 from pathlib import Path
 
-METADATA = "busseg.json"
+from busseg.data.archives import METADATA
 
 
 def read_metadata(path):
@@ -30,12 +30,6 @@ def read_metadata(path):
     else:
         text = _of_archive(path / "model.keras" if path.is_dir() else path)
     return json.loads(text or "{}")
-
-
-def add_metadata(path, metadata):
-    """Add to a `.keras` or `.tflite` file, which has none yet, what it is to tell of itself; both are archives."""
-    with zipfile.ZipFile(path, "a") as archive:  # where LiteRT has such files: behind the network
-        archive.writestr(METADATA, json.dumps(metadata))
 
 
 def _of_archive(path):

@@ -54,14 +54,20 @@ def draw_overlay(image, prediction):
     Returns:
         Array `(strip + height, width, 3)` uint8, RGB.
     """
-    picture = draw_contour(image, prediction.mask)
-    width = image.shape[1]
     text = f"{prediction.label} {prediction.probabilities.max():.2f}   lesion {prediction.lesion_fraction:.1%}"
-    if not prediction.readable:
-        text = UNREADABLE
+    strip = _draw_strip(text if prediction.readable else UNREADABLE, image.shape[1])
+    return np.vstack([strip, draw_contour(image, prediction.mask)])
+
+
+def caption_as_unreadable(overlay, height):
+    """The overlay of an image of `height`, with another strip: that it is none the model could read."""
+    return np.vstack([_draw_strip(UNREADABLE, overlay.shape[1]), overlay[-height:]])
+
+
+def _draw_strip(text, width):
     font = cv2.FONT_HERSHEY_SIMPLEX
     (text_width, _), _ = cv2.getTextSize(text, font, 1.0, 1)
     scale = min(0.6, 0.85 * width / text_width)  # a narrow image gets smaller letters
     strip = np.zeros((max(16, round(45 * scale)), width, 3), np.uint8)
     cv2.putText(strip, text, (round(0.03 * width), round(0.65 * len(strip))), font, scale, LESION_RGB, 1, cv2.LINE_AA)
-    return np.vstack([strip, picture])
+    return strip

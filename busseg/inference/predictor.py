@@ -1,14 +1,15 @@
 """One face for a trained model, whatever format it is stored in."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 import busseg
-from busseg.data.images import fit_to_native, fit_to_square, read_image
+from busseg.data.clips import read_picture
+from busseg.data.images import fit_to_native, fit_to_square
 from busseg.data.sample import LABEL, MASK, TASKS
 from busseg.inference.metadata import read_metadata
 from busseg.inference.operating_point import find_operating_point
@@ -17,7 +18,8 @@ from busseg.inference.runtimes import load, run_keras
 THRESHOLD = 0.5
 # The models that come with the package; `weights/README.md` tells of them.
 SHIPPED = {name: Path(__file__).parent / "weights" / f"{name}.onnx" for name in ("best", "small")}
-UNREADABLE = "not like a breast ultrasound"
+UNREADABLE = "not like breast ultrasound"
+_DARK, _FLAT = 64, 16  # grey levels of 255; scans of three datasets have 103 or more, and a range of 127 or more
 _TOLD = ("uncertainty", "novelty")  # one number an image, of models that tell it
 
 
@@ -37,8 +39,12 @@ class Prediction:
             model could read. None of a model that does not tell. See `models.serving.tell_novelty`.
         spacing_mm: `(row, column)`, millimetres from one row to the next, and from one column to the next; None where
             the image does not tell.
+        faint: What is wrong with the image's grey levels, in words, or None; see `find_faint`.
         malignant: Whether the probability of malignant reaches the threshold for `sensitivity`, the one that the
             `Predictor` was asked for; both None where it was asked for none.
+        regions: Tuple of `(left, top, width, height)` in pixels, the parts of a DICOM frame that were predicted; empty
+            where that is the whole frame. None of other images.
+        notes: Tuple of lines, what the answer leaves out; see `warnings`.
     """
 
     label: str
@@ -50,6 +56,20 @@ class Prediction:
     spacing_mm: tuple[float, float] | None = None
     malignant: bool | None = None
     sensitivity: float | None = None
+    faint: str | None = None
+    regions: tuple[tuple[int, int, int, int], ...] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def warnings(self):
+        """Tuple of lines, why not to trust the answer: `UNREADABLE` or what is wrong with its greys, and `notes`."""
+        first = self.faint if self.readable else UNREADABLE
+        return (first, *self.notes) if first else self.notes
+
+    @property
+    def warning(self):
+        """The `warnings` in one line, or None."""
+        return "; ".join(self.warnings) or None
 
     @property
     def readable(self):
@@ -98,18 +118,6 @@ class Prediction:
     def box(self):
         """The upright rectangle around the lesion, `(left, top, width, height)` in pixels; None without a lesion."""
         return tuple(cv2.boundingRect(self.mask)) if self.mask is not None and self.mask.any() else None
-
-    def in_frame(self, scan):
-        """The prediction of a crop of ultrasound DICOM, told of the whole frame, with its scale.
-
-        Args:
-            scan: The `busseg.data.dicom.Scan` whose `crop` was predicted.
-
-        Returns:
-            A `Prediction`: mask and map at the size of the frame, 0 outside the region.
-        """
-        mask, probability_map = scan.place(self.mask), scan.place(self.probability_map)
-        return replace(self, mask=mask, probability_map=probability_map, spacing_mm=scan.spacing_mm)
 
 
 class Predictor:
@@ -202,32 +210,34 @@ class Predictor:
         """
         images = [self.read(image) if isinstance(image, (str, Path)) else self._checked(image) for image in images]
         squares = np.stack([fit_to_square(image, self.image_size) for image in images]).astype(np.float32)
-        outputs = self._run(squares if self._colour else squares[..., None])
+        outputs = self._run(squares if self.colour else squares[..., None])
         return [
-            self._prediction(image.shape[:2], {name: values[i] for name, values in outputs.items()})
+            self._prediction(image, {name: values[i] for name, values in outputs.items()})
             for i, image in enumerate(images)
         ]
 
     def read(self, path):
-        """Read an image file as the model takes it, in grey or in colour; see `images.read_image`."""
-        return read_image(path, colour=self._colour)
+        """Read an image file as the model takes it, in grey or in colour; see `clips.read_picture`."""
+        return read_picture(path, colour=self.colour)
 
     @property
-    def _colour(self):
+    def colour(self):
+        """Whether it takes colours."""
         return self.task != "ultrasound"
 
     def _checked(self, image):
-        if image.dtype != np.uint8 or image.ndim != 2 + self._colour or image.shape[2:] not in ((), (3,)):
-            expected = "colours, (height, width, 3)" if self._colour else "grey values, (height, width)"
+        if image.dtype != np.uint8 or image.ndim != 2 + self.colour or image.shape[2:] not in ((), (3,)):
+            expected = "colours, (height, width, 3)" if self.colour else "grey values, (height, width)"
             raise ValueError(f"Expected {expected} uint8, found {image.shape} {image.dtype}")
         return image
 
-    def _prediction(self, shape, outputs):
+    def _prediction(self, image, outputs):
         if not all(np.isfinite(values).all() for values in outputs.values()):
             return ValueError(f"Expected finite numbers from the model {self.name}, found an answer of others")
         told = {name: float(outputs[name][0]) for name in _TOLD if name in outputs}
         if MASK in outputs:
-            told["probability_map"] = fit_to_native(outputs[MASK][..., 0], shape)
+            told["probability_map"] = fit_to_native(outputs[MASK][..., 0], image.shape)
+            told["faint"] = find_faint(image)
             told["mask"] = (told["probability_map"] >= THRESHOLD).astype(np.uint8)
         if self.operating_point:
             p_malignant = float(outputs[LABEL][self.classes.index("malignant")])
@@ -235,6 +245,23 @@ class Predictor:
             told["sensitivity"] = self.operating_point.sensitivity
         label = self.classes[int(np.argmax(outputs[LABEL]))]
         return Prediction(label, outputs[LABEL], **told)
+
+
+def find_faint(image):
+    """What is wrong with the grey levels of a scan.
+
+    Args:
+        image: Array `(height, width)` uint8.
+
+    Returns:
+        "nearly one grey" where all but half a percent at either end lie within 16 of 255 levels; "very dark" where all
+        but half a percent are below a quarter of white; else None.
+    """
+    counts = cv2.calcHist([image], [0], None, [256], [0, 256]).ravel().cumsum(dtype=np.float64)
+    low, high = np.searchsorted(counts, [0.005 * image.size, 0.995 * image.size])
+    if high - low < _FLAT:
+        return "nearly one grey"
+    return "very dark" if high < _DARK else None
 
 
 def _operating_point(path, sensitivity, source):

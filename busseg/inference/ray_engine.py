@@ -25,8 +25,9 @@ _STORE = 2**28  # bytes for what passes between processes, which are paths and r
 
 
 def predict_files_on_ray(
-    model, predictor, inputs, out, resume=False, probability_maps=False, json_lines=False, overlay_dicom=False
-):
+    model, predictor, inputs, out, resume=False, probability_maps=False, json_lines=False, overlay_dicom=False,
+    require_region=False, watch=lambda: None,
+):  # fmt: skip
     """Predict files as `predict_files` does, by Ray's workers, and write `predictions.parquet`, too.
 
     Workers are one a core: of the cluster that the environment's `RAY_ADDRESS` names, or else of this machine. Those of
@@ -35,7 +36,8 @@ def predict_files_on_ray(
 
     Args:
         model: Name or path of the predictor's model, for the workers to load.
-        predictor, inputs, out, resume, probability_maps, json_lines, overlay_dicom: See `predict_files`.
+        predictor, inputs, out, resume, probability_maps, json_lines, overlay_dicom, require_region, watch: See
+            `predict_files`.
 
     Yields:
         Dicts; see `predict_files`.
@@ -47,8 +49,9 @@ def predict_files_on_ray(
     ray = _import_ray()
     with claim_folder(out, PREDICTION) as out:
         with _cluster(ray):
-            options = resume, probability_maps, json_lines, overlay_dicom
-            yield from predict_files(predictor, inputs, out, *options, partial(_predict_by_workers, ray, model))
+            options = resume, probability_maps, json_lines, overlay_dicom, require_region
+            engine = partial(_predict_by_workers, ray, model)
+            yield from predict_files(predictor, inputs, out, *options, engine, watch)
         _write_parquet(out)
 
 
@@ -156,6 +159,7 @@ def _write_parquet(out):
     with (out / TABLE).open(encoding="utf-8") as table:
         columns = table.readline().strip().split(",")
     types = {name: pyarrow.float64() for name in columns} | {"lesion_px": pyarrow.int64(), "frame": pyarrow.int64()}
+    types["regions"] = pyarrow.int64()
     types |= dict.fromkeys(("file", "label", "warning", "error"), pyarrow.string())
     types |= {name: pyarrow.bool_() for name in columns if name.startswith("malignant_at_")}
     read = csv.read_csv(

@@ -18,12 +18,14 @@ import keras
 import numpy as np
 from rich.progress import track
 
+from busseg.data.archives import add_metadata
 from busseg.data.batches import Batches
 from busseg.data.breakhis import parse_name
 from busseg.data.claims import RUN, check_folder, claim_folder
 from busseg.data.files import blaming, read_csv, replacing, write_csv, write_text
+from busseg.data.fingerprints import describe_fingerprints, fingerprint_samples
 from busseg.data.sample import LABEL, MASK, TASKS
-from busseg.data.splits import PARTS, Split, read_split, write_splits
+from busseg.data.splits import PARTS, Split, learnt, read_split, write_splits
 from busseg.models.classifier import build_classifier
 from busseg.models.serving import average, reconcile, tell_uncertainty
 from busseg.models.unet import build_unet
@@ -45,7 +47,8 @@ MODEL, HISTORY, RECIPE, SPLITS, ENVIRONMENT = (
 def fit(recipe, split, out, fold=0, resume=False, workers=2, devices=None):
     """Train a network: a U-Net for ultrasound, a classifier for tissue.
 
-    The folder `out` then holds `model.keras`, the epoch with the lowest validation loss; `recipe.toml`, `splits.csv`,
+    The folder `out` then holds `model.keras`, the epoch with the lowest validation loss, with the fingerprints of the
+    images it was trained and chosen with; `recipe.toml`, `splits.csv`,
     `history.csv` (a row an epoch), `environment.json`, TensorBoard's `logs/`, and `checkpoints/`, the last epoch with
     the optimizer's state.
 
@@ -131,7 +134,11 @@ def _fit(recipe, split, out, fold, history, begun, workers, devices):
             model = keras.models.load_model(_checkpoint(out, len(history)))
     else:
         compile_model(model, recipe, steps_per_epoch=len(train))
-    keeper = RunKeeper(out if devices.keeps else None, history, recipe)
+    metadata = None
+    if devices.keeps:
+        prints = fingerprint_samples(learnt(split), lambda samples: track(samples, "Taking fingerprints"))
+        metadata = describe_fingerprints(prints)
+    keeper = RunKeeper(out if devices.keeps else None, history, recipe, metadata)
     callbacks = [keeper]
     if devices.keeps and importlib.util.find_spec("tensorflow"):  # Keras writes TensorBoard's files through TensorFlow
         callbacks.append(keras.callbacks.TensorBoard(out / "logs", write_graph=False))
@@ -218,13 +225,15 @@ class RunKeeper(keras.callbacks.Callback):
         out: Path of the run's folder; None where another process keeps it.
         history: List of dicts, the epochs so far; grows.
         recipe: The `Recipe`.
+        metadata: Dict, what the model is to tell of itself; see `add_metadata`. None adds nothing.
     """
 
-    def __init__(self, out, history, recipe):
+    def __init__(self, out, history, recipe, metadata=None):
         super().__init__()
         self.out = out
         self.history = history
         self.recipe = recipe
+        self.metadata = metadata
 
     @property
     def best(self):
@@ -267,7 +276,7 @@ class RunKeeper(keras.callbacks.Callback):
 
     def _keep(self, epoch):
         if self.best == len(self.history):
-            self._save(self._served(), self.out / MODEL)
+            self._save(self._served(), self.out / MODEL, self.metadata)
         write_csv(self.out / HISTORY, list(self.history[0]), self.history)
         checkpoint = _checkpoint(self.out, epoch + 1)
         self._save(self.model, checkpoint)
@@ -293,9 +302,11 @@ class RunKeeper(keras.callbacks.Callback):
         return network, served
 
     @staticmethod
-    def _save(model, path):
+    def _save(model, path, metadata=None):
         with replacing(path) as temporary:
             model.save(temporary)
+            if metadata:
+                add_metadata(temporary, metadata)
 
 
 def _checkpoint(out, epochs):

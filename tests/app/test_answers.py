@@ -1,12 +1,15 @@
 import base64
 import io
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from busseg.app.answers import Answer, answer_file, answer_frame, at_threshold, explain, facts, segmentation
+from busseg.app.views import view_facts
 from busseg.data.images import write_image
 from busseg.data.sample import CLASSES
 from busseg.inference.predictor import Prediction, Predictor
@@ -61,6 +64,7 @@ def test_facts_are_what_was_predicted(answer):
         "threshold": 0.5, "width": 4, "height": 2,
         "lesion_px": 2, "lesion_mm2": None, "lesion_fraction": 2 / 8, "box": [2, 1, 2, 1],
         "contours": [[[2, 1], [3, 1]]], "uncertainty": 0.25, "warning": None,
+        "regions": None,
     }  # fmt: skip
     np.testing.assert_array_equal(pixels(mask), [[0, 0, 0, 0], [0, 0, 255, 255]])
 
@@ -68,7 +72,7 @@ def test_facts_are_what_was_predicted(answer):
 def test_facts_warn_of_an_image_that_the_model_cannot_read(answer):
     foreign = Prediction("benign", np.float32([0, 1, 0]), np.uint8(MAP > 0), MAP, novelty=1.01)
     told = facts(Answer("scan.png", answer.image, foreign, CLASSES))
-    assert told["warning"] == "not like a breast ultrasound"
+    assert told["warning"] == "not like breast ultrasound"
 
 
 # === Files ===
@@ -100,7 +104,26 @@ def test_frame_of_dicom_is_answered_by_its_region_alone(echo, clip, frame, label
 
 def test_what_stands_around_the_region_is_not_shown(echo, clip):
     answer = answer_file(echo, clip, frame=2)
-    assert (answer.image.sum(), answer.seen.shape) == (32 * 32 * 204, (32, 32))
+    assert (answer.image.sum(), answer.image.shape) == (32 * 32 * 204, (40, 60))
+
+
+def test_scan_without_a_region_is_answered_whole_with_a_warning(echo, write_scan, tmp_path):
+    path = write_scan(tmp_path / "a.dcm", np.full((32, 32), 204, np.uint8))
+    told = facts(answer_file(echo, path))
+    assert (told["label"], told["regions"]) == ("benign", ())
+    assert "whole frame shown, with any name on it (no region is marked)" in told["warning"]
+
+
+def test_both_regions_of_a_dual_screen_are_answered_and_explained(echo, write_scan, tmp_path):
+    frame = np.zeros((40, 68), np.uint8)
+    frame[:24, 36:] = 255  # of 32 rows on the right: benign by 24 / 32
+    path = write_scan(tmp_path / "a.dcm", frame, (0, 0, 32, 32), others=[(1, (36, 0, 32, 32))])
+    answer = answer_file(echo, path)
+    told = facts(answer)
+    assert (told["label"], told["lesion_px"], told["box"]) == ("benign", 24 * 32, (36, 0, 32, 24))
+    assert told["regions"] == ((0, 0, 32, 32), (36, 0, 32, 32))
+    assert "2, each predicted by itself" in view_facts(answer)
+    assert pixels(explain(echo, answer)["heat"]).shape == (40, 68, 3)
 
 
 def test_other_frames_are_answered_when_the_file_is_gone(echo, clip, tmp_path):
@@ -127,6 +150,63 @@ def test_segmentation_refers_to_the_frame_that_was_answered(echo, clip):
 def test_segmentation_of_another_image_is_refused(answer):
     with pytest.raises(ValueError, match=r"Expected an answer to a DICOM file, found one to another image: scan\.png"):
         segmentation(answer, "echo")
+
+
+def test_segmentation_of_a_scan_that_cannot_be_read_is_refused(echo, clip):
+    answer = replace(answer_file(echo, clip, frame=2), clip_readable=False)
+    with pytest.raises(
+        ValueError, match=r"^Expected a scan to segment, found one not like breast ultrasound: clip\.dcm$"
+    ):
+        segmentation(answer, "echo")
+
+
+# === Clips ===
+class Novel:
+    """A predictor like `echo`, whose novelty is twice the mean of the image / 255; it counts what it predicts."""
+
+    def __init__(self, echo):
+        self.echo, self.asked = echo, 0
+
+    def __getattr__(self, name):
+        return getattr(self.echo, name)
+
+    def try_batch(self, images):
+        self.asked += len(images)
+        return [replace(told, novelty=2 * float(told.probabilities[1])) for told in self.echo.try_batch(images)]
+
+
+def moving(path, *greys):
+    first, *others = (Image.fromarray(np.full((32, 32), grey, np.uint8)) for grey in greys)
+    first.save(path, save_all=True, append_images=others)
+    return path
+
+
+def test_frame_of_a_clip_is_answered_also_when_the_file_is_gone(echo, tmp_path):
+    path = moving(tmp_path / "clip.gif", 0, 204, 102)
+    told = facts(answer := answer_file(echo, path, frame=2))
+    assert (told["label"], told["lesion_px"], told["frame"], told["frames"]) == ("benign", 32 * 32, 2, 3)
+    path.unlink()
+    third = answer_frame(echo, answer, 3)
+    assert (third.stem, third.prediction.lesion_px, third.scan) == ("clip_frame_3", 0, None)  # 102 / 255 is below 0.5
+    with pytest.raises(ValueError, match=r"Expected an answer to a DICOM file, found one to another image: clip\.gif"):
+        segmentation(third, "echo")
+
+
+@pytest.mark.parametrize(("greys", "warned"), [((102, 153, 204), True), ((102, 51, 204), False)])
+def test_clip_is_judged_by_the_median_of_its_frames_once(echo, tmp_path, greys, warned):
+    # The novelty is 0.8, 1.2 and 1.6, whose median is 1.2; and 0.8, 0.4 and 1.6.
+    predictor = Novel(echo)
+    answer = answer_file(predictor, moving(tmp_path / "clip.gif", *greys))
+    assert (facts(answer)["warning"] == "not like breast ultrasound", predictor.asked) == (warned, 4)
+    third = answer_frame(predictor, answer, 3)
+    assert facts(third)["warning"] == "not like breast ultrasound"  # by itself
+    assert predictor.asked == 5
+
+
+def test_long_clip_is_judged_by_frames_spread_over_it(echo, tmp_path):
+    predictor = Novel(echo)
+    assert answer_file(predictor, moving(tmp_path / "clip.gif", *range(100))).readable
+    assert predictor.asked == 1 + 9  # of 100, every twelfth
 
 
 # === Explanation ===

@@ -26,7 +26,7 @@ def test_rows_and_zip_name_files_as_their_users_do(echo, files):
     assert [(row["file"], row["label"], row["lesion_px"]) for row in rows] == [
         ("dark.png", "normal", 0), ("bright.png", "benign", 32 * 32), ("text.png", "", ""),
     ]  # fmt: skip
-    assert rows[2]["error"] == "Expected a PNG, JPEG, BMP or TIFF image, found something else: text.png"
+    assert rows[2]["error"] == "Expected an image or a video, found text: text.png"
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
         assert archive.testzip() is None
         pictures = {f"{name}_{kind}.png" for name in ("dark", "bright") for kind in ("mask", "overlay")}

@@ -11,6 +11,7 @@ from urllib.request import urlopen
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from busseg.data.images import read_image, write_image
 from busseg.data.phantom import draw_phantom
@@ -58,9 +59,16 @@ def foul(tmp_path_factory):
 
 
 REFUSED = {
-    "text": "Expected a PNG, JPEG, BMP or TIFF image, found something else: text.png",
+    "text": "Expected an image or a video, found text: text.png",
     "huge": "Expected at most 25000000 pixels, found 10000 x 10000: huge.png",
 }
+
+
+@pytest.fixture(scope="module")
+def phantom_clip(tmp_path_factory, write_scan):
+    """A DICOM clip of three phantoms, which the model can read."""
+    phantoms = np.stack([draw_phantom("malignant", seed=seed)[0] for seed in (1, 2, 3)])
+    return write_scan(tmp_path_factory.mktemp("clip") / "clip.dcm", phantoms)
 
 
 def mask_of(told):
@@ -103,13 +111,35 @@ def test_question_without_an_answer_before_is_refused(server):
         new_client(server).predict(0.3, api_name="/threshold")
 
 
-def test_programs_get_frames_and_segmentation_of_dicom(server, clip):
+def test_programs_get_frames_and_segmentation_of_dicom(server, phantom_clip):
     pydicom, client = pytest.importorskip("pydicom"), new_client(server)
-    assert (ask(client, clip)["frames"], client.predict(3, api_name="/frame")["frame"]) == (3, 3)
+    assert (ask(client, phantom_clip)["frames"], client.predict(3, api_name="/frame")["frame"]) == (3, 3)
     made = client.predict(api_name="/segmentation")
     assert made["file"] == "clip_frame_3_seg.dcm"
     written = pydicom.dcmread(io.BytesIO(base64.b64decode(made["segmentation"].partition(",")[2])))
     assert written.Modality == "SEG"
+
+
+def test_programs_get_no_segmentation_of_what_is_not_like_breast_ultrasound(server, clip):
+    from gradio_client.exceptions import AppError
+
+    client = new_client(server)
+    assert ask(client, clip)["warning"] == "not like breast ultrasound"
+    with pytest.raises(
+        AppError, match=r"^Expected a scan to segment, found one not like breast ultrasound: clip\.dcm$"
+    ):
+        client.predict(api_name="/segmentation")
+
+
+def test_programs_are_answered_frames_of_a_clip_that_is_no_dicom(server, tmp_path):
+    first, *others = (Image.fromarray(draw_phantom("malignant", seed=seed)[0]) for seed in (1, 2, 3))
+    first.save(tmp_path / "clip.gif", save_all=True, append_images=others)
+    client = new_client(server)
+    told = ask(client, tmp_path / "clip.gif")
+    assert (told["frames"], told["label"], told["warning"]) == (3, "malignant", None)
+    third = client.predict(3, api_name="/frame")
+    expected = Predictor("best").predict(np.asarray(others[-1]))
+    np.testing.assert_array_equal(mask_of(third) // 255, expected.mask)
 
 
 def test_programs_get_a_table_and_a_zip_of_many(server, client, scans, foul):
@@ -268,8 +298,8 @@ def test_phantoms_are_what_they_are_called(page):
 
 
 @pytest.mark.slow
-def test_frames_of_a_clip_are_turned_to(page, clip):
-    drop(page, clip)
+def test_frames_of_a_clip_are_turned_to(page, phantom_clip):
+    drop(page, phantom_clip)
     frame = page.get_by_label("number input for Frame")
     frame.fill("3")
     frame.press("Enter")

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,9 +36,24 @@ def test_facts_of_an_image_without_lesion_say_so():
     assert "Box" not in text
 
 
-@pytest.mark.parametrize(("novelty", "warned"), [(0.99, False), (1.01, True), (None, False)])
-def test_image_that_the_model_cannot_read_is_warned_of(novelty, warned):
-    assert ("Not like a breast ultrasound" in view_facts(answer(novelty=novelty))) == warned
+@pytest.mark.parametrize(
+    ("novelty", "headline"), [(0.99, "Malignant"), (1.01, "Not like breast ultrasound"), (None, "Malignant")]
+)
+def test_headline_is_the_class_or_that_the_model_cannot_read_the_image(novelty, headline):
+    (found,) = re.findall(r'<p class="label"[^>]*>(.*?)</p>', view_facts(answer(novelty=novelty)))
+    assert found == headline
+
+
+def test_clip_that_the_model_cannot_read_has_no_class_whatever_its_frame_is():
+    text = view_facts(replace(answer(), frames=3, clip_readable=False))
+    assert re.findall(r'<p class="label"[^>]*>(.*?)</p>', text) == ["Not like breast ultrasound"]
+    assert "nothing like this clip" in text
+
+
+def test_very_dark_image_has_its_class_with_a_warning():
+    text = view_facts(answer(faint="very dark"))
+    assert "<b>Very dark.</b>" in text
+    assert '<p class="label">Malignant</p>' in text
 
 
 def test_nothing_is_shown_without_an_answer():
@@ -76,4 +92,18 @@ def test_table_tells_errors_by_the_name_and_leaves_empty_columns_out():
     assert re.findall(r'<th scope="col">(\w+)', text) == ["file", "label", "p_benign"]
     assert re.findall(r"<tr><td>(.*?)</td>", text) == ["a.png", "b.png<small>Expected an image</small>"]
     assert "<td>0.988</td>" in text
+
+
+def test_table_tells_no_class_of_what_the_model_cannot_read():
+    warnings = ("", "not like breast ultrasound")
+    rows = [{"file": "a.png", "label": "benign", "warning": warning, "error": ""} for warning in warnings]
+    text = view_table({"rows": rows, "zip": "/results/x"})
+    assert re.findall(r"<td>(.*?)</td>", text) == [
+        "a.png", "benign", "a.png<small>not like breast ultrasound</small>", "",
+    ]  # fmt: skip
+
+
+def test_table_counts_what_could_not_be_read():
+    rows = [{"file": name, "label": "", "warning": "", "error": error} for name, error in (("a", ""), ("b", "Why"))]
+    text = view_table({"rows": rows, "zip": "/results/x"})
     assert "2 images, 1 of them could not be read" in text

@@ -35,10 +35,10 @@ def test_full_disk_is_no_fault_of_the_header():
 
 @pytest.fixture
 def clip(tmp_path, write_scan):
-    """A clip of five frames of 7 x 9 pixels, whose 63 pixels end within a byte, and one mask a frame."""
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 9), np.uint8)
-    path = write_scan(tmp_path / "clip.dcm", pixels, region=(1, 1, 8, 6), spacing_cm=(0.02, 0.01))
-    return read_dicom(path), np.random.default_rng(1).integers(0, 2, (5, 7, 9), np.uint8)
+    """A clip of five frames of 17 x 19 pixels, whose 323 pixels end within a byte, and one mask a frame."""
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 17, 19), np.uint8)
+    path = write_scan(tmp_path / "clip.dcm", pixels, region=(1, 1, 18, 16), spacing_cm=(0.02, 0.01))
+    return read_dicom(path), np.random.default_rng(1).integers(0, 2, (5, 17, 19), np.uint8)
 
 
 def source_of(segmentation):
@@ -122,7 +122,7 @@ def test_scan_without_a_lesion_has_an_empty_segment(tmp_path, clip, labels):
 def test_patient_and_study_are_those_of_the_source(tmp_path, clip, patient):
     scan, masks = clip
     write_segmentation(tmp_path / "seg.dcm", scan, masks, ["benign"] * 5, "best")
-    write_overlay(tmp_path / "overlay.dcm", scan, 2, np.zeros((7, 9, 3), np.uint8), "run")
+    write_overlay(tmp_path / "overlay.dcm", scan, 2, np.zeros((17, 19, 3), np.uint8), "run")
     source = pydicom.dcmread(scan.path)
     for name in ("seg.dcm", "overlay.dcm"):
         result = pydicom.dcmread(tmp_path / name)
@@ -166,10 +166,59 @@ def test_scans_in_pydicoms_own_package_are_segmented_in_place(tmp_path, name):
     assert complaints(tmp_path / "overlay.dcm") == []
 
 
+@pytest.mark.parametrize("kind", ["1.2.840.10008.5.1.4.1.1.6", "1.2.840.10008.5.1.4.1.1.3"])
+def test_retired_ultrasound_is_segmented(tmp_path, write_scan, kind):
+    mask = np.uint8([[0, 1, 1], [1, 0, 0]])
+    scan = read_dicom(write_scan(tmp_path / "a.dcm", 100 * mask, SOPClassUID=kind))
+    write_segmentation(tmp_path / "seg.dcm", scan, [mask], ["malignant"], "best")
+    np.testing.assert_array_equal(read_back(tmp_path / "seg.dcm", frames=1), [mask])
+    assert complaints(tmp_path / "seg.dcm") == []
+
+
+# === Plane and scale, which viewers want ===
+def test_plane_and_scale_are_those_of_the_scan(tmp_path, clip):
+    scan, masks = clip
+    write_segmentation(tmp_path / "seg.dcm", scan, masks, ["normal", "benign", "normal", "benign", "normal"], "best")
+    segmentation = pydicom.dcmread(tmp_path / "seg.dcm")
+    (shared,) = segmentation.SharedFunctionalGroupsSequence
+    assert shared.PlaneOrientationSequence[0].ImageOrientationPatient == [1, 0, 0, 0, 1, 0]
+    assert shared.PixelMeasuresSequence[0].PixelSpacing == [0.1, 0.2]  # from row to row, from column to column
+    positions = [
+        frame.PlanePositionSequence[0].ImagePositionPatient for frame in segmentation.PerFrameFunctionalGroupsSequence
+    ]
+    assert positions == [[0, 0, 1], [0, 0, 3]]  # frames 2 and 4
+    assert segmentation.FrameOfReferenceUID != pydicom.dcmread(scan.path).get("FrameOfReferenceUID")
+    assert "SegmentDescription" not in segmentation.SegmentSequence[0]
+
+
+def test_scale_that_the_scan_does_not_tell_is_made_up_and_says_so_or_is_left_out(tmp_path, write_scan):
+    mask = np.uint8([[0, 1, 1], [1, 0, 0]])
+    scan = read_dicom(write_scan(tmp_path / "a.dcm", 100 * mask))
+    write_segmentation(tmp_path / "made-up.dcm", scan, [mask], ["benign"], "best", "Look here")
+    write_segmentation(tmp_path / "without.dcm", scan, [mask], ["benign"], "best", "Look here", assumed_mm=None)
+    made_up, without = (pydicom.dcmread(tmp_path / f"{name}.dcm") for name in ("made-up", "without"))
+    assert made_up.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing == [1, 1]
+    (segment,) = made_up.SegmentSequence
+    assert segment.SegmentDescription == "Look here. The scan tells no scale: 1 mm a pixel is made up"
+    assert without.SegmentSequence[0].SegmentDescription == "Look here"
+    told = {element.keyword for element in without.iterall()}
+    assert not told & {"PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "FrameOfReferenceUID"}
+    assert complaints(tmp_path / "made-up.dcm") == complaints(tmp_path / "without.dcm") == []
+
+
+def test_scale_of_many_digits_is_written_in_the_sixteen_letters_of_dicom(tmp_path, write_scan):
+    pixels = np.zeros((20, 20), np.uint8)
+    scan = read_dicom(write_scan(tmp_path / "a.dcm", pixels, (0, 0, 20, 20), (1 / 300, 1 / 7000)))
+    write_segmentation(tmp_path / "seg.dcm", scan, [pixels], ["benign"], "best")
+    (shared,) = pydicom.dcmread(tmp_path / "seg.dcm").SharedFunctionalGroupsSequence
+    assert shared.PixelMeasuresSequence[0].PixelSpacing == pytest.approx([10 / 7000, 10 / 300], rel=1e-9)
+    assert complaints(tmp_path / "seg.dcm") == []
+
+
 # === Overlays ===
 def test_overlay_is_a_picture_that_refers_to_its_frame(tmp_path, clip):
     scan, _ = clip
-    picture = np.random.default_rng(0).integers(0, 256, (11, 9, 3), np.uint8)
+    picture = np.random.default_rng(0).integers(0, 256, (21, 19, 3), np.uint8)
     for number, run in ((2, "first"), (3, "first"), (3, "second")):
         write_overlay(tmp_path / f"{number}-{run}.dcm", scan, number, picture, run)
     second, third, again = (pydicom.dcmread(tmp_path / f"{name}.dcm") for name in ("2-first", "3-first", "3-second"))

@@ -71,12 +71,26 @@ def test_one_bit_reads_as_0_and_255(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_sixteen_bits_are_scaled_by_their_full_range(tmp_path, suffix):
+def test_sixteen_bits_in_use_are_scaled_by_their_full_range(tmp_path, suffix):
     values = np.arange(256, dtype=np.uint16).reshape(16, 16)
     path = save(tmp_path / f"a.{suffix}", Image.fromarray(values * 257))  # 255 * 257 = 65535
     with Image.open(path) as image:
         assert image.mode.startswith("I;16")
     np.testing.assert_array_equal(read_image(path), values)
+
+
+@pytest.mark.parametrize(
+    ("greatest", "white"),
+    [(1, 255), (255, 255), (256, 1023), (1023, 1023), (1024, 4095), (4095, 4095), (4096, 16383), (16384, 65535)],
+)
+def test_sixteen_bits_are_scaled_by_the_fewest_that_hold_the_greatest(tmp_path, greatest, white):
+    values = np.array([[0, greatest // 2, greatest]], np.uint16)
+    path = save(tmp_path / "a.png", Image.fromarray(values))
+    np.testing.assert_array_equal(read_image(path), np.round(values / (white / 255)))
+
+
+def test_eight_bits_stay_as_they_are_however_dark(tmp_path):
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", Image.fromarray(GREY // 16))), GREY // 16)
 
 
 def test_sixteen_bits_are_rounded_to_the_nearest_grey(tmp_path):

@@ -424,11 +424,35 @@ def test_text_tells_scores_and_differences(tmp_path):
     told = format_comparison(compare([folder(tmp_path / "a", rows), folder(tmp_path / "b", others)]))
     lines = [" ".join(line.split()) for line in told.splitlines()]
     assert "Dice 0.750 [0.750, 0.750] 0.500 [0.500, 0.500]" in lines
-    assert "HD95 px 25.0 [25.0, 25.0] 50.0 [50.0, 50.0]" in lines
+    assert "HD95 px, found 25.0 [25.0, 25.0] 50.0 [50.0, 50.0]" in lines
+    assert "HD95 and ASSD are of found lesions; in pairs, of those that both found." in lines
     assert "b minus a, on 30 common images of 30 groups" in lines
     assert "Dice 0.750 -> 0.500 -0.250 [-0.250, -0.250] < 0.001" in lines
     assert "accuracy 1.000 -> 1.000 +0.000 [+0.000, +0.000] 1.000" in lines
     assert "macro AUC 1.000 -> 1.000 +0.000 [+0.000, +0.000] n/a" in lines
+
+
+def test_model_that_knows_what_it_is_scored_on_is_warned_of_first(tmp_path):
+    knowing = [row(number, 0.9, known=number >= 12) for number in range(IMAGES)]
+    others = [row(number, 0.5, known=False) for number in range(IMAGES)]
+    comparison = compare([folder(tmp_path / "a", knowing), folder(tmp_path / "b", others)])
+    (warning,) = comparison["warnings"]
+    assert warning.startswith(
+        "a: 18 of 30 scored images, or copies of them, were used to train or calibrate this model"
+    )
+    (one,) = comparison["differences"]
+    assert (one["known"], one["unseen"]["images"]) == ({"a": 18, "b": 0}, 12)
+    text = format_comparison(comparison)
+    assert text.startswith("WARNING: a: 18 of 30 scored images")
+    assert "b minus a, on 30 common images of 30 groups; a learnt from 18 of them, b from 0\n" in text
+    assert "The same on the 12 of them that neither is known to have learnt from\n" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_models_that_do_not_say_what_they_learnt_from_are_named_last(tmp_path):
+    comparison = compare([plain(tmp_path / "a"), plain(tmp_path / "b")])
+    assert comparison["warnings"] == []
+    assert format_comparison(comparison).endswith("\nUnknown: a, b do not say which images they learnt from.")
 
 
 def test_dataset_without_classes_or_normals_is_compared_by_its_masks(tmp_path):
@@ -444,7 +468,7 @@ def test_dataset_without_classes_or_normals_is_compared_by_its_masks(tmp_path):
 class Bright:
     """Predicts like the echo model, without Keras: what is brighter than half is lesion, and all is benign."""
 
-    task, classes, operating_point = "ultrasound", CLASSES, None
+    task, classes, operating_point, path = "ultrasound", CLASSES, None, None
     read = staticmethod(read_image)
 
     def predict(self, image):

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from busseg.data import find_samples
+from busseg.data.archives import add_metadata
 from busseg.data.files import read_csv
+from busseg.data.fingerprints import describe_fingerprints, fingerprint_samples
 from busseg.data.images import read_image, read_mask, write_image
 from busseg.data.sample import CLASSES, Sample
 from busseg.evaluation import protocol
@@ -15,13 +17,12 @@ from busseg.evaluation.intervals import bootstrap_intervals
 from busseg.evaluation.operating import selective_scores
 from busseg.evaluation.protocol import evaluate, format_summary, read_rows, summarise, write_scores
 from busseg.evaluation.scores import calibration, class_scores, mask_scores, point_scores
-from busseg.inference.metadata import add_metadata
 from busseg.inference.operating_point import tabulate_thresholds
 from busseg.inference.predictor import Predictor
 
 HEADER = (
     "file,fold,part,group,source,patient,birads,histology,device,side,pixel_mm,label,predicted,p_normal,p_benign,p_malignant,"
-    "dice,iou,sensitivity,precision,hd95_px,assd_px,nsd,clean,true_px,predicted_px,width_px,height_px,mask,leaked,error"
+    "dice,iou,sensitivity,precision,hd95_px,assd_px,nsd,clean,true_px,predicted_px,width_px,height_px,mask,leaked,known,error"
 )
 
 
@@ -218,7 +219,7 @@ def test_rows_tell_what_the_dataset_knows_of_the_image(tmp_path, predictor):
     assert list(one["sources"]) == ["", "here"]
     text = format_summary(summary)
     assert "HD95 mm 1.00 [1.00, 1.00]" in text
-    assert ", of 1 with a scale" in text
+    assert ", of 1 found lesions with a scale" in text
     assert "by patient, 1 patients of 1 images:\n  accuracy" in text
     assert re.search(r"^here +1 +0\.667 +0\.000 +n/a ", text, re.MULTILINE)  # Dice 2 * 40 / (40 + 80)
 
@@ -259,8 +260,9 @@ def test_rows_of_several_folds_make_one_folder(evaluated, tmp_path):
     assert read_rows(tmp_path / "per_image.csv") == pooled
 
 
-def test_older_table_without_the_columns_of_the_sample_is_read(tmp_path):
+def test_older_table_without_the_later_columns_is_read(tmp_path):
     names = "file,fold,part,group,label,predicted,p_normal,p_benign,p_malignant," + HEADER.partition("p_malignant,")[2]
+    names = names.replace(",known", "")
     cells = dict.fromkeys(names.split(","), "") | {"file": "a.png", "dice": "0.5"}
     (tmp_path / "t.csv").write_text(names + "\n" + ",".join(cells.values()) + "\n")
     assert read_rows(tmp_path / "t.csv") == [dict.fromkeys(HEADER.split(",")) | {"file": "a.png", "dice": 0.5}]
@@ -302,7 +304,7 @@ def test_words_fit_a_terminal(evaluated):
     summary["test"]["scores"]["hd95_px"], summary["test"]["intervals"]["hd95_px"] = 1234.5, [1000, 2000]
     text = format_summary(summary)
     assert max(map(len, text.splitlines())) < 100
-    assert "HD95 px 1234.5 [1000.0, 2000.0]" in text
+    assert re.search(r"^  HD95 px 1234\.5 \[1000\.0, 2000\.0\]   ASSD px .*, of found lesions$", text, re.MULTILINE)
 
 
 # === What may be wrong with a dataset ===
@@ -390,6 +392,27 @@ def test_share_wrong_among_the_surest_is_told(evaluated):
     assert "decision" not in summary["test"]
     aurc, wrong = summary["test"]["selective"]["aurc"], 1 - summary["test"]["scores"]["accuracy"]
     assert f"of the surest 100% {wrong:.1%}; AURC {aurc:.3f}" in format_summary(summary)
+
+
+# === What the model learnt from ===
+def test_images_that_the_model_learnt_from_are_counted(tmp_path, echo_file, phantom_samples):
+    path = shutil.copy(echo_file, tmp_path / "learnt.keras")
+    add_metadata(path, describe_fingerprints(fingerprint_samples(phantom_samples[:20])))
+    summary, rows = evaluate(Predictor(path), {"all": phantom_samples[10:]}, tmp_path / "out")
+    assert [row["known"] for row in rows] == [True] * 10 + [False] * 10
+    told = json.loads((tmp_path / "out/summary.json").read_text())["parts"]["all"]
+    assert told == summary["all"]
+    assert told["known"]["warning"].startswith("10 of 20 scored images, or copies of them, were used to train")
+    assert told["unseen"]["scores"] == point_scores(rows[10:])
+    assert read_rows(tmp_path / "out/per_image.csv") == rows
+
+
+def test_fingerprints_may_be_told_of_a_model_that_carries_none(tmp_path, predictor, phantom_samples):
+    known = fingerprint_samples(phantom_samples[:2])
+    summary, _ = evaluate(predictor, {"all": phantom_samples[:3]}, tmp_path / "out", fingerprints=known)
+    assert summary["all"]["known"]["images"] == 2
+    summary, _ = evaluate(predictor, {"all": phantom_samples[:3]}, tmp_path / "out")
+    assert summary["all"]["known"] is None
 
 
 # === The folder again ===

@@ -187,6 +187,27 @@ def test_headline_and_scores_are_those_of_the_summary(folder, phantom_samples):
         assert page.rows(title)[0][1:3] == [value, interval]
 
 
+def test_images_that_the_model_learnt_from_are_warned_of_and_the_others_scored_apart(scored, tmp_path, phantom_samples):
+    folder = shutil.copytree(scored[0], tmp_path / "evaluation")
+    write_scores(folder, [row | {"known": number >= 6} for number, row in enumerate(scored[1])])
+    page = report(folder, phantom_samples)
+    assert "24 of 30 scored images, or copies of them, were used to train or calibrate this model" in page.text
+    unseen = json.loads((folder / SUMMARY).read_text())["parts"]["test"]["unseen"]
+    ((title, images, dice, *_),) = page.rows("new to the model")
+    assert (title, images) == ("new to the model", "6")
+    assert dice.startswith(show("dice", unseen["scores"]["dice"]))
+    assert "does not say which images" not in page.text
+
+
+@pytest.mark.parametrize(("known", "expected"), [(False, False), (None, True)])
+def test_report_warns_of_nothing_where_nothing_is_known(scored, tmp_path, phantom_samples, known, expected):
+    folder = shutil.copytree(scored[0], tmp_path / "evaluation")
+    write_scores(folder, [row | {"known": known} for row in scored[1]])
+    page = report(folder, phantom_samples)
+    assert "scored images, or copies" not in page.text
+    assert ("Unknown: this model does not say which images it learnt from." in page.text) == expected
+
+
 def test_title_and_text_tell_what_was_scored(folder, phantom_samples):
     text = report(folder, phantom_samples).text
     assert "Evaluation of card & co on phantoms" in text

@@ -51,7 +51,7 @@ ROW = mask((1, 0), (1, 1), (1, 2), (1, 3))
         (mask((1, 2), (1, 3), (1, 4), (2, 4)), 2 * 2 / (4 + 4), 2 / 6, 2 / 4, 2 / 4),  # half of it, half beside it
         (np.ones((4, 5), np.uint8), 2 * 4 / (4 + 20), 4 / 20, 1, 4 / 20),
         (mask((0, 0)), 0, 0, 0, 0),  # a lesion seen where none is
-        (mask(), 0, 0, 0, None),  # missed: precision of no pixel is no number
+        (mask(), 0, 0, 0, 0),  # missed
     ],
 )
 def test_scores_of_a_lesion(y_pred, dice, iou, sensitivity, precision):
@@ -60,7 +60,7 @@ def test_scores_of_a_lesion(y_pred, dice, iou, sensitivity, precision):
         "dice": pytest.approx(dice),
         "iou": pytest.approx(iou),
         "sensitivity": pytest.approx(sensitivity),
-        "precision": precision if precision is None else pytest.approx(precision),
+        "precision": pytest.approx(precision),
         "clean": None,
         "true_px": 4,
         "predicted_px": int(y_pred.sum()),
@@ -440,7 +440,7 @@ def scored(y_true, y_pred, label=None, probabilities=(0.2, 0.5, 0.3)):
 ROWS = [
     scored(ROW, ROW, "benign"),  # Dice 1, IoU 1
     scored(ROW, mask((1, 0), (1, 1)), "malignant"),  # Dice 2/3, IoU 1/2
-    scored(ROW, mask(), "benign", (0.9, 0.1, 0)),  # missed, and no pixel to have a precision or a distance
+    scored(ROW, mask(), "benign", (0.9, 0.1, 0)),  # missed, and no pixel to have a distance
     scored(ROW, mask((3, 4)), "malignant", (0.1, 0.2, 0.7)),  # missed too, though something was marked
     scored(mask(), mask(), "normal", (0.6, 0.2, 0.2)),
     scored(mask(), mask((0, 0), (0, 1), (0, 2)), "normal"),
@@ -457,8 +457,8 @@ def test_scores_of_a_set_by_hand():
         "iou": 1.5 / 4,
         "iou_median": 0.25,
         "sensitivity": 1.5 / 4,
-        "precision": 2 / 3,  # of 1, 1, 0
-        "precision_median": 1,
+        "precision": 2 / 4,  # of 1, 1, 0, 0
+        "precision_median": (1 + 0) / 2,
         "hd95_px": (0 + half["hd95_px"]) / 2,  # of the two lesions found
         "assd_px": (0 + half["assd_px"]) / 2,
         "assd_px_median": (0 + half["assd_px"]) / 2,
@@ -474,6 +474,12 @@ def test_scores_of_a_set_by_hand():
         "balanced_accuracy": 1 / 2,
     }
     assert {name: scores[name] for name in expected} == pytest.approx(expected)
+
+
+def test_older_rows_without_the_precision_of_a_missed_lesion_score_as_new_ones():
+    older = [row | {"precision": row["precision"] if row["predicted_px"] else None} for row in ROWS]
+    assert [row["precision"] for row in older] == [1, 1, None, 0, None, None]
+    assert point_scores(older) == point_scores(ROWS)
 
 
 def test_distances_in_mm_are_those_of_the_images_with_a_scale():

@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from busseg.data.archives import add_metadata
 from busseg.data.files import read_csv
 from busseg.data.images import read_image, write_image
 from busseg.data.tissue import write_tissue
 from busseg.inference import batch
 from busseg.inference.batch import predict_files
 from busseg.inference.inputs import find_inputs
-from busseg.inference.metadata import add_metadata
 from busseg.inference.operating_point import tabulate_thresholds
 from busseg.inference.overlay import draw_overlay
 from busseg.inference.predictor import UNREADABLE, Predictor
 from busseg.models.classifier import build_classifier
 
 HEADER = (
-    "file,frame,label,p_normal,p_benign,p_malignant,"
+    "file,frame,regions,label,p_normal,p_benign,p_malignant,"
     "lesion_px,lesion_fraction,lesion_mm2,lesion_mm,uncertainty,novelty,warning,error"
 )
 
@@ -95,9 +95,9 @@ def test_every_image_gets_its_mask_its_overlay_and_its_row(tmp_path, predictor):
     ]  # fmt: skip
     assert (out / "predictions.csv").read_text().splitlines() == [
         HEADER,
-        f"{tmp_path}/s/deep/black.png,,normal,1.000000,0.000000,0.000000,0,0.000000,,,,,,",
+        f"{tmp_path}/s/deep/black.png,,,normal,1.000000,0.000000,0.000000,0,0.000000,,,,,nearly one grey,",
         # Half of the 32 x 32 pixels are white: 512, and the mean is 1/2.
-        f"{tmp_path}/s/half.png,,normal,0.500000,0.500000,0.000000,512,0.500000,,,,,,",
+        f"{tmp_path}/s/half.png,,,normal,0.500000,0.500000,0.000000,512,0.500000,,,,,,",
     ]
     assert read_csv(out / "predictions.csv") == [{key: str(value) for key, value in row.items()} for row in rows]
     for path, target in inputs.items():
@@ -125,8 +125,8 @@ def test_probability_maps_and_json_lines_come_when_asked_for(tmp_path, predictor
     assert [19, 7] in outline
     assert first == {
         "file": str(tmp_path / "a.png"), "label": "normal", "lesion_px": 40, "lesion_fraction": round(40 / 1024, 6),
-        "uncertainty": None, "novelty": None, "warning": None, "box": [10, 4, 10, 4], "frame": None, "lesion_mm2": None,
-        "lesion_mm": None,
+        "uncertainty": None, "novelty": None, "warning": None, "box": [10, 4, 10, 4], "frame": None, "regions": None,
+        "lesion_mm2": None, "lesion_mm": None,
     }  # fmt: skip
     assert second == {"file": str(tmp_path / "b.png"), "error": rows[1]["error"]}
 
@@ -137,10 +137,10 @@ def test_image_unlike_the_known_ones_is_warned_of_and_predicted_all_the_same(tmp
     inputs = find_inputs([tmp_path / "dark.png", tmp_path / "bright.png"])
     dark, bright = predict_files(Predictor(told_model), inputs, tmp_path / "out", json_lines=True)
     # Of 51 / 255 = 0.2, the classes have 0.8, 0.2 and 0.
-    assert (dark["uncertainty"], dark["novelty"], dark["warning"]) == ("0.200000", "0.400000", "")
+    assert (dark["uncertainty"], dark["novelty"], dark["warning"]) == ("0.200000", "0.400000", "nearly one grey")
     assert (bright["novelty"], bright["warning"], bright["error"]) == ("1.600000", UNREADABLE, "")
     lines = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
-    assert [(line["novelty"], line["warning"]) for line in lines] == [(0.4, None), (1.6, UNREADABLE)]
+    assert [(line["novelty"], line["warning"]) for line in lines] == [(0.4, "nearly one grey"), (1.6, UNREADABLE)]
     assert {"dark_mask.png", "bright_mask.png"} <= set(names(tmp_path / "out"))
 
 

@@ -37,7 +37,7 @@ def test_each_image_has_pictures_arrays_and_a_row_and_a_broken_one_its_error(sca
     rows = list(explain_files(Predictor(unet), unet, inputs, out))
     ends = (*(f"{name}.png" for name in HEATS), "heat.npz")
     assert written(out) == {"explanations.csv", *(f"{name}_{end}" for name in ("a", "s/c") for end in ends)}
-    assert [row["error"].partition(",")[0] for row in rows] == ["", "Expected a PNG", ""]
+    assert [row["error"].partition(",")[0] for row in rows] == ["", "Expected an image or a video", ""]
     assert read_csv(out / "explanations.csv") == rows
     mask = Predictor(unet).predict(scans / "a.png").mask
     with np.load(out / "a_heat.npz") as heats:
@@ -100,3 +100,27 @@ def test_of_dicom_the_region_is_explained_and_what_stands_around_it_stays_dark(w
         inside[5:29, 10:42] = True
         assert heats["grad_cam_label"][inside].any()
         assert not heats["grad_cam_label"][~inside].any()
+
+
+def test_each_region_of_a_dual_screen_is_explained_in_its_place(unet, write_scan, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 68), np.uint8)
+    path = write_scan(tmp_path / "dual.dcm", pixels, (0, 0, 32, 32), others=[(1, (36, 0, 32, 32))])
+    (row,) = explain_files(Predictor(unet), unet, find_inputs([path]), tmp_path / "out", require_region=True)
+    assert row["error"] == ""
+    with np.load(tmp_path / "out/dual_heat.npz") as heats:
+        for heat in heats.values():
+            assert heat.shape == (40, 68)
+            assert not heat[32:].any()
+            assert not heat[:, 32:36].any()
+        left, right = heats["occlusion"][:32, :32], heats["occlusion"][:32, 36:]
+        assert left.any()
+        assert right.any()
+        assert not np.array_equal(left, right)
+
+
+def test_scan_without_a_region_is_explained_with_a_warning_or_refused(unet, write_scan, tmp_path):
+    path = write_scan(tmp_path / "a.dcm", np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8))
+    (row,) = explain_files(Predictor(unet), None, find_inputs([path]), tmp_path / "out")
+    assert (row["error"], row["warning"][:17]) == ("", "whole frame shown")
+    (row,) = explain_files(Predictor(unet), None, find_inputs([path]), tmp_path / "out", require_region=True)
+    assert row["error"].startswith("Expected a DICOM file with a usable region, found that no region is marked")

@@ -2,6 +2,7 @@ import csv
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,7 +13,7 @@ from busseg.data.images import read_image, write_image
 from busseg.data.phantom import draw_phantom
 from busseg.inference.batch import predict_files
 from busseg.inference.frames import Frame, count_frames, find_frames, frame_target, predict_frames
-from busseg.inference.inputs import find_inputs
+from busseg.inference.inputs import find_inputs, survey_inputs
 from busseg.inference.predictor import UNREADABLE, Predictor
 
 highdicom = pytest.importorskip("highdicom", reason="needs busseg[dicom]")
@@ -63,11 +64,11 @@ def test_file_is_one_picture_or_the_frames_of_a_clip(tmp_path, write_scan, clip)
     assert count_frames([clip, single, tmp_path / "image.png"]) == 5
 
 
-def test_scan_is_over_with_its_last_frame(tmp_path, clip, write_scan):
+def test_file_is_over_with_its_last_frame(tmp_path, clip, write_scan):
     single = write_scan(tmp_path / "single", frame_with(8))
-    assert [frame.ends_scan for frame in find_frames(clip, Path("clip"), "ultrasound")] == [False, False, True]
-    assert [frame.ends_scan for frame in find_frames(single, Path("s"), "ultrasound")] == [True]
-    assert not Frame(tmp_path / "image.png", Path("image")).ends_scan
+    assert [frame.ends_file for frame in find_frames(clip, Path("clip"), "ultrasound")] == [False, False, True]
+    assert [frame.ends_file for frame in find_frames(single, Path("s"), "ultrasound")] == [True]
+    assert Frame(tmp_path / "image.png", Path("image")).ends_file
 
 
 def test_broken_scan_is_one_picture_that_says_why_when_it_is_read(tmp_path, predictor):
@@ -100,6 +101,62 @@ def test_picture_that_is_called_like_the_frame_of_a_clip_is_refused(tmp_path, cl
     with pytest.raises(ValueError, match=rf"one like its frame: {clip}, {tmp_path}/s/clip_frame002\.png$"):
         find_inputs([tmp_path / "s"])
     assert len(find_inputs([tmp_path / "s/clip_frame002.png", tmp_path / "s/other_frame002.png"])) == 2
+
+
+def test_scans_of_another_kind_are_passed_over_unless_they_are_named(tmp_path, write_scan):
+    study = tmp_path / "s"
+    for name, kind in (("a", "6.1"), ("seg", "66.4"), ("overlay", "7"), ("report", "88.33"), ("ct.dcm", "2")):
+        write_scan(study / name, frame_with(8), SOPClassUID=f"1.2.840.10008.5.1.4.1.1.{kind}")
+    (study / "broken.dcm").write_text("hello")
+    inputs, passed = survey_inputs([study])
+    assert [path.name for path in inputs] == ["a", "broken.dcm"]  # which is to be named when it is read
+    assert {path.name: kind for path, kind in passed} == {
+        "seg": "DICOM of Segmentation Storage", "overlay": "DICOM of Secondary Capture Image Storage",
+        "report": "DICOM of Comprehensive SR Storage", "ct.dcm": "DICOM of CT Image Storage",
+    }  # fmt: skip
+    (row,) = find_frames(study / "ct.dcm", Path("ct"), "ultrasound")
+    assert row.error == f"Expected an ultrasound image, found CT Image Storage: {study}/ct.dcm"
+
+
+def moving(path, *white):
+    """A GIF or AVI of frames whose first rows are white."""
+    frames = [frame_with(rows)[10:42, 20:52] for rows in white]
+    if path.suffix == ".avi":
+        video = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"FFV1"), 25, (32, 32))
+        for frame in frames:
+            video.write(cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR))
+        video.release()
+    else:
+        first, *others = map(Image.fromarray, frames)
+        first.save(path, save_all=True, append_images=others)
+    return path
+
+
+@pytest.mark.parametrize("name", ["clip.gif", "clip.avi"])
+def test_clip_that_is_no_dicom_gets_a_row_a_mask_and_an_overlay_a_frame(tmp_path, predictor, name):
+    path, out = moving(tmp_path / name, 8, 24, 32), tmp_path / "out"
+    rows = predict(predictor, path, out=out, json_lines=True)
+    assert [(row["file"], row["frame"], row["label"], row["lesion_px"]) for row in rows] == [
+        (str(path), 1, "normal", 256), (str(path), 2, "benign", 768), (str(path), 3, "benign", 1024),
+    ]  # fmt: skip
+    pictures = [f"clip_frame00{number}_{what}.png" for number in (1, 2, 3) for what in ("mask", "overlay")]
+    assert names(out) == [*pictures, "predictions.csv", "predictions.jsonl"]
+    np.testing.assert_array_equal(read_image(out / "clip_frame002_mask.png"), frame_with(24)[10:42, 20:52])
+    assert count_frames([path]) == 3
+    again = predict(predictor, path, out=out, json_lines=True, resume=True)
+    assert again == read_csv(out / "predictions.csv")
+
+
+def test_clip_that_is_no_dicom_is_judged_as_a_whole(tmp_path, told_model):
+    # The novelty is 0.5, 1.25 and 1.5, whose median is 1.25; and 0.5, 0.75 and 1.5.
+    for name, white, warned in (("a.gif", (8, 20, 24), 3), ("b.gif", (8, 12, 24), 1)):
+        rows = predict(Predictor(told_model), moving(tmp_path / name, *white), out=tmp_path / name[0])
+        assert sum(row["warning"] == UNREADABLE for row in rows) == warned
+
+
+def test_model_of_tissue_refuses_what_moves(tmp_path):
+    (frame,) = find_frames(moving(tmp_path / "a.gif", 8, 24), Path("a"), "histology")
+    assert frame.error == f"Expected a single image, found 2 frames: {tmp_path}/a.gif"
 
 
 # === Predicting ===
@@ -157,6 +214,45 @@ def test_clip_gets_a_row_a_mask_and_an_overlay_a_frame_and_one_segmentation(tmp_
     assert segment.SegmentationAlgorithmIdentificationSequence[0].AlgorithmParameters == "model=echo"
 
 
+@pytest.fixture
+def dual(tmp_path, write_scan):
+    """A dual screen of two regions of 32 x 32 pixels, 4 columns apart: 8 white rows on the left, 24 on the right."""
+    frame = np.zeros((40, 68), np.uint8)
+    frame[:8, :32], frame[:24, 36:] = 255, 255
+    frame[36:] = 200  # what is written below
+    others = [(1, (36, 0, 32, 32))]
+    return write_scan(tmp_path / "dual.dcm", frame, (0, 0, 32, 32), others=others)
+
+
+def test_both_regions_of_a_dual_screen_are_predicted_and_make_one_row_and_mask(tmp_path, predictor, dual):
+    out = tmp_path / "out"
+    (row,) = predict(predictor, dual, out=out, json_lines=True)
+    assert (row["label"], row["p_benign"], row["regions"], row["lesion_px"]) == ("benign", "0.750000", 2, 32 * (8 + 24))
+    mask = read_image(out / "dual_mask.png")
+    assert (mask[:8, :32].all(), mask[:24, 36:].all(), mask.sum() // 255) == (True, True, 1024)
+    with Image.open(out / "dual_overlay.png") as overlay:
+        assert not np.asarray(overlay)[-4:].any()
+    segmentation = highdicom.seg.segread(out / "dual_seg.dcm")
+    assert segmentation.pixel_array.sum() == 1024
+    line = json.loads((out / "predictions.jsonl").read_text())
+    assert line["regions"] == [[0, 0, 32, 32], [36, 0, 32, 32]]
+    (scan,) = find_frames(dual, Path("dual"), "ultrasound")
+    left, right = predictor.predict_batch(scan.scan.crops(scan.scan.read_frame()))
+    assert (left.label, right.label) == ("normal", "benign")
+
+
+def test_frame_without_a_region_is_warned_of_or_refused(tmp_path, predictor, write_scan, clip):
+    path = write_scan(tmp_path / "s/whole.dcm", frame_with(24))
+    rows = predict(predictor, tmp_path / "s", out=tmp_path / "out")
+    assert [row["regions"] for row in rows] == [1, 1, 1, 0]
+    note = "whole frame shown, with any name on it (no region is marked)"
+    assert [note in row["warning"] for row in rows] == [False, False, False, True]
+    rows = predict(predictor, tmp_path / "s", out=tmp_path / "out", require_region=True)
+    refusal = f"Expected a DICOM file with a usable region, found that no region is marked: {path}"
+    assert [row["error"] for row in rows] == ["", "", "", refusal]
+    assert count_frames([clip, path], require_region=True) == 4
+
+
 def test_what_is_written_around_the_region_changes_no_answer_and_is_in_no_picture(tmp_path, write_scan):
     phantom, _ = draw_phantom("benign", seed=1, height=120, width=160)
     plain = np.zeros((200, 260), np.uint8)
@@ -178,12 +274,48 @@ def test_what_is_written_around_the_region_changes_no_answer_and_is_in_no_pictur
     np.testing.assert_array_equal(capture.pixel_array, picture)
 
 
-def test_scan_unlike_the_known_ones_is_segmented_with_the_warning(tmp_path, told_model, clip):
-    rows = predict(Predictor(told_model), clip, out=tmp_path / "out")
-    # The novelty is twice the mean: 0.5, 1.5 and 2.
-    assert [row["warning"] for row in rows] == ["", UNREADABLE, UNREADABLE]
+def test_clip_with_a_frame_unlike_the_known_ones_is_segmented_with_the_warning(tmp_path, told_model, write_scan):
+    pixels = np.stack([frame_with(8), frame_with(12), frame_with(24)])
+    path = write_scan(tmp_path / "s/clip.dcm", pixels, REGION, SPACING_CM)
+    rows = predict(Predictor(told_model), path, out=tmp_path / "out")
+    # The novelty is twice the mean: 0.5, 0.75 and 1.5; the median is 0.75.
+    assert [row["warning"] for row in rows] == ["", "", UNREADABLE]
     (segment,) = highdicom.seg.segread(tmp_path / "out/clip_seg.dcm").SegmentSequence
-    assert segment.SegmentDescription == "Not like a breast ultrasound in 2 of 3 frames"
+    assert segment.SegmentDescription == "Not like breast ultrasound in 1 of 3 frames"
+
+
+def test_clip_unlike_the_known_ones_as_a_whole_has_the_warning_in_all_and_no_segmentation(
+    tmp_path, told_model, clip, write_scan
+):
+    predictor, out = Predictor(told_model), tmp_path / "out"
+    whole = np.stack([frame_with(8)] * 3)
+    predict(predictor, write_scan(tmp_path / "other/clip.dcm", whole, REGION), out=out)
+    assert "clip_seg.dcm" in names(out)
+    rows = predict(predictor, clip, out=out, json_lines=True, overlay_dicom=True)
+    # The novelty is 0.5, 1.5 and 2; the median is 1.5.
+    assert [(row["novelty"], row["warning"]) for row in rows] == [
+        ("0.500000", UNREADABLE), ("1.500000", UNREADABLE), ("2.000000", UNREADABLE),
+    ]  # fmt: skip
+    assert [row["label"] for row in rows] == ["normal", "benign", "benign"]  # what it says is kept
+    assert read_csv(out / "predictions.csv") == [{key: str(value) for key, value in row.items()} for row in rows]
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert [line["warning"] for line in lines] == [UNREADABLE] * 3
+    assert "clip_seg.dcm" not in names(out)  # nor that of the former prediction
+    pictures = [read_image(out / f"clip_frame00{number}_overlay.png", colour=True) for number in (1, 2, 3)]
+    strip = len(pictures[0]) - 50
+    for number, picture in enumerate(pictures, start=1):
+        np.testing.assert_array_equal(picture[:strip], pictures[1][:strip])  # no strip has a class
+        capture = highdicom.imread(out / f"clip_frame00{number}_overlay.dcm")
+        np.testing.assert_array_equal(capture.pixel_array, picture)
+    again = predict(predictor, clip, out=out, json_lines=True, overlay_dicom=True, resume=True)
+    assert again == read_csv(out / "predictions.csv")
+
+
+def test_clip_without_segmentation_is_not_predicted_again(tmp_path, told_model, clip):
+    predict(Predictor(told_model), clip, out=tmp_path / "out")
+    predictor = Counting(told_model)
+    rows = predict(predictor, clip, out=tmp_path / "out", resume=True)
+    assert (len(rows), predictor.asked) == (3, 0)
 
 
 def test_overlays_of_scans_alone_are_dicom_and_of_a_clip_a_series(tmp_path, predictor, clip):
@@ -239,7 +371,7 @@ def test_model_of_tissue_refuses_scans(tmp_path, clip):
 
     predictor = Predictor(build_classifier(32, 2, "plain", width=4, depth=2))
     (row,) = predict(predictor, clip, out=tmp_path / "out")
-    assert row["error"].startswith("Expected a PNG, JPEG, BMP or TIFF image, found something else")
+    assert row["error"].startswith("Expected an image or a video, found DICOM; ")
 
 
 # === Stopping, and going on ===
@@ -307,9 +439,10 @@ def test_missing_result_is_made_again(tmp_path, echo_model, clips, gone, asked):
 
 
 def test_only_a_few_frames_of_a_clip_are_ahead(tmp_path, echo_model, write_scan):
-    path = write_scan(tmp_path / "long.dcm", np.stack([frame_with(24)] * 100), REGION)
+    write_scan(tmp_path / "s/first.dcm", frame_with(24), REGION)
+    write_scan(tmp_path / "s/long.dcm", np.stack([frame_with(24)] * 100), REGION)
     predictor = Counting(echo_model)
-    rows = predict_files(predictor, find_inputs([path]), tmp_path / "out")
+    rows = predict_files(predictor, find_inputs([tmp_path / "s"]), tmp_path / "out")
     next(rows)
     rows.close()
     assert predictor.asked < 100

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from busseg.data.images import write_image
 from busseg.inference import inputs as finding
-from busseg.inference.inputs import find_inputs
+from busseg.inference.inputs import find_inputs, format_passed, survey_inputs
 
 
 def put(folder, *names, shape=(32, 32)):
@@ -64,6 +65,56 @@ def test_files_of_a_folder_that_are_no_images_are_passed_over(tmp_path):
     (tmp_path / "s/notes.txt").touch()
     (tmp_path / "s/folder.png").mkdir()
     assert found(tmp_path, "s") == {"s/a.png": "a"}
+
+
+def test_files_that_are_passed_over_are_told_with_their_kind(tmp_path):
+    put(tmp_path, "s/a.png", "s/a_mask.png", "s/.hidden.png")
+    for name, content in (("v.nii", b"n"), ("deep/z.zip", b"PK\x03\x04"), ("n.txt", b"hello"), ("x", b"\xff\0")):
+        (tmp_path / "s" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "s" / name).write_bytes(content)
+    inputs, passed = survey_inputs([tmp_path / "s"])
+    assert [path.name for path in inputs] == ["a.png"]
+    assert {path.name: kind for path, kind in passed} == {
+        "v.nii": "NIfTI", "z.zip": "ZIP", "n.txt": "text", "x": "of an unknown kind",
+    }  # fmt: skip
+    assert survey_inputs([tmp_path / "s/*"])[1] == [one for one in passed if one[0].name != "z.zip"]
+    # What is named itself is not passed over, though its folder is given, too.
+    inputs, passed = survey_inputs([tmp_path / "s", tmp_path / "s/v.nii"])
+    assert tmp_path / "s/v.nii" in inputs
+    assert len(passed) == 3
+
+
+def test_line_counts_what_is_passed_over_and_names_some_of_each_kind_those_to_convert_first():
+    texts = [(Path(f"s/{letter}.txt"), "text") for letter in "abcd"]
+    line = format_passed([*texts, (Path("s/v.nii"), "NIfTI"), (Path("s/seg"), "DICOM of Segmentation Storage")])
+    assert line == (
+        "passed over 6 files that are not read: 1 DICOM of Segmentation Storage (seg), 1 NIfTI (v.nii), "
+        "4 text (a.txt, b.txt, c.txt, ...)"
+    )
+
+
+def test_folder_of_other_files_alone_says_what_they_are(tmp_path):
+    (tmp_path / "v.nrrd").write_bytes(b"NRRD0004")
+    for named, told in ((tmp_path, "in the folder"), (tmp_path / "*.nrrd", "that match the pattern")):
+        with pytest.raises(FileNotFoundError, match=rf"^Expected images {told}, found 1 NRRD \(v\.nrrd\): "):
+            find_inputs([named])
+
+
+@pytest.mark.parametrize("url", ["https://example.org/a.png", "s3://bucket/a?.png"])
+def test_url_is_refused_with_what_to_do(url):
+    with pytest.raises(FileNotFoundError, match=rf"^Expected a file .* a URL; download it first: {re.escape(url)}$"):
+        find_inputs([url])
+
+
+def test_image_that_is_called_like_the_frame_of_a_moving_one_is_refused(tmp_path):
+    frames = [Image.fromarray(np.full((8, 8), value, np.uint8)) for value in (0, 100, 200)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "still.gif")
+    put(tmp_path, "still_frame002.png")
+    assert len(find_inputs([tmp_path])) == 3
+    put(tmp_path, "a_frame002.png")
+    with pytest.raises(ValueError, match=r"one like its frame: .*a\.gif, .*a_frame002\.png$"):
+        find_inputs([tmp_path])
 
 
 def test_file_named_by_the_user_is_taken_whatever_it_is(tmp_path):

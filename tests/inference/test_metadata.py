@@ -3,12 +3,15 @@ import shutil
 import numpy as np
 import pytest
 
+from busseg.data.archives import add_metadata
+from busseg.data.fingerprints import describe_fingerprints, read_fingerprints
 from busseg.inference.export import FORMATS
-from busseg.inference.metadata import add_metadata, read_metadata
+from busseg.inference.metadata import read_metadata
 from busseg.inference.operating_point import tabulate_thresholds
 from busseg.inference.predictor import SHIPPED, Predictor
 from busseg.inference.runtimes import load_keras
 
+FINGERPRINTS = np.arange(32, dtype=np.uint8).reshape(2, 16)
 TABLE = tabulate_thresholds([0.0, 0.25, 0.5, 0.75])  # the echo model finds every image 0 malignant
 
 
@@ -16,28 +19,29 @@ TABLE = tabulate_thresholds([0.0, 0.25, 0.5, 0.75])  # the echo model finds ever
 def marked(echo_file, tmp_path_factory):
     """The path of a Keras file that carries thresholds."""
     path = shutil.copy(echo_file, tmp_path_factory.mktemp("marked") / "marked.keras")
-    add_metadata(path, {"operating_points": TABLE})
+    add_metadata(path, {"operating_points": TABLE} | describe_fingerprints(FINGERPRINTS))
     return path
 
 
 def test_keras_loads_a_file_that_carries_metadata(marked, echo_file):
-    assert read_metadata(marked) == {"operating_points": TABLE}
+    assert read_metadata(marked) == {"operating_points": TABLE} | describe_fingerprints(FINGERPRINTS)
     for one, other in zip(load_keras(marked).get_weights(), load_keras(echo_file).get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_run_carries_what_its_model_does(marked, tmp_path):
     shutil.copy(marked, tmp_path / "model.keras")
-    assert read_metadata(tmp_path) == {"operating_points": TABLE}
+    assert read_metadata(tmp_path) == read_metadata(marked)
 
 
 @pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")  # tf2onnx, under NumPy 2
 @pytest.mark.parametrize("format", FORMATS)
-def test_every_format_carries_the_thresholds_of_its_source(marked, tmp_path, format):
+def test_every_format_carries_the_thresholds_and_fingerprints_of_its_source(marked, tmp_path, format):
     out = tmp_path / f"marked{ {'onnx': '.onnx', 'litert': '.tflite'}.get(format, '') }"
     FORMATS[format](marked, out)
     told = read_metadata(out)
     assert told["operating_points"] == TABLE
+    np.testing.assert_array_equal(read_fingerprints(told, out), FINGERPRINTS)
     assert told["task"] == "ultrasound"
     half = Predictor(out, sensitivity=0.5)  # 0.5 is reached by two of four
     assert half.operating_point.threshold == 0.5

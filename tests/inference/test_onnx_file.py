@@ -1,3 +1,5 @@
+import re
+
 import cv2
 import keras
 import numpy as np
@@ -128,6 +130,28 @@ def test_a_filter_of_zeros_stays_zero_in_eight_bits(tmp_path):
     finish_onnx(tmp_path / "one.onnx", "{}", "int8")
     run, _, _ = load(tmp_path / "one.onnx")
     assert not run(np.ones((1, 2, 1, 1), np.float32))["y"].any()
+
+
+def test_names_inside_are_numbers_and_those_of_the_ends_stay(two_sizes):
+    graph = onnx.load(two_sizes).graph
+    assert {node.name for node in graph.node} == {f"n{number}" for number in range(len(graph.node))}
+    inside = {name for node in graph.node for name in (*node.input, *node.output)} - {"", "image", "mask", "label"}
+    assert all(re.fullmatch(r"t\d+", name) for name in inside)
+    onnx.checker.check_model(two_sizes)
+
+
+def test_names_that_a_branch_speaks_of_stay(tmp_path):
+    flag, result = (onnx.helper.make_tensor_value_info(*one) for one in (("x", 9, []), ("y", 1, [1])))
+    inner = onnx.helper.make_tensor_value_info("inner", 1, [1])
+    branch = onnx.helper.make_graph([onnx.helper.make_node("Neg", ["held"], ["inner"])], "branch", [], [inner])
+    node = onnx.helper.make_node("If", ["x"], ["y"], name="whole", then_branch=branch, else_branch=branch)
+    held = onnx.numpy_helper.from_array(np.float32([7]), "held")
+    graph = onnx.helper.make_graph([node], "one", [flag], [result], [held])
+    opset = [onnx.helper.make_opsetid("", 15)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "if.onnx")
+    finish_onnx(tmp_path / "if.onnx", "{}")
+    run, _, _ = load(tmp_path / "if.onnx")
+    assert run(np.array(True))["y"] == -7
 
 
 # === Calibrated ===

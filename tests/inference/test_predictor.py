@@ -16,7 +16,7 @@ from busseg.data.phantom import draw_phantom
 from busseg.data.sample import CLASSES, TASKS
 from busseg.data.tissue import draw_tissue
 from busseg.inference.export import FORMATS
-from busseg.inference.predictor import Prediction, Predictor
+from busseg.inference.predictor import Prediction, Predictor, find_faint
 from busseg.inference.runtimes import load_keras
 from busseg.models.classifier import build_classifier
 from busseg.models.serving import average, tell_novelty, tell_uncertainty, texture_features
@@ -374,6 +374,29 @@ def test_uncertainty_and_novelty_are_told_by_every_format(tmp_path, tiny_run):
         assert_same(prediction, expected)
         assert prediction.uncertainty == pytest.approx(expected.uncertainty, abs=1e-5)
         assert prediction.novelty == pytest.approx(expected.novelty, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (np.arange(0, 256), None),
+        (np.arange(0, 66), None),  # all but half a percent are up to 65
+        (np.arange(0, 64), "very dark"),
+        (np.arange(100, 116), "nearly one grey"),
+        (np.arange(100, 118), None),
+        (np.repeat([0, 90, 255], [500, 497, 3]), None),  # 0.3 percent of white are no more than marks
+        (np.repeat([0, 40, 255], [500, 497, 3]), "very dark"),
+        (np.repeat([0, 255], [997, 3]), "nearly one grey"),
+    ],
+)
+def test_faint_image_is_told(values, found):
+    assert find_faint(values.astype(np.uint8)[None]) == found
+
+
+def test_warning_is_that_the_image_cannot_be_read_or_that_it_is_faint():
+    probabilities = np.float32([0, 1, 0])
+    told = [Prediction("benign", probabilities, novelty=n, faint="very dark").warning for n in (None, 1, 1.1)]
+    assert told == ["very dark", "very dark", "not like breast ultrasound"]
 
 
 @pytest.mark.parametrize(("novelty", "readable"), [(None, True), (0.9, True), (1.0, True), (1.1, False)])

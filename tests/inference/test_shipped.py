@@ -12,8 +12,11 @@ import pytest
 
 import busseg
 from busseg.data.busi import find_samples
+from busseg.data.fingerprints import FINGERPRINTS, knows, read_fingerprints
 from busseg.data.images import fit_to_square, read_image, read_mask, write_image
 from busseg.data.phantom import draw_phantom
+from busseg.data.splits import train_on_all
+from busseg.inference.metadata import read_metadata
 from busseg.inference.predictor import SHIPPED, Predictor
 from busseg.inference.runtimes import load
 
@@ -43,6 +46,8 @@ def test_opencv_answers_as_onnx_runtime_does(predictor, engine):
 def test_file_tells_what_its_user_must_know_and_names_its_batch(predictor):
     model = onnx.load(SHIPPED[predictor.name])
     told = json.loads({one.key: one.value for one in model.metadata_props}["busseg"])
+    assert len(read_fingerprints(told, "model")) == 761  # BUSI without the groups of several classes
+    del told[FINGERPRINTS]
     expected = {"task": "ultrasound", "classes": ["normal", "benign", "malignant"], "threshold": 0.5}
     assert told == {"busseg": busseg.__version__, "image_size": predictor.image_size, **expected}
     ends = [*model.graph.input, *model.graph.output]
@@ -98,6 +103,15 @@ def test_busi_is_read_and_mostly_right(predictor, busi_folder):
         if lesion.any():
             overlaps.append(2 * (lesion & prediction.mask).sum() / (lesion.sum() + prediction.mask.sum()))
     assert np.mean(overlaps) > 0.8
+
+
+def test_busi_but_the_groups_of_several_classes_is_known(predictor, busi_folder):
+    samples = find_samples(busi_folder)
+    learnt = {sample.name for sample in train_on_all(samples).train}
+    fingerprints = read_fingerprints(read_metadata(predictor.path), predictor.path)
+    chosen = [*samples[::26], *(sample for sample in samples if sample.name not in learnt)]
+    found = [knows(fingerprints, read_image(sample.image)) for sample in chosen]
+    assert found == [sample.name in learnt for sample in chosen]
 
 
 def test_command_answers_without_tensorflow_or_keras(tmp_path):

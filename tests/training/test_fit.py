@@ -17,7 +17,9 @@ from busseg.data.batches import Batches
 from busseg.data.busi import find_samples
 from busseg.data.claims import RUN
 from busseg.data.files import read_csv, write_csv
+from busseg.data.fingerprints import fingerprint_samples, read_fingerprints
 from busseg.data.splits import Split, grouped_splits, read_split
+from busseg.inference.metadata import read_metadata
 from busseg.models.encoders import encode
 from busseg.training import fit as fitting
 from busseg.training.fit import RunKeeper, build_model, compile_model, fit
@@ -94,6 +96,12 @@ def test_environment_names_backend_packages_and_images(run, split):
     assert environment["backend"] == keras.backend.backend()
     assert environment["packages"]["keras"] == keras.__version__
     assert environment["images"] == {part: len(getattr(split, part)) for part in ("train", "validation", "test")}
+
+
+def test_model_knows_what_it_was_trained_and_chosen_with(run, split):
+    out, _ = run
+    found = read_fingerprints(read_metadata(out), out)
+    np.testing.assert_array_equal(found, fingerprint_samples(split.train + split.validation))
 
 
 def test_history_is_a_row_an_epoch_and_is_returned(run):
@@ -183,6 +191,8 @@ def test_part_that_is_scored_is_never_trained_with(split, tmp_path):
     scored = Split(split.train, split.test, ())
     history = fit(dataclasses.replace(RECIPE, validation=False, epochs=1, warmup_epochs=0), scored, tmp_path)
     assert "val_loss" in history[0]
+    found = read_fingerprints(read_metadata(tmp_path), tmp_path)
+    np.testing.assert_array_equal(found, fingerprint_samples(split.train))
 
 
 def test_all_of_a_dataset_can_be_trained_with(phantom_samples, tmp_path):
