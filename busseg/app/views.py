@@ -49,7 +49,11 @@ def view_facts(answer=None):
     told = facts(answer)
     saved = json.dumps({name: value for name, value in told.items() if name != "mask"}).encode()
     return _templates.get_template("facts.html").render(
-        told, readable=answer.readable, stem=answer.stem, json=address("application/json", saved)
+        told,
+        readable=answer.readable,
+        faint=answer.prediction.faint,
+        stem=answer.stem,
+        json=address("application/json", saved),
     )
 
 
