@@ -316,7 +316,7 @@ def is_unreadable(rows):
 
 
 def _as_unreadable(frame, row, line, out, run):
-    """Let a picture of an `UNREADABLE` clip say so that by itself is readable."""
+    """Mark a picture of an `UNREADABLE` clip, in its row, line and overlay, where it is readable by itself."""
     if row["error"] or row["warning"].startswith(UNREADABLE):
         return [frame, row, line]
     path = out / f"{frame.target}_overlay.png"

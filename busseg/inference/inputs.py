@@ -41,15 +41,15 @@ def survey_inputs(paths):
         paths: Sequence of paths of files and folders, and of patterns.
 
     Returns:
-        `(inputs, passed)`: dict from path to the results' path without suffix, relative to the output folder; and a
-        list of `(path, kind)` of the files that are passed over, the kind in words.
+        `(inputs, passed)`: dict from path to the results' path without suffix, relative to the output folder; and dict
+        from the path of each file that is passed over to its kind, in words.
 
     Raises:
         FileNotFoundError: If a path does not exist or is a URL, or a folder holds, or a pattern matches, no image.
         ValueError: If the results of two inputs would have one name.
         OSError: If a folder among `paths` may not be read.
     """
-    found, passed = {}, []
+    found, passed = {}, {}
     for path in map(Path, paths):
         if _URL.match(str(path)) and not path.exists():
             url = str(path).replace(":/", "://", 1)  # as it was, for a path has no empty part
@@ -57,7 +57,7 @@ def survey_inputs(paths):
         if path.is_dir():
             files, closed = _walk(path)
             images, others = _sort(files)
-            passed += others
+            passed |= others
             if not images and not closed:
                 raise FileNotFoundError(f"Expected images in the folder, found {_list(others) or 'none'}: {path}")
             found |= {image: image.relative_to(path) for image in [*images, *closed]}
@@ -66,7 +66,7 @@ def survey_inputs(paths):
         elif glob.has_magic(str(path)):
             fixed = list(takewhile(lambda part: not glob.has_magic(part), path.parts))
             images, others = _sort(Path(*fixed).glob(str(Path(*path.parts[len(fixed) :]))))
-            passed += others
+            passed |= others
             if not images:
                 found_instead = _list(others) or "none"
                 raise FileNotFoundError(f"Expected images that match the pattern, found {found_instead}: {path}")
@@ -89,22 +89,18 @@ def survey_inputs(paths):
             raise ValueError(
                 f"Expected inputs with different names, found a clip and one like its frame: {clip}, {image}"
             )
-    return targets, [(path, kind) for path, kind in passed if path not in targets]
+    return targets, {path: kind for path, kind in passed.items() if path not in targets}
 
 
 def format_passed(passed):
-    """One line that counts the files that are passed over by their kinds, and names some of each.
-
-    Args:
-        passed: List of `(path, kind)`, as `survey_inputs` returns it.
-    """
+    """One line that counts the files that are passed over by their kinds, and names some; see `survey_inputs`."""
     return f"passed over {len(passed)} files that are not read: {_list(passed)}"
 
 
 def _list(passed):
     """Counts of kinds, with names; first those that may hold images."""
     kinds = defaultdict(list)
-    for path, kind in passed:
+    for path, kind in passed.items():
         kinds[kind].append(path.name)
     ordered = sorted(kinds, key=lambda kind: (not is_convertible(kind.split(" of ")[0]), kind))
     return ", ".join(f"{len(names)} {kind} ({_some(names)})" for kind, names in ((k, kinds[k]) for k in ordered))
@@ -150,14 +146,14 @@ def _shortened(target):
 
 def _sort(paths):
     """`(files, passed)`: what is read among paths, sorted, without masks beside their image; and the others."""
-    files, passed = [], []
+    files, passed = [], {}
     for path in sorted(paths):
         # The list of contents that lies beside scans is none itself.
         if path.name.startswith(".") or path.name.upper() == "DICOMDIR" or path.is_dir():
             continue
         kind = _other_dicom(path) if is_dicom(path) else None if is_readable_name(path) else _other(path)
         if kind:
-            passed.append((path, kind))
+            passed[path] = kind
         else:
             files.append(path)
     stems = {(file.parent, file.stem) for file in files}

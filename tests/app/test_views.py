@@ -44,6 +44,13 @@ def test_headline_is_the_class_or_that_the_model_cannot_read_the_image(novelty, 
     assert found == headline
 
 
+def test_numbers_of_an_image_that_the_model_cannot_read_are_folded_away():
+    text = view_facts(answer(novelty=1.01, faint="very dark"))
+    assert text.index("<details>") < text.index('class="bars"') < text.index("</details>")
+    assert "The image is very dark." in text
+    assert "<details>" not in view_facts(answer())
+
+
 def test_clip_that_the_model_cannot_read_has_no_class_whatever_its_frame_is():
     text = view_facts(replace(answer(), frames=3, clip_readable=False))
     assert re.findall(r'<p class="label"[^>]*>(.*?)</p>', text) == ["Not like breast ultrasound"]

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 from busseg.data import decoder
-from busseg.data.decoder import DecoderDiedError, decode_apart
+from busseg.data.decoder import DecoderDiedError, decode_apart, measure_apart
 
 pytest.importorskip("pydicom", reason="needs busseg[dicom]")
 
 # What the process runs in place of a decoder: by the name of the file, what broken files have made decoders do.
 DECODER = """
-import ctypes, os, sys
+import ctypes, os, sys, time
 from pathlib import Path
 import numpy as np
+import busseg.data.clip_pixels as clips
 import busseg.data.dicom_pixels as pixels
 
 tried = set()
@@ -37,7 +38,16 @@ def decode_frame(path, number, shape):
         return np.frombuffer(np.int64(os.getpid()).tobytes(), np.uint8).reshape(shape)
     return np.full(shape, number, np.uint8)
 
+def measure_clip(path, alive):
+    frames = 0
+    while path.name == "endless" or frames < 40:
+        time.sleep(0.05)
+        alive()
+        frames += 1
+    return frames, (2, 3)
+
 pixels.decode_frame = decode_frame
+clips.measure_clip = measure_clip
 """
 
 
@@ -84,6 +94,22 @@ def test_file_that_never_ends_is_named_in_time(stub, monkeypatch):
         decode_apart(Path("hang"), 1, (2, 3))
     assert time.monotonic() - started < 10
     np.testing.assert_array_equal(decode_apart(Path("good"), 7, (2, 3)), np.full((2, 3), 7))
+
+
+def test_file_of_many_frames_has_the_time_of_many(stub, monkeypatch):
+    monkeypatch.setattr(decoder, "TIME_LIMIT_S", 0.5)
+    started = time.monotonic()
+    assert measure_apart(Path("long")) == (40, (2, 3))
+    assert time.monotonic() - started > 40 * 0.05  # four times the limit of a frame
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+def test_file_of_frames_without_end_is_named_in_time(stub, monkeypatch):
+    monkeypatch.setattr(decoder, "TIME_LIMIT_S", 0.1)
+    started = time.monotonic()
+    with pytest.raises(DecoderDiedError, match=r"^Expected .*, found no end within 0\.1 s: endless$"):
+        measure_apart(Path("endless"))
+    assert time.monotonic() - started < 10  # 20 * 0.1 s, and the start of the process
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs a limit of memory")

@@ -110,7 +110,7 @@ def test_scans_of_another_kind_are_passed_over_unless_they_are_named(tmp_path, w
     (study / "broken.dcm").write_text("hello")
     inputs, passed = survey_inputs([study])
     assert [path.name for path in inputs] == ["a", "broken.dcm"]  # which is to be named when it is read
-    assert {path.name: kind for path, kind in passed} == {
+    assert {path.name: kind for path, kind in passed.items()} == {
         "seg": "DICOM of Segmentation Storage", "overlay": "DICOM of Secondary Capture Image Storage",
         "report": "DICOM of Comprehensive SR Storage", "ct.dcm": "DICOM of CT Image Storage",
     }  # fmt: skip

@@ -74,10 +74,11 @@ def test_files_that_are_passed_over_are_told_with_their_kind(tmp_path):
         (tmp_path / "s" / name).write_bytes(content)
     inputs, passed = survey_inputs([tmp_path / "s"])
     assert [path.name for path in inputs] == ["a.png"]
-    assert {path.name: kind for path, kind in passed} == {
+    assert {path.name: kind for path, kind in passed.items()} == {
         "v.nii": "NIfTI", "z.zip": "ZIP", "n.txt": "text", "x": "of an unknown kind",
     }  # fmt: skip
-    assert survey_inputs([tmp_path / "s/*"])[1] == [one for one in passed if one[0].name != "z.zip"]
+    del passed[tmp_path / "s/deep/z.zip"]
+    assert survey_inputs([tmp_path / "s/*"])[1] == passed
     # What is named itself is not passed over, though its folder is given, too.
     inputs, passed = survey_inputs([tmp_path / "s", tmp_path / "s/v.nii"])
     assert tmp_path / "s/v.nii" in inputs
@@ -85,8 +86,9 @@ def test_files_that_are_passed_over_are_told_with_their_kind(tmp_path):
 
 
 def test_line_counts_what_is_passed_over_and_names_some_of_each_kind_those_to_convert_first():
-    texts = [(Path(f"s/{letter}.txt"), "text") for letter in "abcd"]
-    line = format_passed([*texts, (Path("s/v.nii"), "NIfTI"), (Path("s/seg"), "DICOM of Segmentation Storage")])
+    passed = {Path(f"s/{letter}.txt"): "text" for letter in "abcd"}
+    passed |= {Path("s/v.nii"): "NIfTI", Path("s/seg"): "DICOM of Segmentation Storage"}
+    line = format_passed(passed)
     assert line == (
         "passed over 6 files that are not read: 1 DICOM of Segmentation Storage (seg), 1 NIfTI (v.nii), "
         "4 text (a.txt, b.txt, c.txt, ...)"
