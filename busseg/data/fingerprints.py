@@ -17,9 +17,9 @@ from busseg.data.files import blaming
 from busseg.data.images import read_image
 
 FINGERPRINTS = "fingerprints"  # in a model's metadata
-# The most bits, of 128, in which the hashes of copies differ. Measured on the 761 images of BUSI that `best` was
-# trained with: JPEG of quality 75 at half size changes 4 bits at most; the nearest of 1,323 scans of three other
-# hospitals differs in 31. Pairs of different scans differ in 62.6 ± 6.2.
+# The most bits, of 128, in which the hashes of copies differ. Measured by benchmarks/fingerprints.py on the 761 images
+# of BUSI that `best` was trained with: JPEG of quality 75 at half size changes 6 bits at most; the nearest of 1,323
+# scans of three other datasets differs in 31.
 MOST_BITS = 24
 _KIND = "dct128"  # hashes made otherwise need another name: the two do not compare
 _BYTES = 16
@@ -60,10 +60,18 @@ def knows(fingerprints, image):
         fingerprints: Array `(n, 16)` uint8.
         image: See `fingerprint`.
     """
+    return differing_bits(fingerprints, image) <= MOST_BITS
+
+
+def differing_bits(fingerprints, image):
+    """In how many bits, of 128, an image differs from the nearest of some fingerprints; 128 if there are none.
+
+    The image is asked for as it is and without a black frame, and mirrored each.
+    """
     grey = _grey(image)
     upright = np.stack([fingerprint(grey), fingerprint(trimmed(grey))])
     asked = np.concatenate([upright, upright ^ _MIRROR])
-    return bool((np.bitwise_count(asked[:, None] ^ fingerprints).sum(axis=2) <= MOST_BITS).any())
+    return int(np.bitwise_count(asked[:, None] ^ fingerprints).sum(axis=2).min(initial=8 * _BYTES))
 
 
 def _grey(image):
