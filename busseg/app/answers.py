@@ -61,7 +61,8 @@ class Answer:
     @property
     def warnings(self):
         """Those of the prediction, and that the clip is not like those the model has learnt from."""
-        return self.prediction.warnings if self.readable else (UNREADABLE, *self.prediction.notes)
+        found = self.prediction.warnings
+        return found if self.readable or UNREADABLE in found else (UNREADABLE, *found)
 
 
 def answer_file(predictor, path, threshold=THRESHOLD, frame=1, clip_readable=None):

@@ -62,9 +62,9 @@ class Prediction:
 
     @property
     def warnings(self):
-        """Tuple of lines, why not to trust the answer: `UNREADABLE` or what is wrong with its greys, and `notes`."""
-        first = self.faint if self.readable else UNREADABLE
-        return (first, *self.notes) if first else self.notes
+        """Tuple of lines, why not to trust the answer: `UNREADABLE`, what is wrong with its grey levels, and `notes`."""
+        found = (None if self.readable else UNREADABLE, self.faint)
+        return (*filter(None, found), *self.notes)
 
     @property
     def warning(self):

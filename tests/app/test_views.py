@@ -47,7 +47,7 @@ def test_headline_is_the_class_or_that_the_model_cannot_read_the_image(novelty, 
 def test_numbers_of_an_image_that_the_model_cannot_read_are_folded_away():
     text = view_facts(answer(novelty=1.01, faint="very dark"))
     assert text.index("<details>") < text.index('class="bars"') < text.index("</details>")
-    assert "The image is very dark." in text
+    assert "<b>Very dark.</b>" in text
     assert "<details>" not in view_facts(answer())
 
 

@@ -393,10 +393,10 @@ def test_faint_image_is_told(values, found):
     assert find_faint(values.astype(np.uint8)[None]) == found
 
 
-def test_warning_is_that_the_image_cannot_be_read_or_that_it_is_faint():
+def test_warnings_are_that_the_image_cannot_be_read_and_that_it_is_faint():
     probabilities = np.float32([0, 1, 0])
     told = [Prediction("benign", probabilities, novelty=n, faint="very dark").warning for n in (None, 1, 1.1)]
-    assert told == ["very dark", "very dark", "not like breast ultrasound"]
+    assert told == ["very dark", "very dark", "not like breast ultrasound; very dark"]
 
 
 @pytest.mark.parametrize(("novelty", "readable"), [(None, True), (0.9, True), (1.0, True), (1.1, False)])
