@@ -62,7 +62,7 @@ class Prediction:
 
     @property
     def warnings(self):
-        """Tuple of lines, why not to trust the answer: `UNREADABLE`, what is wrong with its grey levels, and `notes`."""
+        """Tuple of reasons not to trust the answer: `UNREADABLE`, what is wrong with the grey levels, and `notes`."""
         found = (None if self.readable else UNREADABLE, self.faint)
         return (*filter(None, found), *self.notes)
 
