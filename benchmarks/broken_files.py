@@ -82,8 +82,8 @@ def dicom_seeds(largest=300_000):
     import pydicom
     from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-    from busseg.data.dicom import import_pydicom, is_dicom
     from busseg.data.phantom import draw_phantom
+    from busseg.imaging.dicom import import_pydicom, is_dicom
 
     import_pydicom("")
     seeds = {}

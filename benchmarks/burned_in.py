@@ -17,11 +17,11 @@ import numpy as np
 from rich.progress import track
 
 from busseg.data.burned_in import count_stroke_pixels, has_marks
-from busseg.data.busi import find_samples
-from busseg.data.files import read_csv, write_text
-from busseg.data.images import read_image
 from busseg.data.phantom import draw_phantom
+from busseg.data.readers.busi import find_samples
 from busseg.data.sample import CLASSES
+from busseg.imaging.images import read_image
+from busseg.storage.files import read_csv, write_text
 
 PHANTOMS = 50  # a class
 TEXTS = ("LT 3", "RT AXILLA", "LT UOQ C", "rt")

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
-from busseg.calibrate import TEMPERATURE_SPREAD, fit_thresholds, judge_by_others
-from busseg.data.files import write_text
 from busseg.data.sample import CLASSES
-from busseg.evaluation.protocol import read_rows
 from busseg.evaluation.scores import calibration, labels_and_probabilities, numbers_of, scored
+from busseg.evaluation.scoring import read_rows
+from busseg.experiments.calibrate import TEMPERATURE_SPREAD, fit_thresholds, judge_by_others
 from busseg.inference.operating_point import adapt_thresholds, find_operating_point, tabulate_thresholds
+from busseg.storage.files import write_text
 from busseg.training.calibration import apply_temperature, fit_temperature
 
 MALIGNANT = CLASSES.index("malignant")

@@ -20,10 +20,10 @@ import cv2
 import numpy as np
 from rich.progress import track
 
-from busseg.data.busi import find_samples
 from busseg.data.duplicates import SIMILARITY, Copy, content_groups, find_copies
-from busseg.data.files import write_text
-from busseg.data.images import read_image
+from busseg.data.readers.busi import find_samples
+from busseg.imaging.images import read_image
+from busseg.storage.files import write_text
 
 PRECISION = 0.99  # to be kept on the choosing half; the aim is 0.97, and the other half may be less kind
 STEP = 0.01

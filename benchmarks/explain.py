@@ -37,7 +37,7 @@ def measure(data, runs, count=100, random=20):
     from rich.progress import track
 
     from busseg.data import find_samples
-    from busseg.inference.explanations import open_model
+    from busseg.explain.files import open_model
 
     samples = find_samples(data)
     kinds = {}
@@ -76,9 +76,9 @@ def choose_lesions(run, samples, count):
 
 def explain(network, sample):
     """`(mask, heats)` of a lesion; explained is the class that is predicted, right or wrong."""
-    from busseg.data.images import read_image, read_mask
-    from busseg.inference.explain import grad_cam, mask_grad_cam
-    from busseg.inference.occlusion import occlusion
+    from busseg.explain.grad_cam import grad_cam, mask_grad_cam
+    from busseg.explain.occlusion import occlusion
+    from busseg.imaging.images import read_image, read_mask
     from busseg.inference.predictor import Predictor
 
     image = read_image(sample.image)

@@ -16,8 +16,8 @@ import numpy as np
 
 from busseg.data import find_samples
 from busseg.data.fingerprints import MOST_BITS, differing_bits, fingerprint
-from busseg.data.images import read_image
 from busseg.data.splits import train_on_all
+from busseg.imaging.images import read_image
 from busseg.inference.inputs import find_inputs
 
 

@@ -71,7 +71,7 @@ def _samples(data, model):
 
 def _export(model, folder):
     """Dict from the name of each export to its path, the source first."""
-    from busseg.inference.export import FORMATS
+    from busseg.export.formats import FORMATS
 
     paths = {"keras, float32": Path(model) / "model.keras" if Path(model).is_dir() else Path(model)}
     for format, weights, end in EXPORTS:
@@ -83,8 +83,8 @@ def _export(model, folder):
 
 def _ask(path, samples):
     """What a model answers of each sample: a dict of its class, its mask, and how right they are."""
-    from busseg.data.images import read_image, read_mask
     from busseg.evaluation.scores import overlap_scores
+    from busseg.imaging.images import read_image, read_mask
     from busseg.inference.predictor import Predictor
 
     predictor, answers = Predictor(path), []

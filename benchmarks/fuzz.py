@@ -24,7 +24,7 @@ from benchmarks.broken_files import break_file, clip_seeds, dicom_seeds, image_s
 from benchmarks.cold_start import BUSSEG
 from benchmarks.measuring import REPOSITORY
 from benchmarks.reporting import measure_and_report, parse_arguments
-from busseg.data.kinds import is_readable_name
+from busseg.imaging.kinds import is_readable_name
 
 QUICK = {"images": 60, "clips": 20, "dicom": 40, "page": 6, "folder": 50}
 _HANG_S = 10
@@ -67,9 +67,9 @@ def _broken(seeds, count, random):
 
 # === In this process ===
 def _read(files):
-    from busseg.data.clips import find_clip
-    from busseg.data.dicom import is_dicom, read_dicom
-    from busseg.data.images import read_image
+    from busseg.imaging.clips import find_clip
+    from busseg.imaging.dicom import is_dicom, read_dicom
+    from busseg.imaging.images import read_image
 
     counts, slowest, found = Counter(), 0, Counter()
     with tempfile.TemporaryDirectory() as place:
@@ -152,7 +152,7 @@ def _good(count):
 
 def _watch(scans, out):
     """Run `busseg predict`; dict of what it did."""
-    from busseg.data.files import read_csv
+    from busseg.storage.files import read_csv
 
     table = out / "predictions.csv"
     with tempfile.TemporaryFile("w+", errors="replace") as output:

@@ -59,7 +59,7 @@ def measure(kills=200, seed=0, verbs=tuple(VERBS)):
         List of rows, one a verb: numbers of runs and kills, and of what went wrong, each of which should be 0.
     """
     os.environ |= {"TF_DETERMINISTIC_OPS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "1"}
-    for name in ("busseg.crossval", "busseg.inference.export"):  # loaded before the forks
+    for name in ("busseg.experiments.crossval", "busseg.export.formats"):  # loaded before the forks
         importlib.import_module(name)
 
     rng = random.Random(seed)

@@ -12,7 +12,7 @@ from busseg.data.sample import CLASSES, LABEL, MASK
 
 
 class NotebookBatches(keras.utils.PyDataset):
-    """Batches like those of `busseg.data.batches.Batches`, by the plainest code: no cache, no threads of its own."""
+    """Batches like those of `busseg.training.batches`, by the plainest code: no cache, no threads of its own."""
 
     def __init__(self, samples, image_size, batch_size, augmentation):
         super().__init__()

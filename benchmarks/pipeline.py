@@ -1,4 +1,4 @@
-"""Images a second that `busseg.data.batches.Batches` prepares, beside the loop that example notebooks write.
+"""Images a second that `busseg.training.batches.Batches` prepares, beside the loop that example notebooks write.
 
 Keras itself asks for the batches, through a network that does nothing with them. Each row is timed in turns with the
 training step of a network, which should never wait for its images: at least five times as many are wanted, which is
@@ -94,12 +94,12 @@ def build_batches(data, size, batch_size, loop, augmentation, workers=1, cache=T
 
     Args:
         data: Dataset folder.
-        size, batch_size, augmentation, workers, cache: See `busseg.data.batches.Batches`.
+        size, batch_size, augmentation, workers, cache: See `busseg.training.batches.Batches`.
         loop: "Batches" or "notebook".
     """
     from benchmarks.notebook_loop import NotebookBatches
     from busseg.data import find_samples
-    from busseg.data.batches import Batches
+    from busseg.training.batches import Batches
 
     samples = find_samples(data)
     if loop == "notebook":

@@ -2,8 +2,8 @@
 
 Foreign are the sample photographs of scikit-image, scikit-learn and Matplotlib, and cut-outs of them; drawn pages of
 text; noise; and blank or shaded frames. All are read as grey values, so colour gives nothing away. DATA are folders of
-scans, each a row. Scans that the model was trained with say little: `python -m busseg.ship` tells the share of them
-that is flagged out of fold.
+scans, each a row. Scans that the model was trained with say little: `busseg release` reports the share of them that is
+flagged out of fold.
 
 Example: python -m benchmarks.unreadable data/stu --json unreadable.json
 """
@@ -34,7 +34,7 @@ def measure(data=(), count=16, model="best"):
     Returns:
         List of rows.
     """
-    from busseg.data.clips import read_picture
+    from busseg.imaging.clips import read_picture
     from busseg.inference.inputs import find_inputs
     from busseg.inference.predictor import Predictor
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import keras
 
 from busseg.data import find_samples
-from busseg.data.batches import Batches
 from busseg.data.phantom import write_phantoms
 from busseg.data.splits import grouped_splits
 from busseg.models.unet import build_unet
+from busseg.training.batches import Batches
 from busseg.training.losses import DiceLoss
 from busseg.training.metrics import CleanNormalRate, LesionDice
 

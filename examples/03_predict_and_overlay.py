@@ -9,8 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from busseg.data.images import read_image, write_image
 from busseg.data.phantom import draw_phantom
+from busseg.imaging.images import read_image, write_image
 from busseg.inference.overlay import draw_overlay
 from busseg.inference.predictor import Predictor
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from busseg.data.images import fit_to_square
 from busseg.data.phantom import draw_phantom
-from busseg.inference.export import export_saved_model
+from busseg.export.formats import export_saved_model
+from busseg.imaging.images import fit_to_square
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("model", nargs="?", default="runs/example.keras", help="run folder or .keras file")

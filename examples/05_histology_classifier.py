@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from busseg.data import find_samples
-from busseg.data.breakhis import MAGNIFICATIONS
-from busseg.data.images import read_image, write_image
+from busseg.data.readers.breakhis import MAGNIFICATIONS
 from busseg.data.splits import patient_splits
 from busseg.data.tissue import write_tissue
-from busseg.evaluation.protocol import evaluate
 from busseg.evaluation.recognition import format_recognition, magnification_matrix, recognition_rates
-from busseg.inference.explain import spatial_attention
+from busseg.evaluation.scoring import evaluate
+from busseg.explain.grad_cam import spatial_attention
+from busseg.imaging.images import read_image, write_image
 from busseg.inference.overlay import draw_heat
 from busseg.inference.predictor import Predictor
 from busseg.inference.runtimes import load_keras

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from busseg.data.busi import find_samples
 from busseg.data.phantom import write_phantoms
+from busseg.data.readers.busi import find_samples
 
 # TensorFlow adds in the same order every time, so that tests can compare trainings to the last bit.
 os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")
@@ -203,7 +203,7 @@ def tiny_run(tmp_path_factory, phantom_samples):
 @pytest.fixture(scope="session")
 def tiny_exports(tmp_path_factory, tiny_run):
     """Dict from each format to the path of `tiny_run`'s model in it, to be read only."""
-    from busseg.inference.export import FORMATS
+    from busseg.export.formats import FORMATS
 
     folder = tmp_path_factory.mktemp("models")
     names = {

@@ -14,26 +14,30 @@ VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 FRAMEWORKS = {"keras", "tensorflow", "torch", "jax"}
 HEAVY = {*FRAMEWORKS, "albumentations", "cv2"}
 
-ROOMS = ("data", "models", "training", "inference", "evaluation", "app", "crossval", "ship", "calibrate", "demo", "cli")
+# What each room may import beside itself.
+FILES = {"storage", "imaging", "data"}
 MAY_IMPORT = {
-    "": set(),
-    "data": set(),
+    "storage": set(),
+    "imaging": {"storage"},
+    "data": {"storage", "imaging"},
     "models": set(),
-    "training": {"data", "models"},
-    "inference": {"data"},
-    "evaluation": {"data", "inference"},
-    "app": set(ROOMS),
-    "crossval": {"data", "training", "inference", "evaluation"},
-    "ship": {"data", "models", "training", "inference", "evaluation"},
-    "calibrate": {"data", "models", "training", "inference"},
-    "demo": {"data", "training", "inference", "evaluation"},
-    "cli": set(ROOMS),
+    "training": {*FILES, "models"},
+    "inference": FILES,
+    "evaluation": {*FILES, "inference"},
+    "explain": {*FILES, "models", "inference"},
+    "export": {*FILES, "models", "inference"},
+    "experiments": {*FILES, "models", "training", "inference", "evaluation", "export"},
+    "app": {*FILES, "inference", "explain"},
 }
-# Files that may do more than their room.
-MODEL_FILES = ("busseg.inference.export", "busseg.inference.explain")
-# The runtimes load models, which are made of the layers of `models`.
-MAY_IMPORT_TOO = {name: {"models"} for name in (*MODEL_FILES, "busseg.inference.runtimes")}
-KERAS_FILES = ("busseg.data.batches", *MODEL_FILES)
+MAY_IMPORT |= {"": set(), "cli": set(MAY_IMPORT)}
+# Packages that a room's files may not import, not even inside a function.
+MAY_NOT_NAME = {
+    **dict.fromkeys(("storage", "imaging", "data", "evaluation"), FRAMEWORKS),
+    "models": FRAMEWORKS - {"keras"},
+}
+# Packages that may come along when a file of these rooms is loaded.
+MAY_LOAD = {"": set(), "cli": {"typer", "rich"}, "models": {"keras", "numpy"}}
+WITHOUT_KERAS = ("storage", "imaging", "data", "evaluation", "inference")
 
 
 @dataclass
@@ -52,7 +56,7 @@ class Module:
 
 
 def read_package():
-    """The sources of busseg: a dict from path, such as `busseg/data/busi.py`, to text."""
+    """The sources of busseg: a dict from path, such as `busseg/data/readers/busi.py`, to text."""
     return {
         path.relative_to(PACKAGE.parent).as_posix(): path.read_text(encoding="utf-8")
         for path in sorted(PACKAGE.rglob("*.py"))
@@ -130,8 +134,8 @@ def violations(sources):
 
 def wrong_rooms(module, modules):
     if module.room not in MAY_IMPORT:
-        return [f"stands in no known room; known are {', '.join(ROOMS)}"]
-    allowed = {module.room, ""} | MAY_IMPORT[module.room] | MAY_IMPORT_TOO.get(module.name, set())
+        return [f"stands in no known room; known are {', '.join(filter(None, MAY_IMPORT))}"]
+    allowed = {module.room, ""} | MAY_IMPORT[module.room]
     ours = sorted(name for name in module.ever if name in modules)
     return [f"may not import {name}" for name in ours if modules[name].room not in allowed]
 
@@ -143,25 +147,17 @@ def wrong_packages(module, modules):
         yield "imports albumentations; only busseg.data.augmentation may"
     if "tensorflow" in third_party(module.always):
         yield "imports tensorflow when loaded; import it inside the function that needs it"
-    forbidden = {
-        "data": set() if module.name == "busseg.data.batches" else FRAMEWORKS,
-        "models": FRAMEWORKS - {"keras"},
-        "evaluation": FRAMEWORKS,
-    }
-    for package in sorted(forbidden.get(module.room, set()) & packages):
+    for package in sorted(MAY_NOT_NAME.get(module.room, set()) & packages):
         yield f"imports {package}, which {module.room} may not"
 
 
 def wrong_loads(module, modules):
     """Packages that may not come along when a file is loaded, by whichever of our files they come."""
     packages = loaded(modules, module.name)
-    if module.room in ("", "cli", "models"):
-        allowed = {"": set(), "cli": {"typer", "rich"}, "models": {"keras", "numpy"}}[module.room]
-        extra = packages - allowed
-    elif module.room in ("data", "evaluation", "inference") and module.name not in KERAS_FILES:
-        extra = packages & FRAMEWORKS
+    if module.room in MAY_LOAD:
+        extra = packages - MAY_LOAD[module.room]
     else:
-        extra = packages & {"tensorflow"}
+        extra = packages & (FRAMEWORKS if module.room in WITHOUT_KERAS else {"tensorflow"})
     return [f"loads {package}; import what needs it inside a function" for package in sorted(extra)]
 
 
@@ -198,7 +194,7 @@ def test_busseg_keeps_to_its_rooms():
 
 
 def test_every_file_of_the_package_is_read():
-    assert {"busseg/__init__.py", "busseg/cli/program.py", "busseg/data/busi.py"} <= read_package().keys()
+    assert {"busseg/__init__.py", "busseg/cli/program.py", "busseg/data/readers/busi.py"} <= read_package().keys()
 
 
 RUN_HELP = (
@@ -230,17 +226,17 @@ CLEAN = {
     "busseg/__init__.py": '__version__ = "0"',
     "busseg/cli/__init__.py": "from busseg.cli import training",
     "busseg/cli/training.py": "import typer\ndef train():\n    from busseg.training import fit",
-    "busseg/data/__init__.py": "def find():\n    from busseg.data import busi",
-    "busseg/data/busi.py": "import numpy\nfrom busseg.data.sample import Sample",
+    "busseg/data/__init__.py": "def find():\n    from busseg.data.readers import busi",
+    "busseg/data/readers/busi.py": "import numpy\nfrom busseg.data.sample import Sample",
     "busseg/data/sample.py": "from dataclasses import dataclass",
     "busseg/data/augmentation.py": "import albumentations",
-    "busseg/data/batches.py": "import keras\nfrom busseg.data.augmentation import A",
+    "busseg/training/batches.py": "import keras\nfrom busseg.data.augmentation import A",
     "busseg/models/unet.py": "import keras, numpy",
-    "busseg/training/fit.py": "import keras\nfrom busseg.data import batches\nfrom busseg.models.unet import build",
+    "busseg/training/fit.py": "import keras\nfrom busseg.training import batches\nfrom busseg.models.unet import build",
     "busseg/inference/predictor.py": "import numpy\ndef load():\n    import keras",
-    "busseg/inference/export.py": "import keras\nfrom busseg.models import unet\ndef f():\n    import tensorflow",
+    "busseg/export/formats.py": "import keras\nfrom busseg.models import unet\ndef f():\n    import tensorflow",
     "busseg/evaluation/report.py": "import matplotlib\nfrom busseg.inference.predictor import Predictor",
-    "busseg/app/page.py": "from busseg.evaluation import report",
+    "busseg/app/page.py": "from busseg.inference import predictor",
 }
 
 
@@ -272,17 +268,20 @@ def test_clean_sources_break_no_rule():
         ("busseg/training/new.py", "import tensorflow as tf", "imports tensorflow when loaded"),
         ("busseg/training/new.py", "try:\n    import tensorflow\nexcept ImportError:\n    pass", "when loaded"),
         ("busseg/training/new.py", "class A:\n    import tensorflow", "imports tensorflow when loaded"),
-        ("busseg/inference/export.py", "import tensorflow", "inference.export: imports tensorflow when loaded"),
+        ("busseg/export/formats.py", "import tensorflow", "export.formats: imports tensorflow when loaded"),
         ("busseg/inference/new.py", "from keras import ops", "inference.new: loads keras"),
-        ("busseg/inference/new.py", "from busseg.data import batches", "inference.new: loads keras"),
-        ("busseg/evaluation/new.py", "from busseg.data.batches import Batches", "evaluation.new: loads keras"),
-        ("busseg/data/__init__.py", "from busseg.data import batches", "data.busi: loads keras"),
+        ("busseg/evaluation/new.py", "from busseg.training.batches import Batches", "may not import busseg.training"),
+        ("busseg/data/__init__.py", "from keras import ops", "data.readers.busi: loads keras"),
         ("busseg/cli/training.py", "import numpy", "cli: loads numpy"),
-        ("busseg/cli/data.py", "import typer\nfrom busseg.data import busi", "cli.data: loads numpy"),
+        ("busseg/cli/data.py", "import typer\nfrom busseg.data.readers import busi", "cli.data: loads numpy"),
         ("busseg/__init__.py", "from busseg.models.unet import build", "busseg: loads keras"),
         # Shape
-        ("busseg/data/sample.py", "from busseg.data import busi", "busseg.data.busi -> busseg.data.sample -> busseg"),
-        ("busseg/data/sample.py", "def f():\n    import busseg.data.busi", "import cycle"),
+        (
+            "busseg/data/sample.py",
+            "from busseg.data.readers import busi",
+            "busseg.data.readers.busi -> busseg.data.sample -> busseg",
+        ),
+        ("busseg/data/sample.py", "def f():\n    import busseg.data.readers.busi", "import cycle"),
         ("busseg/data/utils.py", "", "is named 'utils'"),
         ("busseg/data/image_helpers.py", "", "is named 'image_helpers'"),
         ("busseg/common/new.py", "", "is named 'common'"),

@@ -19,13 +19,13 @@ from PIL import Image, ImageOps, features
 
 import busseg.cli
 from busseg.data import find_samples
-from busseg.data.claims import RUN
-from busseg.data.files import read_csv
-from busseg.data.images import read_image, write_image
 from busseg.data.phantom import draw_phantom
 from busseg.data.sample import CLASSES
 from busseg.data.splits import grouped_splits, read_split, train_on_all, write_splits
 from busseg.data.tissue import write_tissue
+from busseg.imaging.images import read_image, write_image
+from busseg.storage.files import read_csv
+from busseg.storage.run_folder import RUN
 
 VERBS = (
     "app",

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import busseg.cli
-from busseg.data import claims
-from busseg.data.files import HIDDEN
-from busseg.data.images import write_image
 from busseg.data.sample import CLASSES
+from busseg.imaging.images import write_image
 from busseg.models.unet import build_unet
+from busseg.storage import claims
+from busseg.storage.files import HIDDEN
 
 # How to call each verb; the output is last.
 VERBS = {
@@ -183,7 +183,7 @@ def occupied():
     started = []
 
     def occupy(out, claim):
-        code = f"import sys, time\nfrom busseg.data.claims import *\nwith {claim}:\n    print()\n    time.sleep(60)"
+        code = f"import sys, time\nfrom busseg.storage.claims import *\nwith {claim}:\n    print()\n    time.sleep(60)"
         started.append(subprocess.Popen([sys.executable, "-uc", code, out], stdout=subprocess.PIPE))
         assert started[-1].stdout.readline()
 

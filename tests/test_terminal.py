@@ -5,9 +5,9 @@ import sys
 import pytest
 
 from busseg.cli import program
-from busseg.data.files import read_csv
-from busseg.data.images import write_image
 from busseg.data.phantom import draw_phantom
+from busseg.imaging.images import write_image
+from busseg.storage.files import read_csv
 
 
 def predict(folder, out, **environment):

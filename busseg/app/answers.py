@@ -10,10 +10,10 @@ from statistics import median
 import cv2
 import numpy as np
 
-from busseg.data.dicom import Scan
-from busseg.data.dicom_seg import write_segmentation
+from busseg.explain.occlusion import occlusion
+from busseg.imaging.dicom import Scan
+from busseg.imaging.dicom_seg import write_segmentation
 from busseg.inference.frames import find_frames, predict_frame
-from busseg.inference.occlusion import occlusion
 from busseg.inference.overlay import draw_heat
 from busseg.inference.predictor import THRESHOLD, UNREADABLE, Prediction
 

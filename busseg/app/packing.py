@@ -5,10 +5,11 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from busseg.data.files import write_csv
-from busseg.inference.batch import TABLE, fields, predict_files
+from busseg.inference.batch import fields, predict_files
 from busseg.inference.frames import count_frames
 from busseg.inference.inputs import find_inputs
+from busseg.storage.files import write_csv
+from busseg.storage.run_folder import PREDICTIONS
 
 MAX_IMAGES = 200  # what is more is for the command line
 
@@ -36,7 +37,7 @@ def answer_files(predictor, paths, progress=lambda rows, total: rows):
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "predictions"
         rows = [_without_folder(row) for row in progress(predict_files(predictor, inputs, out), total=count)]
-        write_csv(out / TABLE, fields(predictor.task), rows)
+        write_csv(out / PREDICTIONS, fields(predictor.task), rows)
         return rows, _pack(out)
 
 

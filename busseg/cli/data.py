@@ -18,9 +18,11 @@ def audit(
 
     Example: busseg audit data/busi --out audit
     """
-    from busseg.data.audit import audit_dataset, format_audit
-    from busseg.data.claims import AUDIT, claim_folder
+    from busseg.data.audit import audit_dataset
+    from busseg.data.audit_text import format_audit
     from busseg.evaluation.audit_page import PAGE, write_audit
+    from busseg.storage.claims import claim_folder
+    from busseg.storage.run_folder import AUDIT
 
     check_datasets(data)  # A wrong folder on either side is refused before the work, and leaves nothing behind.
     with claim_folder(out, AUDIT):
@@ -48,7 +50,8 @@ def split(
 
     Example: busseg split data/busi --folds 5 --out splits.csv
     """
-    from busseg.data import breakhis, find_reader
+    from busseg.data import find_reader
+    from busseg.data.readers import breakhis
     from busseg.data.splits import PARTS, grouped_splits, patient_splits, write_splits
 
     check_datasets(data)

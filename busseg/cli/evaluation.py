@@ -14,7 +14,6 @@ from busseg.cli.program import (
     app,
     check_datasets,
     load_predictor,
-    progress_bar,
     report_failures,
 )
 from busseg.cli.terminal import say
@@ -40,31 +39,17 @@ def evaluate(
 
     Example: busseg evaluate runs/card data/busi --out runs/card/evaluation
     """
-    from busseg.data import find_samples
-    from busseg.data.claims import EVALUATION, check_folder, claim_folder
-    from busseg.data.splits import PARTS, read_split
-    from busseg.evaluation.protocol import evaluate, format_summary
-    from busseg.evaluation.report import HEADLINE, write_report
-    from busseg.evaluation.robustness import ROBUSTNESS, measure_robustness, write_robustness
+    from busseg.evaluation.scoring import format_summary
+    from busseg.experiments.score import score_model
+    from busseg.storage.claims import check_folder
+    from busseg.storage.run_folder import EVALUATION
 
-    name = check_datasets(data)
+    title = check_datasets(data)
     check_folder(out, EVALUATION)
     predictor = load_predictor(model, sensitivity)
-    samples = find_samples(data, predictor.task)
-    if splits is None and (model / "splits.csv").is_file():
-        splits = model / "splits.csv"
-    parts = {"all": samples}
-    if fold is not None and splits is None:
-        raise ValueError(f"Expected a splits file to read fold {fold} from, found none; tell it by --splits")
-    if splits:
-        chosen = read_split(splits, samples, fold)
-        parts = {part: getattr(chosen, part) for part in PARTS if getattr(chosen, part)}
-    with claim_folder(out, EVALUATION):
-        summary, rows = evaluate(predictor, parts, out, progress_bar("Evaluating"), model=str(model), data=name)
-        if robustness:
-            part = next((name for name in HEADLINE if name in parts), next(iter(parts)))
-            write_robustness(out / ROBUSTNESS, measure_robustness(predictor, parts[part], progress_bar("Disturbing")))
-        write_report(out, samples, runs=[model] if model.is_dir() else [])
+    summary, rows = score_model(
+        predictor, model, data, out, splits=splits, fold=fold, robustness=robustness, title=title
+    )
     say(format_summary(summary))
     say(f"\nWrote {out}")
     report_failures([row for row in rows if row.get("error")], len(rows))

@@ -24,7 +24,7 @@ from busseg.cli.program import (
     starting_keras,
 )
 from busseg.cli.terminal import say
-from busseg.data.escaping import printable
+from busseg.storage.escaping import printable
 
 Inputs = Annotated[
     list[Path],
@@ -71,11 +71,12 @@ def predict(
 
     Example: busseg predict scan.png scans/ --out predictions
     """
-    from busseg.data.claims import PREDICTION, check_folder
     from busseg.inference.batch import predict_files
     from busseg.inference.frames import count_frames
     from busseg.inference.inputs import survey_inputs
     from busseg.inference.predictor import UNREADABLE
+    from busseg.storage.claims import check_folder
+    from busseg.storage.run_folder import PREDICTION
 
     if engine not in ("threads", "ray"):
         raise ValueError(f"Expected an engine of threads, ray, found {engine!r}")
@@ -156,10 +157,11 @@ def explain(
     """
     from contextlib import nullcontext
 
-    from busseg.data.claims import EXPLANATION, check_folder
-    from busseg.inference.explanations import explain_files, open_model
+    from busseg.explain.files import explain_files, open_model
     from busseg.inference.frames import count_frames
     from busseg.inference.inputs import survey_inputs
+    from busseg.storage.claims import check_folder
+    from busseg.storage.run_folder import EXPLANATION
 
     files, passed = survey_inputs(inputs)
     check_folder(out, EXPLANATION)  # before a model is loaded
@@ -212,7 +214,7 @@ def export(
     from inspect import signature
 
     with starting_keras():
-        from busseg.inference.export import FORMATS
+        from busseg.export.formats import FORMATS
     if format not in FORMATS:
         raise ValueError(f"Expected a format of {', '.join(FORMATS)}, found {format!r}")
     told = {"weights": weights} if weights != "float32" else {}
@@ -240,7 +242,7 @@ def calibrate(
 
     Example: busseg calibrate best my-scans --out mine.onnx
     """
-    from busseg.calibrate import calibrate, find_labelled, format_calibration
+    from busseg.experiments.calibrate import calibrate, find_labelled, format_calibration
 
     samples = find_labelled(data)
     found, failures = calibrate(load_predictor(model), samples, out, progress_bar("Predicting"))

@@ -121,7 +121,8 @@ def check_datasets(data):
     """Refuse a folder that is no dataset, or given twice, before work that takes long, and warn of a BUSI folder that
     lacks a class; return what to call all.
     """
-    from busseg.data import busi, find_reader, name_sources
+    from busseg.data import find_reader, name_sources
+    from busseg.data.readers import busi
 
     for root in data:
         reader, folder = find_reader(root)
@@ -161,7 +162,7 @@ def report_warnings(warned):
 
 def report_unreadable(warned):
     """Count the files of `report_warnings` that are `UNREADABLE` as a whole, and say what they lack."""
-    from busseg.data.dicom import is_dicom
+    from busseg.imaging.dicom import is_dicom
     from busseg.inference.predictor import UNREADABLE
 
     unreadable = [file for file, counts in warned.items() if all(one.startswith(UNREADABLE) for one in counts)]

@@ -6,7 +6,7 @@ import sys
 
 from rich.console import Console
 
-from busseg.data.escaping import printable
+from busseg.storage.escaping import printable
 
 _errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 

@@ -1,5 +1,6 @@
 """The verbs that train."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -17,11 +18,12 @@ def demo(
 
     Example: busseg demo --out busseg-demo
     """
-    from busseg.data.claims import DEMO, check_folder
+    from busseg.storage.claims import check_folder
+    from busseg.storage.run_folder import DEMO
 
     check_folder(out, DEMO)
     with starting_keras():
-        from busseg.demo import run_demo
+        from busseg.experiments.demo import run_demo
     run_demo(out)
 
 
@@ -53,47 +55,27 @@ def train(
 
     Example: busseg train data/busi --out runs/card
     """
-    from busseg.data import find_samples
-    from busseg.data.claims import RUN, check_folder
-    from busseg.data.protocols import default_protocol, make_splits
-    from busseg.data.splits import read_split, train_on_all
+    from busseg.storage.claims import check_folder
+    from busseg.storage.run_folder import MODEL, RUN
 
-    if everything and (splits or fold is not None):
-        raise ValueError("Expected --all or a fold of a split, found both")
     check_folder(out, RUN)
-    if resume and (out / "recipe.toml").exists():
-        recipe = recipe or out / "recipe.toml"
-        splits = splits or out / "splits.csv"
     check_datasets(data)
-    recipe = _load_recipe(recipe or "card")
-    samples = find_samples(data, recipe.task)
-    if everything:
-        chosen = train_on_all(samples)
-    elif splits:
-        chosen = read_split(splits, samples, fold)
-    else:
-        folds = make_splits(default_protocol(recipe.task), samples)
-        if fold is not None and fold >= len(folds):
-            raise ValueError(f"Expected a fold of 0 to {len(folds) - 1}, found {fold}")
-        chosen = folds[fold or 0]
     with starting_keras():
-        from busseg.training import fit as fitting
+        from busseg.experiments.train import train_model
         from busseg.training.parallel import all_devices, one_device
-    together = (coordinator, processes, process)
-    if data_parallel or together != (None, None, None):
-        devices = all_devices(recipe.batch_size, *together)
+
+    def share_batches(batch_size):
+        devices = all_devices(batch_size, coordinator, processes, process)
         say(f"Every batch is shared among {', '.join(devices.names)}")
-    else:
-        devices = one_device()
-    fitting.fit(recipe, chosen, out, fold=fold or 0, resume=resume, devices=devices)
-    if devices.keeps:
-        say(f"The model is in {out / fitting.MODEL}")
+        return devices
 
-
-def _load_recipe(name):
-    with starting_keras():
-        from busseg.training.recipe import load_recipe
-    return load_recipe(name)
+    shared = data_parallel or (coordinator, processes, process) != (None, None, None)
+    train_model(
+        data, out, recipe=recipe, splits=splits, fold=fold, everything=everything, resume=resume,
+        find_devices=share_batches if shared else one_device,
+    )  # fmt: skip
+    if not process:
+        say(f"The model is in {out / MODEL}")
 
 
 @app.command()
@@ -122,17 +104,47 @@ def crossval(
 
     Example: busseg crossval data/busi --protocol grouped --recipe light --out runs/light-grouped
     """
-    from busseg.data.claims import CROSSVAL, check_folder
     from busseg.data.protocols import default_protocol
+    from busseg.storage.claims import check_folder
+    from busseg.storage.run_folder import CROSSVAL, REPORT
 
     name = check_datasets(data)
     check_folder(out, CROSSVAL)
-    recipe = _load_recipe(recipe)
     with starting_keras():
-        from busseg.crossval import cross_validate
         from busseg.evaluation.pooling import format_crossval
+        from busseg.experiments.crossval import cross_validate
+        from busseg.training.recipe import load_recipe
+    recipe = load_recipe(recipe)
     samples = read_samples(data, groups, recipe.task)
     protocol = protocol or default_protocol(recipe.task)
     summary = cross_validate(samples, out, recipe, protocol, folds, seed, jobs, robustness, data=name)
     say(format_crossval(summary))
-    say(f"\nWrote {out / 'report.html'}")
+    say(f"\nWrote {out / REPORT}")
+
+
+@app.command()
+def release(
+    data: Data,
+    crossval: Annotated[list[Path], typer.Option(help="Folder of `busseg crossval`; repeat it to average networks.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    run: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of `busseg train --all`, one for each; without, networks are only scored together."),
+    ] = None,
+    float16: Annotated[
+        bool, typer.Option("--float16", help="Round weights to half precision; the ONNX file is smaller by half.")
+    ] = False,
+):
+    """Average networks, calibrate their mean out of fold, and export it with its OOD score.
+
+    Example: busseg release data/busi --crossval runs/best --run runs/best-all --out runs/released
+    """
+    with starting_keras():
+        from busseg.evaluation.pooling import format_crossval
+        from busseg.experiments.release import release_model, score_together
+    samples = read_samples(data, None)
+    if run:
+        say(json.dumps(release_model(samples, crossval, run, out, float16=float16), indent=2))
+    else:
+        say(format_crossval(score_together(samples, crossval, out)))
+    say(f"\nWrote {out}")

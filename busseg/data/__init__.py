@@ -58,7 +58,7 @@ def name_sources(roots):
 
 
 def _find_samples(root, task):
-    from busseg.data import breakhis
+    from busseg.data.readers import breakhis
 
     reader, folder = find_reader(root)
     if task and (reader is breakhis) == (task == "ultrasound"):
@@ -81,7 +81,7 @@ def find_reader(root):
     Raises:
         FileNotFoundError: If the folder is missing or has none of these shapes.
     """
-    from busseg.data import breakhis, breast, bus_uclm, busbra, busi, pairs, udiat
+    from busseg.data.readers import breakhis, breast, bus_uclm, busbra, busi, pairs, udiat
     from busseg.data.sample import CLASSES
 
     root = Path(root)

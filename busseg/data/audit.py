@@ -12,37 +12,16 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from busseg.data import breakhis, busi, find_reader, name_sources
+from busseg.data import find_reader, name_sources
+from busseg.data.audit_text import list_few
 from busseg.data.burned_in import has_marks
 from busseg.data.duplicates import content_groups, find_copies
-from busseg.data.escaping import printable
-from busseg.data.images import count_pixels, read_image, read_mask_file
+from busseg.data.findings import FINDINGS
+from busseg.data.readers import breakhis, busi
 from busseg.data.sample import CLASSES
-from busseg.data.threads import map_in_turn
+from busseg.imaging.images import count_pixels, read_image, read_mask_file
+from busseg.imaging.threads import map_in_turn
 
-# What can be found, the worst first, with how it is counted. All but the notes are problems.
-FINDINGS = {
-    "missing_folder": "folders missing or empty",
-    "missing_class": "classes without an image",
-    "unreadable": "unreadable files",
-    "name_clash": "files named like another",
-    "missing_mask": "images without a mask",
-    "orphan_mask": "masks without an image",
-    "bad_label": "faults in the table of labels",
-    "wrong_name": "files not named or placed as in BreaKHis",
-    "two_subtypes": "slides that stand under two subtypes",
-    "misaligned_mask": "masks of another size than their image",
-    "empty_mask": "images without a lesion drawn, though not normal",
-    "lesion_on_normal": "normal images with a lesion drawn",
-    "label_conflict": "scans that stand under two classes",
-    "copies": "scans that are there more than once",
-    "copies_across": "scans that are in several sources",
-    "colour_overlay": "images with colour in them",
-    "burned_in": "images with text, calipers or other marks",
-    "several_masks": "images with several masks",
-    "soft_mask": "masks with values between 0 and 255",
-}
-NOTES = ("several_masks", "soft_mask")
 UNLABELLED = "no class"
 
 COLOUR_LEVELS = 30  # that a pixel's channels are apart; compression tints grey pixels by less
@@ -106,7 +85,11 @@ def audit_dataset(roots, progress=iter):
         for kind, path, detail in look["found"]:
             findings[kind].append({"file": _relative(path, root), "sample": sample.name, "detail": detail})
     for group in groups:
-        entry = {"file": group["files"][0], "sample": group["files"][0], "detail": f"and {_listed(group['files'][1:])}"}
+        entry = {
+            "file": group["files"][0],
+            "sample": group["files"][0],
+            "detail": f"and {list_few(group['files'][1:])}",
+        }
         findings["copies"].append(entry)
         if len({source_of[name] for name in group["files"]}) > 1:
             findings["copies_across"].append(entry)
@@ -313,88 +296,3 @@ def _published(samples, groups):
         "only_published_pairs": len(listed - seen),
         "only_content_pairs": len(seen - listed),
     }
-
-
-# === As text ===
-def format_audit(audit):
-    """An audit as lines of text: what is there, then what is amiss, each with its first few names.
-
-    Args:
-        audit: Dict, as `audit_dataset` returns it.
-    """
-    lines = [f"{audit['images']} images, {audit['masks']} masks: {audit['data']}", ""]
-    if len(audit["sources"]) > 1:
-        lines += _format_sources(audit)
-    lines.append(f"{'class':11}{'images':>8}{'share':>8}{'marked':>8}   lesion, share of the image: median (quartiles)")
-    for label, row in audit["classes"].items():
-        size = row["lesion"]
-        told = f"{size['median']:.1%} ({size['q1']:.1%} to {size['q3']:.1%})" if size else "none"
-        marked = f"{row['marked'] / row['judged']:8.1%}" if row["judged"] else f"{'-':>8}"
-        lines.append(f"{label:11}{row['images']:8}{row['share']:8.1%}{marked}   {told}")
-    lines.append("")
-    for name in ("width_px", "height_px"):
-        if size := audit[name]:
-            lines.append(f"{name[:-3]} {size['min']} to {size['max']} px, median {size['median']:.0f}")
-    for name in ("image_formats", "mask_formats"):
-        told = ", ".join(f"{kind} {count}" for kind, count in audit[name].items())
-        lines.append(f"{name.replace('_', ' ')}: {told or 'none'}")
-    problems = [kind for kind in FINDINGS if kind not in NOTES and audit["findings"][kind]]
-    lines += ["", "Problems" if problems else "No problem found"]
-    lines += [_finding(audit, kind) for kind in problems]
-    notes = [_finding(audit, kind) for kind in NOTES if audit["findings"][kind]]
-    if small := count_unjudged(audit):
-        notes.append(f"  {small:5} images are too small to tell marks from echoes")
-    if notes:
-        lines += ["", "Notes", *notes]
-    if listed := audit["published"]:
-        lines += ["", _compared(listed)]
-    return "\n".join(lines)
-
-
-def _format_sources(audit):
-    width = max(11, *map(len, audit["sources"])) + 1
-    lines = [f"{'source':{width}}{'images':>8}" + "".join(f"{label:>11}" for label in audit["classes"])]
-    for source, counts in audit["sources"].items():
-        cells = "".join(f"{counts.get(label, 0):11}" for label in audit["classes"])
-        lines.append(f"{source:{width}}{counts['images']:8}{cells}")
-    return [*lines, f"scans that are in several sources: {len(audit['findings']['copies_across'])}", ""]
-
-
-def _finding(audit, kind):
-    found = audit["findings"][kind]
-    return f"  {len(found):5} {describe_finding(audit, kind)}: {_listed(entry['file'] for entry in found)}"
-
-
-def describe_finding(audit, kind):
-    """What was found, in words that follow its number.
-
-    Args:
-        audit: Dict, as `audit_dataset` returns it.
-        kind: One of `FINDINGS`.
-    """
-    if kind == "copies":
-        return f"{FINDINGS[kind]}, {sum(len(group['files']) for group in audit['groups'])} images in all"
-    return FINDINGS[kind]
-
-
-def count_unjudged(audit):
-    """How many readable images are too small to tell whether marks are burned in.
-
-    Args:
-        audit: Dict, as `audit_dataset` returns it.
-    """
-    return sum(file["marked"] is None and file["width_px"] is not None for file in audit["files"])
-
-
-def _compared(listed):
-    return (
-        f"Published groups: {listed['groups']} of {listed['images']} images, {listed['conflicts']} under two classes. "
-        f"Of their {listed['pairs']} pairs, content finds {listed['shared_pairs']}, "
-        f"and {listed['only_content_pairs']} others."
-    )
-
-
-def _listed(names, few=3):
-    names = [printable(name) for name in names]
-    more = f" and {len(names) - few} more" if len(names) > few else ""
-    return ", ".join(names[:few]) + more

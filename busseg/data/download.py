@@ -9,9 +9,9 @@ from urllib.request import Request, urlopen
 from zipfile import BadZipFile, ZipFile
 
 from busseg.data import find_samples
-from busseg.data.claims import claim
-from busseg.data.files import replacing
-from busseg.data.tables import import_openpyxl
+from busseg.data.readers.tables import import_openpyxl
+from busseg.storage.claims import claim
+from busseg.storage.files import replacing
 
 BUSI = "aryashah2k/breast-ultrasound-images-dataset"
 BUSI_VERSION = 1

@@ -23,9 +23,9 @@ import cv2
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from busseg.data.files import read_csv
-from busseg.data.images import count_pixels, read_image
-from busseg.data.threads import map_in_turn
+from busseg.imaging.images import count_pixels, read_image
+from busseg.imaging.threads import map_in_turn
+from busseg.storage.files import read_csv
 
 # The least similarity of copies: what benchmarks/duplicates.py chooses on one half of BUSI's published groups.
 SIMILARITY = 0.23

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 
 from busseg.data.duplicates import trimmed
-from busseg.data.files import blaming
-from busseg.data.images import read_image
+from busseg.imaging.images import read_image
+from busseg.storage.files import blaming
 
 FINGERPRINTS = "fingerprints"  # in a model's metadata
 # The most bits, of 128, in which the hashes of copies differ. Measured by benchmarks/fingerprints.py on the 761 images

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from busseg.data.images import fit_to_square
+from busseg.imaging.images import fit_to_square
 
 _MARGIN = 0.03  # of the square's side, kept between crop and lesion: its rim is blurred
 _LEAST = 0.33  # of the image's own width

@@ -16,8 +16,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from busseg.data.images import write_image
 from busseg.data.sample import CLASSES
+from busseg.imaging.images import write_image
 
 # Echo levels are in dB re scatterers of rms amplitude 1.
 DYNAMIC_RANGE_DB = 58  # from black to white

@@ -5,8 +5,8 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
-from busseg.data.files import read_csv
 from busseg.data.splits import Split, grouped_splits, leave_one_source_out, patient_splits, random_splits
+from busseg.storage.files import read_csv
 
 PUBLISHED = files("busseg.data") / "published"
 PROTOCOLS = ("grouped", "leave-one-source-out", "random", "tang", "curated", "busbra5", "busbra10", "patient")

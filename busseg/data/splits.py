@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from busseg.data.breakhis import parse_name
-from busseg.data.claims import claim
-from busseg.data.escaping import match_names
-from busseg.data.files import names_in, read_csv, write_csv
+from busseg.data.readers.breakhis import parse_name
 from busseg.data.sample import Sample
+from busseg.storage.claims import claim
+from busseg.storage.escaping import match_names
+from busseg.storage.files import names_in, read_csv, write_csv
 
 PARTS = ("train", "validation", "test")
 _FIELDS = ("fold", "file", "label", "group", "part")

@@ -16,8 +16,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from busseg.data.breakhis import CLASSES, MAGNIFICATIONS
-from busseg.data.images import write_image
+from busseg.data.readers.breakhis import CLASSES, MAGNIFICATIONS
+from busseg.imaging.images import write_image
 
 # Optical density of the two stains in red, green and blue.
 HAEMATOXYLIN, EOSIN = np.float32([0.65, 0.70, 0.29]), np.float32([0.07, 0.99, 0.11])

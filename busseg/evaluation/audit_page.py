@@ -10,48 +10,24 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from PIL import Image, ImageOps
 
-from busseg.data.audit import FINDINGS, NOTES, UNLABELLED, count_unjudged, describe_finding
-from busseg.data.claims import AUDIT, claim_folder
-from busseg.data.files import write_csv, write_text
-from busseg.data.images import count_pixels, read_image
+from busseg.data.audit import UNLABELLED
+from busseg.data.audit_text import count_unjudged, describe_finding
+from busseg.data.findings import FINDINGS
 from busseg.data.sample import CLASSES
-from busseg.data.threads import map_in_turn
 from busseg.evaluation.page import embed_figure, embed_image, write_page
 from busseg.evaluation.plots import COLORS, MANY, PERCENT, SIZE
+from busseg.imaging.images import count_pixels, read_image
+from busseg.imaging.threads import map_in_turn
+from busseg.storage.claims import claim_folder
+from busseg.storage.files import write_csv, write_text
+from busseg.storage.run_folder import AUDIT, AUDIT_PAGE, GROUPS
 
-GROUPS = "groups.csv"
-PAGE = "audit.html"
 THUMBNAIL_PX = 160  # longer side, of images in a contact sheet
 EXAMPLE_PX = 280  # width, of images that stand for a finding
 EXAMPLES = 8  # of a finding
 SHEETS = 400  # groups that are drawn; BUSI has about 150
 TICKS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1)  # of the sizes of lesions
 MEMBERS = 12  # images of a group that are drawn; the frames of a film are more
-
-ADVICE = {
-    "missing_folder": "busseg cannot read the dataset before they are there.",
-    "missing_class": "A model of these images alone cannot learn the class, and no score here tells of it.",
-    "unreadable": "Fetch them again, or take them and their masks out.",
-    "name_clash": "Masks are found by name without the suffix: rename one. Only the first was looked at.",
-    "missing_mask": "busseg cannot read the dataset before each image has one; a normal image has an empty one.",
-    "orphan_mask": "A wrong name, or a lost image. busseg cannot read the dataset before it is mended.",
-    "bad_label": "busseg cannot read the dataset before they are mended.",
-    "wrong_name": "busseg cannot read the dataset before they are mended: a name tells the class and the patient.",
-    "two_subtypes": "BreaKHis itself has one, 13412. Told apart by subtype, their patients are left out of splits.",
-    "misaligned_mask": "No pixel of the mask can be trusted to lie on its tissue: mend them or take them out.",
-    "empty_mask": "A model would learn that there is no lesion: draw it, or take the image out.",
-    "lesion_on_normal": "Either the class or the mask is wrong.",
-    "label_conflict": "No one knows their class. Leave them out, as <code>busseg split</code> does by itself.",
-    "copies": "Keep the copies of a scan in one part of a split, or a model is tested on what it was trained with: "
-    "<code>busseg split DATA --groups groups.csv</code>.",
-    "copies_across": "With <code>--groups groups.csv</code> they stay in one part of a split of these folders, and out "
-    "of training where the source of one is left out.",
-    "colour_overlay": "Doppler or coloured marks. busseg reads them as grey.",
-    "burned_in": "A model may read the marks instead of the tissue, the more so if they are commoner in one class. "
-    "Faint marks are passed over, and so is the maker's logo at the top left.",
-    "several_masks": "Their union is taken as the lesion.",
-    "soft_mask": "Values above 127 are taken as lesion.",
-}
 
 
 def write_audit(audit, out):
@@ -81,24 +57,29 @@ def _write(audit, out):
             if kind in found
         }
     write_page(
-        out / PAGE,
-        "audit.html",
+        out / AUDIT_PAGE,
+        AUDIT_PAGE,
         audit=audit,
         title=f"Audit of {Path(audit['data']).name if len(audit['sources']) == 1 else ' + '.join(audit['sources'])}",
         findings=[
-            {"kind": kind, "title": describe_finding(audit, kind), "advice": ADVICE[kind], "entries": found[kind]}
+            {
+                "kind": kind,
+                "title": describe_finding(audit, kind),
+                "advice": FINDINGS[kind].advice,
+                "entries": found[kind],
+            }
             for kind in FINDINGS
             if kind in found
         ],
-        problems=sum(kind not in NOTES for kind in found),
-        notes=NOTES,
+        problems=sum(not FINDINGS[kind].note for kind in found),
+        notes=[kind for kind, one in FINDINGS.items() if one.note],
         unjudged=count_unjudged(audit),
         in_copies=sum(len(group["files"]) for group in audit["groups"]),
         sheets=sheets,
         thumbnails=thumbnails,
         members=MEMBERS,
         examples=examples,
-        titles=FINDINGS,
+        titles={kind: one.title for kind, one in FINDINGS.items()},
         colors={label: COLORS.get(label, COLORS[None]) for label in audit["classes"]},
         plots=_draw_plots(audit),
     )

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from busseg.data.images import read_image, read_mask
 from busseg.data.sample import CLASSES
 from busseg.evaluation.page import embed_image
+from busseg.imaging.images import read_image, read_mask
 from busseg.inference.overlay import TRUTH_RGB, draw_contour
 
 CASES = 3  # pictures of a kind

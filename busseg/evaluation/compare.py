@@ -10,9 +10,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from busseg.data.claims import COMPARISON, claim_folder
-from busseg.data.files import blaming, read_json, replacing, write_csv, write_text
-from busseg.data.signature import SOFTWARE
 from busseg.evaluation.comparability import (
     SETTINGS,
     notes_on_images,
@@ -24,9 +21,13 @@ from busseg.evaluation.comparability import (
 from busseg.evaluation.intervals import image_key, paired_differences
 from busseg.evaluation.known import paired_known
 from busseg.evaluation.patients import PATIENT_SCORES, paired_patients
-from busseg.evaluation.protocol import SUMMARY, TABLE, read_rows
 from busseg.evaluation.scores import scored
+from busseg.evaluation.scoring import read_rows
 from busseg.evaluation.sources import MEAN, name_alike, paired_sources
+from busseg.storage.claims import claim_folder
+from busseg.storage.files import blaming, read_json, replacing, write_csv, write_text
+from busseg.storage.run_folder import COMPARISON, COMPARISON_TABLE, PER_IMAGE, SUMMARY
+from busseg.storage.signature import SOFTWARE
 
 # Title and digits of each score in the terminal; the files hold all scores.
 TOLD = {
@@ -97,7 +98,7 @@ def compare(folders, out=None, names=None):
         if place:
             # First what marks the folder.
             write_text(place / COMPARISON.marker, json.dumps(comparison, indent=2) + "\n")
-            write_csv(place / "compare.csv", _FIELDS, _table(comparison))
+            write_csv(place / COMPARISON_TABLE, _FIELDS, _table(comparison))
             draw_comparison(comparison, place / "compare.png")
     return comparison
 
@@ -146,7 +147,7 @@ def _names(folders):
 
 def _read(folder, name):
     """The model of a folder, as a dict, and its rows."""
-    for file in (TABLE, SUMMARY):
+    for file in (PER_IMAGE, SUMMARY):
         if not (folder / file).is_file():
             raise ValueError(f"Expected an evaluation or cross-validation ({file}), found none: {folder}")
     summary = read_json(folder / SUMMARY)
@@ -154,7 +155,7 @@ def _read(folder, name):
         part = _choose_part(list(summary["parts"]), folder)
         headline = _headline(summary["parts"][part])
         sources = {source: _headline(one) for source, one in summary["parts"][part].get("sources", {}).items()}
-    rows = [row for row in read_rows(folder / TABLE) if row["part"] == part]
+    rows = [row for row in read_rows(folder / PER_IMAGE) if row["part"] == part]
     about = {key: summary.get(key) for key in (*SETTINGS, "leak", "model", "data")}
     known = summary["parts"][part].get("known")  # older summaries lack it
     model = {"name": name, "folder": str(folder), **about, "part": part, **headline, "known": known, "sources": sources}

@@ -3,12 +3,12 @@
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from busseg.data.files import replacing
-from busseg.data.images import read_image, read_mask
-from busseg.data.signature import SOFTWARE
 from busseg.evaluation.plots import plot_confusion
 from busseg.evaluation.scores import overlap_scores
+from busseg.imaging.images import read_image, read_mask
 from busseg.inference.overlay import TRUTH_RGB, draw_contour
+from busseg.storage.files import replacing
+from busseg.storage.signature import SOFTWARE
 
 
 def draw_review_sheet(predictor, samples, path):

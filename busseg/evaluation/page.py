@@ -10,7 +10,7 @@ from matplotlib import rc_context
 from PIL import Image
 
 from busseg import __version__
-from busseg.data.files import write_text
+from busseg.storage.files import write_text
 
 _templates = jinja2.Environment(
     loader=jinja2.PackageLoader("busseg.evaluation"),

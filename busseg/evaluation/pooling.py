@@ -3,8 +3,9 @@
 import numpy as np
 
 from busseg.evaluation.known import count_known
-from busseg.evaluation.protocol import TABLE, format_summary, read_rows, write_scores
 from busseg.evaluation.scores import point_scores, scored
+from busseg.evaluation.scoring import format_summary, read_rows, write_scores
+from busseg.storage.run_folder import PER_IMAGE, evaluation_folder
 
 
 def pool_folds(out, runs, copies, about):
@@ -21,8 +22,8 @@ def pool_folds(out, runs, copies, about):
     """
     rows, folds = [], []
     for fold, (run, names) in enumerate(zip(runs, copies)):
-        evaluation = run / "evaluation"
-        mine = read_rows(evaluation / TABLE)
+        evaluation = evaluation_folder(run)
+        mine = read_rows(evaluation / PER_IMAGE)
         for row in mine:
             row["leaked"] = row["file"] in names
             if row.get("mask"):

@@ -4,7 +4,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from busseg.data.breakhis import MAGNIFICATIONS, parse_name
+from busseg.data.readers.breakhis import MAGNIFICATIONS, parse_name
 from busseg.evaluation.scores import scored
 
 

@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from pathlib import Path, PurePath
 
-from busseg.data.files import blaming, read_csv, read_json
 from busseg.data.splits import PARTS
 from busseg.evaluation import plots
 from busseg.evaluation.cases import draw_cases
@@ -12,9 +11,11 @@ from busseg.evaluation.known import UNKNOWN
 from busseg.evaluation.operating import class_risk
 from busseg.evaluation.page import embed_figure, write_page
 from busseg.evaluation.patients import PATIENT_SCORES
-from busseg.evaluation.protocol import REPORT, SUMMARY, TABLE, read_rows
-from busseg.evaluation.robustness import ROBUSTNESS, read_robustness, summarise_robustness
+from busseg.evaluation.robustness import read_robustness, summarise_robustness
 from busseg.evaluation.scores import classes_of, labels_and_probabilities, scored
+from busseg.evaluation.scoring import read_rows
+from busseg.storage.files import blaming, read_csv, read_json
+from busseg.storage.run_folder import ENVIRONMENT, HISTORY, PER_IMAGE, RECIPE, REPORT, ROBUSTNESS, SPLITS, SUMMARY
 
 HEADLINE = ("test", "all")  # the part that a report is about, the first that is there
 MAIN_SCORES = {  # in the tables of parts and folds
@@ -61,7 +62,7 @@ def write_report(folder, samples, runs=()):
         ValueError: If it is one of no images.
     """
     folder, runs = Path(folder), [Path(run) for run in runs]
-    for name in (TABLE, SUMMARY):
+    for name in (PER_IMAGE, SUMMARY):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"Expected the folder of an evaluation, with {name}, found none: {folder}")
     with blaming(folder, "the scores of an evaluation"):
@@ -74,11 +75,11 @@ def _write_report(folder, samples, runs):
     if not parts:
         raise ValueError(f"Expected an evaluation of images, found none: {folder}")
     part = next((name for name in HEADLINE if name in parts), next(iter(parts)))
-    rows = [row for row in read_rows(folder / TABLE) if row["part"] == part]
+    rows = [row for row in read_rows(folder / PER_IMAGE) if row["part"] == part]
     robustness = _robustness(folder)
     write_page(
         folder / REPORT,
-        "report.html",
+        REPORT,
         title=_title(summary),
         about=summary,
         part=part,
@@ -91,7 +92,7 @@ def _write_report(folder, samples, runs):
         counts=_counts(runs, rows, part),
         commands=list(dict.fromkeys(environment["command"] for environment in _environments(runs))),
         environments=[json.dumps(environment, indent=2) for environment in _environments(runs)[:1]],
-        recipes=list(dict.fromkeys(path.read_text(encoding="utf-8") for path in _files(runs, "recipe.toml"))),
+        recipes=list(dict.fromkeys(path.read_text(encoding="utf-8") for path in _files(runs, RECIPE))),
         classes=classes_of(rows),
         main_scores=_defined(MAIN_SCORES, parts[part]),
         source_scores=_defined(SOURCE_SCORES, parts[part]),
@@ -148,11 +149,11 @@ def _files(runs, name):
 
 
 def _histories(runs):
-    return list(filter(None, (read_csv(path) for path in _files(runs, "history.csv"))))
+    return list(filter(None, (read_csv(path) for path in _files(runs, HISTORY))))
 
 
 def _environments(runs):
-    return [read_json(path) for path in _files(runs, "environment.json")]
+    return [read_json(path) for path in _files(runs, ENVIRONMENT)]
 
 
 def _counts(runs, rows, part):
@@ -160,7 +161,7 @@ def _counts(runs, rows, part):
 
     Read from the runs' `splits.csv`; without them, the part that was scored is all there is to count.
     """
-    splits = [row for path in _files(runs, "splits.csv") for row in read_csv(path)]
+    splits = [row for path in _files(runs, SPLITS) for row in read_csv(path)]
     splits = splits or [{"fold": "", **row, "part": part} for row in rows]
     places = dict.fromkeys((row["fold"], row["part"]) for row in splits)
     order = {name: number for number, name in enumerate(PARTS)}

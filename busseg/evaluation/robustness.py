@@ -24,12 +24,11 @@ from itertools import islice
 import cv2
 import numpy as np
 
-from busseg.data.files import read_csv, write_csv
-from busseg.data.images import read_image, read_mask
 from busseg.data.sample import CLASSES
 from busseg.evaluation.scores import DISTANCES, OVERLAPS, overlap_scores, point_scores
+from busseg.imaging.images import read_image, read_mask
+from busseg.storage.files import read_csv, write_csv
 
-ROBUSTNESS = "robustness.csv"  # beside the table of an evaluation
 BASELINE = "none"
 STRENGTHS = (1, 2, 3)  # mild, moderate, strong
 SCORES = ("dice", "accuracy", "macro_auc", "clean_normal_rate", "missed_rate")

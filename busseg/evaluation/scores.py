@@ -242,7 +242,7 @@ def image_values(rows):
     Those in mm are of the images whose `pixel_mm` is known.
 
     Args:
-        rows: Sequence of dicts, one a readable image; see `busseg.evaluation.protocol.fields`. A score whose columns
+        rows: Sequence of dicts, one a readable image; see `busseg.evaluation.scoring.fields`. A score whose columns
             they lack is not defined.
 
     Returns:
@@ -281,7 +281,7 @@ def point_scores(rows):
     """The scores of a set of images.
 
     Args:
-        rows: Sequence of dicts, one an image; see `busseg.evaluation.protocol.fields`. Those with an error are left
+        rows: Sequence of dicts, one an image; see `busseg.evaluation.scoring.fields`. Those with an error are left
             out.
 
     Returns:

@@ -11,15 +11,12 @@ from statistics import median
 
 import numpy as np
 
-from busseg.data.claims import PREDICTION, claim_folder
-from busseg.data.dicom import is_dicom
-from busseg.data.dicom_seg import write_overlay
-from busseg.data.files import append_row, append_text, blaming, flush, hidden_folder, read_csv, write_csv, write_text
-from busseg.data.images import read_image, write_image
 from busseg.data.sample import TASKS
-from busseg.data.threads import PIXELS_AHEAD, map_in_turn
+from busseg.imaging.dicom import is_dicom
+from busseg.imaging.dicom_seg import write_overlay
+from busseg.imaging.images import read_image, write_image
+from busseg.imaging.threads import PIXELS_AHEAD, map_in_turn
 from busseg.inference.frames import (
-    SEGMENTATION,
     Frame,
     find_frames,
     frame_target,
@@ -29,9 +26,17 @@ from busseg.inference.frames import (
 from busseg.inference.overlay import caption_as_unreadable, draw_overlay
 from busseg.inference.predictor import UNREADABLE
 from busseg.inference.results import refuse_foreign
+from busseg.storage.claims import claim_folder
+from busseg.storage.files import append_row, append_text, blaming, flush, hidden_folder, read_csv, write_csv, write_text
+from busseg.storage.run_folder import (
+    OVERLAY_DICOM,
+    PREDICTION,
+    PREDICTION_LINES,
+    PREDICTION_PARQUET,
+    PREDICTIONS,
+    SEGMENTATION,
+)
 
-TABLE, LINES, PARQUET = PREDICTION.marker, "predictions.jsonl", "predictions.parquet"
-_OVERLAY = "_overlay.dcm"  # of DICOM, on request
 _OF_LESIONS = ("lesion_px", "lesion_fraction", "lesion_mm2", "lesion_mm", "uncertainty", "novelty")
 _PICTURES = {  # of scans, by the ends of their names; the last one on request
     "_mask.png": lambda image, prediction: prediction.mask * 255,
@@ -135,17 +140,17 @@ def predict_files(
     with claim_folder(out, PREDICTION) as out:
         done = _done(inputs, out, columns, pictures, json_lines, overlay_dicom) if resume else {}
         found = (frame for item in inputs.items() for frame in find_frames(*item, predictor.task, require_region))
-        if (out / TABLE).exists():
+        if (out / PREDICTIONS).exists():
             ahead, found = tee(found)
-            ends = [*pictures, _OVERLAY] if overlay_dicom else pictures
+            ends = [*pictures, OVERLAY_DICOM] if overlay_dicom else pictures
             to_write = (frame for frame in ahead if frame.key not in done)
             refuse_foreign(out, (name for frame in to_write for name in _results(frame, inputs[frame.path], ends)))
-        write_csv(out / TABLE, columns, [row for row, _ in done.values()])
+        write_csv(out / PREDICTIONS, columns, [row for row, _ in done.values()])
         if json_lines:
-            write_text(out / LINES, "".join(line for _, line in done.values()))
+            write_text(out / PREDICTION_LINES, "".join(line for _, line in done.values()))
         else:
-            (out / LINES).unlink(missing_ok=True)  # those of a former prediction tell of other results
-        (out / PARQUET).unlink(missing_ok=True)  # written last, by the engine that does
+            (out / PREDICTION_LINES).unlink(missing_ok=True)  # those of a former prediction tell of other results
+        (out / PREDICTION_PARQUET).unlink(missing_ok=True)  # written last, by the engine that does
         ahead, frames = tee(found)
         to_do = (frame for frame in ahead if frame.key not in done)
         run = uuid.uuid4().hex if overlay_dicom else None
@@ -156,16 +161,16 @@ def predict_files(
                 if frame.key not in done:
                     # One by one, so that what is done stays told when the rest is stopped; the row last, which says it.
                     if json_lines:
-                        append_text(out / LINES, line)
-                    append_row(out / TABLE, columns, row)
+                        append_text(out / PREDICTION_LINES, line)
+                    append_row(out / PREDICTIONS, columns, row)
                 yield row
         finally:
             predicted.close()
             for path in {out, *((out / target).parent for target in inputs.values())}:
                 if path.is_dir():  # none is made for files that cannot be read
                     flush(path)
-            if (out / TABLE).is_file():  # the page takes its folder away when it is ended amid a batch
-                flush(out / TABLE)
+            if (out / PREDICTIONS).is_file():  # the page takes its folder away when it is ended amid a batch
+                flush(out / PREDICTIONS)
 
 
 def _results(frame, target, ends):
@@ -176,16 +181,16 @@ def _results(frame, target, ends):
 
 def _done(inputs, out, columns, pictures, json_lines, overlay_dicom):
     """What a former prediction is done with: dict from `Frame.key` to `(row, line)`, in the order of `inputs`."""
-    rows = read_csv(out / TABLE, columns) if (out / TABLE).exists() else []
+    rows = read_csv(out / PREDICTIONS, columns) if (out / PREDICTIONS).exists() else []
     if rows and (unknown := sorted(rows[0].keys() - set(columns))):
         raise ValueError(f"Expected a table of the same options to go on with, found the column {unknown[0]!r}: {out}")
-    if rows and not (out / TABLE).read_bytes().endswith(b"\n"):
+    if rows and not (out / PREDICTIONS).read_bytes().endswith(b"\n"):
         rows.pop()  # a kill cut it short
     rows = {_key(row): row for row in rows if not row["error"]}
     lines = dict.fromkeys(rows, "")
     if json_lines:
-        with blaming(out / LINES, "lines of JSON"):
-            text = (out / LINES).read_text(encoding="utf-8") if (out / LINES).exists() else ""
+        with blaming(out / PREDICTION_LINES, "lines of JSON"):
+            text = (out / PREDICTION_LINES).read_text(encoding="utf-8") if (out / PREDICTION_LINES).exists() else ""
             whole = [line for line in text.splitlines(keepends=True) if line.endswith("}\n")]
             lines = {_key(json.loads(line)): line for line in whole}
     of_file = defaultdict(list)
@@ -199,7 +204,7 @@ def _done(inputs, out, columns, pictures, json_lines, overlay_dicom):
         segmented = (out / f"{target}{SEGMENTATION}").exists() or is_unreadable([rows[key] for key in keys])
         if scan and not segmented:
             continue
-        ends = [*pictures, _OVERLAY] if scan and overlay_dicom else pictures
+        ends = [*pictures, OVERLAY_DICOM] if scan and overlay_dicom else pictures
         for key in sorted(keys, key=lambda key: int(key[1] or 0)):
             if all((out / f"{frame_target(target, key[1])}{end}").exists() for end in ends):
                 done[key] = rows[key], lines[key]
@@ -273,7 +278,7 @@ def _draw(out, place, pictures, run, frame, image, prediction):
         write_image(out / f"{frame.target}{end}", _PICTURES[end](image, prediction), place)
     if run and frame.scan:
         picture = draw_overlay(image, prediction)
-        write_overlay(out / f"{frame.target}{_OVERLAY}", frame.scan, frame.number or 1, picture, run)
+        write_overlay(out / f"{frame.target}{OVERLAY_DICOM}", frame.scan, frame.number or 1, picture, run)
 
 
 def _in_order(frames, done, predicted):
@@ -324,7 +329,7 @@ def _as_unreadable(frame, row, line, out, run):
     picture = caption_as_unreadable(read_image(path, colour=True), height)
     write_image(path, picture)
     if run and frame.scan:
-        write_overlay(out / f"{frame.target}{_OVERLAY}", frame.scan, frame.number, picture, run)
+        write_overlay(out / f"{frame.target}{OVERLAY_DICOM}", frame.scan, frame.number, picture, run)
     warning = "; ".join(filter(None, (UNREADABLE, row["warning"])))
     line = line and json.dumps(json.loads(line) | {"warning": warning}) + "\n"
     return [frame, row | {"warning": warning}, line]

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
-from busseg.data.clips import Clip, find_clip
-from busseg.data.dicom import Scan, is_dicom, read_dicom
-from busseg.data.dicom_seg import write_segmentation
-from busseg.data.images import count_pixels, read_image
+from busseg.imaging.clips import Clip, find_clip
+from busseg.imaging.dicom import Scan, is_dicom, read_dicom
+from busseg.imaging.dicom_seg import write_segmentation
+from busseg.imaging.images import count_pixels, read_image
 from busseg.inference.predictor import UNREADABLE
 from busseg.inference.regions import join_regions
+from busseg.storage.run_folder import SEGMENTATION
 
-SEGMENTATION = "_seg.dcm"  # ends the name of what is written of each DICOM file
 _OF_FRAME = re.compile(r"(?P<clip>.+)_frame\d{3,}", re.DOTALL)
 
 

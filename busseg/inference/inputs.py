@@ -8,13 +8,13 @@ from collections import Counter, defaultdict
 from itertools import takewhile
 from pathlib import Path
 
-from busseg.data.busi import MASK_STEM
-from busseg.data.claims import EXPLANATION, PREDICTION
-from busseg.data.clips import find_clip
-from busseg.data.dicom import SOP_CLASSES, is_dicom
-from busseg.data.dicom_pixels import import_pydicom
-from busseg.data.kinds import find_kind, is_convertible, is_readable_name
+from busseg.data.readers.busi import MASK_STEM
+from busseg.imaging.clips import find_clip
+from busseg.imaging.dicom import SOP_CLASSES, is_dicom
+from busseg.imaging.dicom_pixels import import_pydicom
+from busseg.imaging.kinds import find_kind, is_convertible, is_readable_name
 from busseg.inference.frames import target_of_clip
+from busseg.storage.run_folder import EXPLANATION, PREDICTION
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # one letter is a disk of Windows
 _NAMED = 3  # files of each kind that are passed over

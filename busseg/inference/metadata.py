@@ -4,7 +4,8 @@ import json
 import zipfile
 from pathlib import Path
 
-from busseg.data.archives import METADATA
+from busseg.storage.archives import METADATA
+from busseg.storage.run_folder import MODEL
 
 
 def read_metadata(path):
@@ -28,7 +29,7 @@ def read_metadata(path):
     elif path.suffix == ".onnx":
         text = _of_onnx(path)
     else:
-        text = _of_archive(path / "model.keras" if path.is_dir() else path)
+        text = _of_archive(path / MODEL if path.is_dir() else path)
     return json.loads(text or "{}")
 
 

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 
 import busseg
-from busseg.data.clips import read_picture
-from busseg.data.images import fit_to_native, fit_to_square
 from busseg.data.sample import LABEL, MASK, TASKS
+from busseg.imaging.clips import read_picture
+from busseg.imaging.images import fit_to_native, fit_to_square
 from busseg.inference.metadata import read_metadata
 from busseg.inference.operating_point import find_operating_point
 from busseg.inference.runtimes import load, run_keras

@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from busseg.data.claims import PREDICTION, claim_folder
-from busseg.data.escaping import FORMULA
-from busseg.data.files import hidden_folder, replacing
-from busseg.inference.batch import PARQUET, TABLE, failure, predict_files, predict_in_threads
+from busseg.inference.batch import failure, predict_files, predict_in_threads
 from busseg.inference.predictor import SHIPPED, Predictor
 from busseg.inference.silence import silence
+from busseg.storage.claims import claim_folder
+from busseg.storage.escaping import FORMULA
+from busseg.storage.files import hidden_folder, replacing
+from busseg.storage.run_folder import PREDICTION, PREDICTION_PARQUET, PREDICTIONS
 
 _BLOCK = 32  # files that are done again when a worker dies, at most
 _TRIES = 3  # of a block, for a file of it may be what its workers die of
@@ -156,14 +157,14 @@ def _write_parquet(out):
     import pyarrow
     from pyarrow import compute, csv, parquet
 
-    with (out / TABLE).open(encoding="utf-8") as table:
+    with (out / PREDICTIONS).open(encoding="utf-8") as table:
         columns = table.readline().strip().split(",")
     types = {name: pyarrow.float64() for name in columns} | {"lesion_px": pyarrow.int64(), "frame": pyarrow.int64()}
     types["regions"] = pyarrow.int64()
     types |= dict.fromkeys(("file", "label", "warning", "error"), pyarrow.string())
     types |= {name: pyarrow.bool_() for name in columns if name.startswith("malignant_at_")}
     read = csv.read_csv(
-        out / TABLE,
+        out / PREDICTIONS,
         parse_options=csv.ParseOptions(newlines_in_values=True),
         convert_options=csv.ConvertOptions(column_types=types, strings_can_be_null=True),
     )
@@ -171,5 +172,5 @@ def _write_parquet(out):
         if types[name] == pyarrow.string():  # as `escaping.from_cell` reads a cell
             text = compute.replace_substring_regex(read[name], f"^'({FORMULA})", r"\1")
             read = read.set_column(place, name, text)
-    with replacing(out / PARQUET) as temporary:
+    with replacing(out / PREDICTION_PARQUET) as temporary:
         parquet.write_table(read, temporary)

@@ -15,7 +15,7 @@ def join_regions(scan, predictions):
     that is not like a breast ultrasound, such as an elastogram, is left out and named, unless all are.
 
     Args:
-        scan: The `busseg.data.dicom.Scan` that the frame is of.
+        scan: The `busseg.imaging.dicom.Scan` that the frame is of.
         predictions: List of `Prediction`, one for each of `scan.crops`.
 
     Returns:

@@ -3,8 +3,8 @@
 import os
 import zipfile
 
-from busseg.data.dicom import import_pydicom, is_dicom
-from busseg.data.signature import is_own_picture
+from busseg.imaging.dicom import import_pydicom, is_dicom
+from busseg.storage.signature import is_own_picture
 
 
 def refuse_foreign(out, names):

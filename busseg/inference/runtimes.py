@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from busseg.storage.run_folder import MODEL
+
 
 def load(path, threads=None):
     """Load a stored model, whatever its format.
@@ -47,7 +49,7 @@ def load_keras(path):
         ValueError: If Keras cannot load it.
     """
     path = Path(path)
-    file = path / "model.keras" if path.is_dir() else path
+    file = path / MODEL if path.is_dir() else path
     if file.suffix != ".keras" or not file.is_file():
         raise FileNotFoundError(
             "Expected a trained model (a run's folder, .keras, .onnx, .tflite, or a folder of SavedModel or OpenVINO), "
@@ -56,8 +58,6 @@ def load_keras(path):
     if not zipfile.is_zipfile(file):
         raise ValueError(f"Expected a Keras model, found a broken file or something else: {file}")
     import keras
-
-    import busseg.models.attention  # noqa: F401, it tells Keras of its layers
 
     try:
         return keras.models.load_model(file, compile=False)

@@ -18,30 +18,23 @@ import keras
 import numpy as np
 from rich.progress import track
 
-from busseg.data.archives import add_metadata
-from busseg.data.batches import Batches
-from busseg.data.breakhis import parse_name
-from busseg.data.claims import RUN, check_folder, claim_folder
-from busseg.data.files import blaming, read_csv, replacing, write_csv, write_text
 from busseg.data.fingerprints import describe_fingerprints, fingerprint_samples
+from busseg.data.readers.breakhis import parse_name
 from busseg.data.sample import LABEL, MASK, TASKS
 from busseg.data.splits import PARTS, Split, learnt, read_split, write_splits
 from busseg.models.classifier import build_classifier
 from busseg.models.serving import average, reconcile, tell_uncertainty
 from busseg.models.unet import build_unet
+from busseg.storage.archives import add_metadata
+from busseg.storage.claims import check_folder, claim_folder
+from busseg.storage.files import blaming, read_csv, replacing, write_csv, write_text
+from busseg.storage.run_folder import CHECKPOINTS, ENVIRONMENT, HISTORY, LOGS, MODEL, RECIPE, RUN, SPLITS
+from busseg.training.batches import Batches
 from busseg.training.losses import LABEL_LOSSES, MASK_LOSSES
 from busseg.training.metrics import CleanNormalRate, LesionDice, LesionIoU
 from busseg.training.optimizer import SlowEncoderAdamW
 from busseg.training.parallel import apart, one_device
 from busseg.training.recipe import load_recipe
-
-MODEL, HISTORY, RECIPE, SPLITS, ENVIRONMENT = (
-    "model.keras",
-    "history.csv",
-    "recipe.toml",
-    "splits.csv",
-    RUN.marker,
-)
 
 
 def fit(recipe, split, out, fold=0, resume=False, workers=2, devices=None):
@@ -141,7 +134,7 @@ def _fit(recipe, split, out, fold, history, begun, workers, devices):
     keeper = RunKeeper(out if devices.keeps else None, history, recipe, metadata)
     callbacks = [keeper]
     if devices.keeps and importlib.util.find_spec("tensorflow"):  # Keras writes TensorBoard's files through TensorFlow
-        callbacks.append(keras.callbacks.TensorBoard(out / "logs", write_graph=False))
+        callbacks.append(keras.callbacks.TensorBoard(out / LOGS, write_graph=False))
     if not keeper.finished:
         try:
             _train(model, train, validation, recipe, history, callbacks, devices)
@@ -310,7 +303,7 @@ class RunKeeper(keras.callbacks.Callback):
 
 
 def _checkpoint(out, epochs):
-    return out / "checkpoints" / f"{epochs:04d}.keras"
+    return out / CHECKPOINTS / f"{epochs:04d}.keras"
 
 
 def _checkpoints(out):
@@ -328,7 +321,7 @@ def _forget_run(out):
     """Undo `_write_run`, and what was begun since."""
     for name in (RECIPE, SPLITS, ENVIRONMENT):
         (out / name).unlink(missing_ok=True)
-    shutil.rmtree(out / "logs", ignore_errors=True)
+    shutil.rmtree(out / LOGS, ignore_errors=True)
 
 
 def _read_run(out, recipe, split):

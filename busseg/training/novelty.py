@@ -3,8 +3,8 @@
 import numpy as np
 from sklearn.covariance import LedoitWolf
 
-from busseg.data.batches import Batches
 from busseg.models.serving import texture_features
+from busseg.training.batches import Batches
 
 _AUGMENTED = 4  # changed copies of each image: other gains, crops and noises are not foreign
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import tomli_w
 
 from busseg.data.augmentation import AUGMENTATIONS
-from busseg.data.batches import BALANCES
-from busseg.data.breakhis import MAGNIFICATIONS
-from busseg.data.files import write_text
+from busseg.data.readers.breakhis import MAGNIFICATIONS
 from busseg.data.sample import TASKS
 from busseg.models.encoders import ENCODERS
 from busseg.models.normalization import NORMALIZATIONS
 from busseg.models.unet import DECODERS
+from busseg.storage.files import write_text
+from busseg.training.batches import BALANCES
 from busseg.training.losses import LABEL_LOSSES, MASK_LOSSES
 
 _PACKAGED = files("busseg.training") / "recipes"
@@ -40,7 +40,7 @@ class Recipe:
 
     What the choices mean is told where they are made: the network's in `models.unet.build_unet` (of tissue in
     `models.classifier.build_classifier`, which has no decoder and marks no lesion) and `models.serving`, the data's in
-    `data.batches.Batches`, the losses' in `training.losses`.
+    `training.batches.Batches`, the losses' in `training.losses`.
     """
 
     task: str = "ultrasound"  # or of tissue: "histology", benign or malignant, or "subtypes", one of eight

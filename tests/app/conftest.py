@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from busseg.data.images import write_image
 from busseg.data.phantom import draw_phantom
+from busseg.imaging.images import write_image
 from busseg.inference.predictor import Predictor
 
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from busseg.app.answers import Answer, answer_file, answer_frame, at_threshold, explain, facts, segmentation
 from busseg.app.views import view_facts
-from busseg.data.images import write_image
 from busseg.data.sample import CLASSES
+from busseg.imaging.images import write_image
 from busseg.inference.predictor import Prediction, Predictor
 
 # 3 pixels from 0.2 on, 2 from 0.5, 1 from 0.9.

@@ -7,7 +7,7 @@ import pytest
 
 from busseg.app import packing
 from busseg.app.packing import answer_files
-from busseg.data.images import write_image
+from busseg.imaging.images import write_image
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from busseg.data.images import read_image, write_image
 from busseg.data.phantom import draw_phantom
+from busseg.imaging.images import read_image, write_image
 from busseg.inference.predictor import Predictor
 
 pytest.importorskip("gradio")

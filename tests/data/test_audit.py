@@ -7,11 +7,13 @@ import pytest
 from PIL import Image
 
 from busseg.data import audit as module
-from busseg.data.audit import FINDINGS, NOTES, audit_dataset, format_audit
+from busseg.data.audit import audit_dataset
+from busseg.data.audit_text import format_audit
 from busseg.data.duplicates import Copy
-from busseg.data.images import read_image, write_image
+from busseg.data.findings import FINDINGS
 from busseg.data.phantom import draw_phantom
 from busseg.data.sample import CLASSES
+from busseg.imaging.images import read_image, write_image
 
 
 @pytest.fixture
@@ -118,7 +120,7 @@ def test_several_masks_are_one_lesion_and_no_problem(root):
     audit = audit_dataset(root)
     assert found(audit, "several_masks") == {"benign/b0.png": "2 masks"}
     assert next(f["lesion_fraction"] for f in audit["files"] if f["file"] == "benign/b0.png") == 0.5  # 30 + 30 of 120
-    assert kinds(audit) <= set(NOTES)
+    assert kinds(audit) <= {kind for kind, one in FINDINGS.items() if one.note}
     assert "No problem found" in format_audit(audit)
 
 

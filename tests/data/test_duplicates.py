@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from busseg.data.duplicates import SIMILARITY, Copy, content_groups, find_copies, published_busi_groups
-from busseg.data.images import write_image
 from busseg.data.phantom import draw_phantom
 from busseg.data.sample import CLASSES
+from busseg.imaging.images import write_image
 
 # === The published groups of BUSI ===
 

@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from busseg.data import busi, find_samples, pairs
+from busseg.data import find_samples
+from busseg.data.readers import busi, pairs
 from busseg.data.sample import CLASSES
 
 

@@ -12,9 +12,9 @@ from busseg.data.fingerprints import (
     knows,
     read_fingerprints,
 )
-from busseg.data.images import read_image
 from busseg.data.phantom import draw_phantom
 from busseg.data.splits import train_on_all
+from busseg.imaging.images import read_image
 
 
 @pytest.fixture(scope="module")

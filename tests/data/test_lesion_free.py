@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from busseg.data.images import fit_to_square
 from busseg.data.lesion_free import crop_beside_lesion
+from busseg.imaging.images import fit_to_square
 
 SIZE = 100
 MARGIN = 3  # 0.03 of the square's side

@@ -2,9 +2,9 @@ import cv2
 import numpy as np
 import pytest
 
-from busseg.data.images import read_image
 from busseg.data.phantom import LESION_AREA, draw_phantom, envelope, write_phantoms
 from busseg.data.sample import CLASSES
+from busseg.imaging.images import read_image
 
 LESIONS = ("benign", "malignant")
 

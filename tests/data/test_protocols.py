@@ -4,8 +4,8 @@ from dataclasses import replace
 import pytest
 
 from busseg.data import find_samples as find_any
-from busseg.data.busi import find_samples
 from busseg.data.protocols import PUBLISHED, busbra_splits, curated_splits, make_splits, tang_splits
+from busseg.data.readers.busi import find_samples
 from busseg.data.sample import Sample
 from busseg.data.splits import (
     PARTS,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from busseg.data.busi import find_samples
+from busseg.data.readers.busi import find_samples
 from busseg.data.sample import CLASSES, Sample
 from busseg.data.splits import (
     PARTS,

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from busseg.data import find_samples
-from busseg.data.breakhis import CLASSES, MAGNIFICATIONS, parse_name
-from busseg.data.images import read_image
+from busseg.data.readers.breakhis import CLASSES, MAGNIFICATIONS, parse_name
 from busseg.data.tissue import draw_tissue, write_tissue
+from busseg.imaging.images import read_image
 
 
 def nuclei(image):

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from busseg.data.images import write_image
 from busseg.data.sample import Sample
 from busseg.evaluation.cases import choose_cases, draw_cases
+from busseg.imaging.images import write_image
 from busseg.inference.overlay import LESION_RGB, TRUTH_RGB
 
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from busseg.data.files import read_csv
-from busseg.data.images import read_image
 from busseg.data.sample import CLASSES
 from busseg.evaluation.compare import DRAWN, compare, draw_comparison, format_comparison
-from busseg.evaluation.protocol import evaluate, fields, write_scores
+from busseg.evaluation.scoring import evaluate, fields, write_scores
+from busseg.imaging.images import read_image
 from busseg.inference.predictor import Prediction
+from busseg.storage.files import read_csv
 
 IMAGES = 30
 
@@ -480,7 +480,7 @@ class Bright:
 
 
 def test_evaluations_of_phantoms_are_compared(tmp_path, phantom_samples, monkeypatch):
-    monkeypatch.setattr("busseg.evaluation.protocol.draw_review_sheet", lambda *_: None)  # slow, and not asked here
+    monkeypatch.setattr("busseg.evaluation.scoring.draw_review_sheet", lambda *_: None)  # slow, and not asked here
     evaluate(Bright(), {"test": phantom_samples[::10]}, tmp_path / "a")
     evaluate(Bright(), {"all": phantom_samples[:11:10]}, tmp_path / "b")
     comparison = compare([tmp_path / "a", tmp_path / "b"], tmp_path / "out", names=["all", "fewer"])

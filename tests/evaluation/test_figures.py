@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from busseg.data.images import write_image
 from busseg.data.sample import CLASSES, Sample
 from busseg.evaluation.figures import draw_confusion, draw_review_sheet
+from busseg.imaging.images import write_image
 from busseg.inference.overlay import LESION_RGB, TRUTH_RGB
 from busseg.inference.predictor import Predictor
 

@@ -8,14 +8,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from busseg.data.files import write_csv
-from busseg.data.images import read_image, read_mask, write_image
 from busseg.data.sample import CLASSES
-from busseg.evaluation.protocol import SUMMARY, TABLE, fields, read_rows, summarise, write_scores
 from busseg.evaluation.report import show, show_interval, write_report
 from busseg.evaluation.robustness import FIELDS as ROBUSTNESS_FIELDS
 from busseg.evaluation.robustness import PERTURBATIONS, ROBUSTNESS, STRENGTHS, describe, write_robustness
 from busseg.evaluation.scores import mask_scores, point_scores
+from busseg.evaluation.scoring import SUMMARY, TABLE, fields, read_rows, summarise, write_scores
+from busseg.imaging.images import read_image, read_mask, write_image
+from busseg.storage.files import write_csv
 
 DASH = "\N{EN DASH}"
 MIB = 2**20

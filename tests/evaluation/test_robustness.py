@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from busseg.data.images import write_image
 from busseg.data.sample import Sample
 from busseg.evaluation.robustness import (
     FIELDS,
@@ -17,6 +16,7 @@ from busseg.evaluation.robustness import (
     write_robustness,
 )
 from busseg.evaluation.scores import point_scores
+from busseg.imaging.images import write_image
 from busseg.inference.predictor import Predictor
 
 CASES = [("none", 0), *((name, strength) for name in PERTURBATIONS for strength in STRENGTHS)]

@@ -2,8 +2,8 @@ import pytest
 
 from busseg.data.sample import CLASSES
 from busseg.evaluation.intervals import paired_differences
-from busseg.evaluation.protocol import fields, summarise
 from busseg.evaluation.scores import point_scores
+from busseg.evaluation.scoring import fields, summarise
 from busseg.evaluation.sources import format_sources, mean_of_sources, paired_sources, rows_by_source
 
 

@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from busseg.data.archives import add_metadata
-from busseg.data.files import read_csv
-from busseg.data.images import read_image, write_image
 from busseg.data.tissue import write_tissue
+from busseg.imaging.images import read_image, write_image
 from busseg.inference import batch
 from busseg.inference.batch import predict_files
 from busseg.inference.inputs import find_inputs
@@ -20,6 +18,8 @@ from busseg.inference.operating_point import tabulate_thresholds
 from busseg.inference.overlay import draw_overlay
 from busseg.inference.predictor import UNREADABLE, Predictor
 from busseg.models.classifier import build_classifier
+from busseg.storage.archives import add_metadata
+from busseg.storage.files import read_csv
 
 HEADER = (
     "file,frame,regions,label,p_normal,p_benign,p_malignant,"

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from busseg.data.dicom import read_dicom
-from busseg.data.files import read_csv
-from busseg.data.images import read_image, write_image
 from busseg.data.phantom import draw_phantom
+from busseg.imaging.dicom import read_dicom
+from busseg.imaging.images import read_image, write_image
 from busseg.inference.batch import predict_files
 from busseg.inference.frames import Frame, count_frames, find_frames, frame_target, predict_frames
 from busseg.inference.inputs import find_inputs, survey_inputs
 from busseg.inference.predictor import UNREADABLE, Predictor
+from busseg.storage.files import read_csv
 
 highdicom = pytest.importorskip("highdicom", reason="needs busseg[dicom]")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from busseg.data.images import write_image
+from busseg.imaging.images import write_image
 from busseg.inference import inputs as finding
 from busseg.inference.inputs import find_inputs, format_passed, survey_inputs
 

@@ -3,13 +3,13 @@ import shutil
 import numpy as np
 import pytest
 
-from busseg.data.archives import add_metadata
 from busseg.data.fingerprints import describe_fingerprints, read_fingerprints
-from busseg.inference.export import FORMATS
+from busseg.export.formats import FORMATS
 from busseg.inference.metadata import read_metadata
 from busseg.inference.operating_point import tabulate_thresholds
 from busseg.inference.predictor import SHIPPED, Predictor
 from busseg.inference.runtimes import load_keras
+from busseg.storage.archives import add_metadata
 
 FINGERPRINTS = np.arange(32, dtype=np.uint8).reshape(2, 16)
 TABLE = tabulate_thresholds([0.0, 0.25, 0.5, 0.75])  # the echo model finds every image 0 malignant

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from keras import layers
 
-from busseg.data.images import write_image
 from busseg.data.phantom import draw_phantom
 from busseg.data.sample import CLASSES, TASKS
 from busseg.data.tissue import draw_tissue
-from busseg.inference.export import FORMATS
+from busseg.export.formats import FORMATS
+from busseg.imaging.images import write_image
 from busseg.inference.predictor import Prediction, Predictor, find_faint
 from busseg.inference.runtimes import load_keras
 from busseg.models.classifier import build_classifier

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from busseg.data.files import read_csv, write_csv
-from busseg.data.images import write_image
 from busseg.data.phantom import draw_phantom
 from busseg.data.sample import CLASSES
+from busseg.imaging.images import write_image
 from busseg.inference import batch, ray_engine
 from busseg.inference.batch import predict_files
 from busseg.inference.inputs import find_inputs
 from busseg.inference.predictor import Predictor
 from busseg.inference.ray_engine import predict_files_on_ray
+from busseg.storage.files import read_csv, write_csv
 
 pytest.importorskip("ray", reason="needs Ray: pip install busseg[ray]")
 MODEL = "small"

@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from busseg.data.dicom import Scan
-from busseg.data.dicom_regions import Regions
 from busseg.data.sample import CLASSES
+from busseg.imaging.dicom import Scan
+from busseg.imaging.dicom_regions import Regions
 from busseg.inference.predictor import UNREADABLE, Prediction
 from busseg.inference.regions import join_regions
 

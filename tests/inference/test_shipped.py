@@ -11,11 +11,11 @@ import onnx
 import pytest
 
 import busseg
-from busseg.data.busi import find_samples
 from busseg.data.fingerprints import FINGERPRINTS, knows, read_fingerprints
-from busseg.data.images import fit_to_square, read_image, read_mask, write_image
 from busseg.data.phantom import draw_phantom
+from busseg.data.readers.busi import find_samples
 from busseg.data.splits import train_on_all
+from busseg.imaging.images import fit_to_square, read_image, read_mask, write_image
 from busseg.inference.metadata import read_metadata
 from busseg.inference.predictor import SHIPPED, Predictor
 from busseg.inference.runtimes import load

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from keras import applications
 
-from busseg.inference.export import FORMATS
-from busseg.inference.export_check import TOLERANCE
+from busseg.export.check import TOLERANCE
+from busseg.export.formats import FORMATS
 from busseg.models import encoders
 from busseg.models.encoders import ENCODERS, check_encoder, conv_block, deepest, encode, finest_stride
 from busseg.models.normalization import NORMALIZATIONS

@@ -13,15 +13,15 @@ import keras
 import numpy as np
 import pytest
 
-from busseg.data.batches import Batches
-from busseg.data.busi import find_samples
-from busseg.data.claims import RUN
-from busseg.data.files import read_csv, write_csv
 from busseg.data.fingerprints import fingerprint_samples, read_fingerprints
+from busseg.data.readers.busi import find_samples
 from busseg.data.splits import Split, grouped_splits, read_split
 from busseg.inference.metadata import read_metadata
 from busseg.models.encoders import encode
+from busseg.storage.files import read_csv, write_csv
+from busseg.storage.run_folder import RUN
 from busseg.training import fit as fitting
+from busseg.training.batches import Batches
 from busseg.training.fit import RunKeeper, build_model, compile_model, fit
 from busseg.training.recipe import Recipe, load_recipe
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from busseg.data.images import write_image
+from busseg.imaging.images import write_image
 from busseg.models.unet import build_unet
 from busseg.training.novelty import fit_novelty, measure_novelty
 

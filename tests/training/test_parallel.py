@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from busseg.data.files import read_csv
+from busseg.storage.files import read_csv
 from busseg.training.parallel import Devices, all_devices, one_device
 from busseg.training.recipe import Recipe
 
@@ -25,7 +25,7 @@ TRAIN = """
 import sys
 import keras
 import numpy as np
-from busseg.data.busi import find_samples
+from busseg.data.readers.busi import find_samples
 from busseg.data.splits import Split, grouped_splits
 from busseg.training import fit as fitting
 from busseg.training.parallel import all_devices, one_device

@@ -1,0 +1,135 @@
+"""A BreaKHis folder -> samples.
+
+BreaKHis: Spanhol et al., "A Dataset for Breast Cancer Histopathological Image Classification", IEEE Transactions on
+Biomedical Engineering 63(7):1455-1462 (2016), https://doi.org/10.1109/TBME.2015.2496264
+"""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from busseg.data.sample import TASKS, Sample
+from busseg.imaging.images import is_image
+
+CLASSES = TASKS["histology"]
+SUBTYPES = dict(zip(("A", "F", "PT", "TA", "DC", "LC", "MC", "PC"), TASKS["subtypes"]))  # by the letters in a name
+MAGNIFICATIONS = (40, 100, 200, 400)
+
+_NAME = re.compile(
+    r"SOB_(?:B_(?P<benign>A|F|PT|TA)|M_(?P<malignant>DC|LC|MC|PC))"
+    r"-(?P<slide>(?P<case>\d+-\d+)[A-Z]*)-(?P<magnification>40|100|200|400)-(?P<number>\d+)"
+)
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """What the name of an image of BreaKHis tells, such as `SOB_M_DC-14-2523-40-010`.
+
+    Args:
+        label: One of `CLASSES`.
+        subtype: One of the values of `SUBTYPES`.
+        slide: What BreaKHis counts as a patient, such as "14-2523" or "14-22549AB".
+        case: The slide without its letters, "14-22549": 14-22549AB and 14-22549CD may be of one woman.
+        magnification: One of `MAGNIFICATIONS`.
+        number: Of the image, among those of the slide and the magnification.
+    """
+
+    label: str
+    subtype: str
+    slide: str
+    case: str
+    magnification: int
+    number: int
+
+
+def parse_name(name):
+    """Read what a file name of BreaKHis tells.
+
+    Args:
+        name: Name or path of the file.
+
+    Returns:
+        A `Tissue`.
+
+    Raises:
+        ValueError: If it is no such name.
+    """
+    found = _NAME.fullmatch(Path(name).stem)
+    if not found:
+        raise ValueError(f"Expected a name such as SOB_M_DC-14-2523-40-010.png, found another: {name}")
+    return Tissue(
+        label="benign" if found["benign"] else "malignant",
+        subtype=SUBTYPES[found["benign"] or found["malignant"]],
+        slide=found["slide"],
+        case=found["case"],
+        magnification=int(found["magnification"]),
+        number=int(found["number"]),
+    )
+
+
+def is_breakhis(root):
+    """Whether a folder holds files or folders named as in BreaKHis."""
+    return next(Path(root).rglob("SOB_*"), None) is not None
+
+
+def find_samples(root):
+    """Find the images of BreaKHis in a folder: its own tree, or any other, for the names tell everything.
+
+    Args:
+        root: Path of the folder.
+
+    Returns:
+        List of `Sample`, sorted by name, without masks. The label is one of `CLASSES`; see `label_by_subtype`. The
+        group is the case, so that no patient's images are parted.
+
+    Raises:
+        FileNotFoundError: If there is no image.
+        ValueError: If an image is not named as in BreaKHis, or lies in the folder of the other class.
+    """
+    samples, faults = list_samples(root)
+    for kind, _, error in faults:
+        if kind != "two_subtypes":  # which the dataset itself has
+            raise error
+    return samples
+
+
+def list_samples(root):
+    """Find the samples of a BreaKHis folder as `find_samples` does, but go on past what is amiss.
+
+    Args:
+        root: Path of the folder.
+
+    Returns:
+        `(samples, faults)`: the list of `Sample`; and a list of `(kind, path, error)`, the kind being one of
+        "missing_folder" (there are no images), "wrong_name", "two_subtypes" (a slide of two subtypes: its first image).
+    """
+    root = Path(root)
+    samples, faults, first = [], [], {}
+    for path in sorted(path for path in root.rglob("*") if path.is_file() and is_image(path)):
+        try:
+            tissue = parse_name(path)
+            folders = {part.lower() for part in path.relative_to(root).parts[:-1]} & set(CLASSES)
+            if folders - {tissue.label}:
+                raise ValueError(f"Expected a {tissue.label} image under {tissue.label}, found it elsewhere: {path}")
+        except ValueError as error:
+            faults.append(("wrong_name", path, error))
+            continue
+        first.setdefault(tissue.slide, {}).setdefault(tissue.subtype, path)
+        name = path.relative_to(root).as_posix()
+        attributes = {"patient": tissue.case, "histology": tissue.subtype}
+        samples.append(
+            Sample(name=name, image=path, masks=(), label=tissue.label, group=tissue.case, attributes=attributes)
+        )
+    for slide, subtypes in first.items():
+        if len(subtypes) > 1:
+            path = next(iter(subtypes.values()))
+            error = f"Expected one subtype of slide {slide}, found {' and '.join(sorted(subtypes))}: {path}"
+            faults.append(("two_subtypes", path, ValueError(error)))
+    if not samples and not faults:
+        faults.append(("missing_folder", root, FileNotFoundError(f"Expected images of BreaKHis, found none: {root}")))
+    return sorted(samples, key=lambda sample: sample.name), faults
+
+
+def label_by_subtype(samples):
+    """The same samples of BreaKHis, each labelled with its subtype instead of its class."""
+    return [replace(sample, label=parse_name(sample.name).subtype) for sample in samples]

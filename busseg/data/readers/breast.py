@@ -1,0 +1,82 @@
+"""A BrEaST folder (Breast-Lesions-USG) -> samples.
+
+BrEaST: Pawłowska et al., "Curated benchmark dataset for ultrasound based breast lesion analysis", Scientific Data
+11:148 (2024), https://doi.org/10.1038/s41597-024-02984-z
+"""
+
+from pathlib import Path
+
+from busseg.data.readers.tables import list_table
+from busseg.data.sample import Sample
+from busseg.imaging.images import is_image
+
+TABLES = "BrEaST-Lesions-USG-clinical-data*.xlsx"
+UNKNOWN = ("", "not applicable", "not available")
+_ATTRIBUTES = {"patient": "CaseID", "birads": "BIRADS", "histology": "Diagnosis"}
+
+
+def recognises(root):
+    """Whether a folder holds the clinical table of BrEaST."""
+    return any(Path(root).glob(TABLES))
+
+
+def find_samples(root):
+    """Find the images of BrEaST by its clinical table.
+
+    Expected: `root/BrEaST-Lesions-USG-clinical-data-*.xlsx`, and in `root` or a folder in it the images `caseNNN.png`
+    and the masks `caseNNN_tumor.png`.
+
+    The lesion is the tumour alone, to which the class belongs. The masks `caseNNN_otherN.png` mark other abnormal
+    areas, beside, around or below the tumour, for which the table gives no class: they are passed over. A normal image
+    has no mask.
+
+    Args:
+        root: Path of the folder.
+
+    Returns:
+        List of `Sample`, sorted by name, with the side of a pixel in mm where it is known. The group is the patient,
+        who has one image.
+
+    Raises:
+        FileNotFoundError: If the table, an image's mask or a mask's image is missing, or there are no images.
+        ImportError: If openpyxl is not installed.
+        ValueError: If the table misses an image, names one twice, or names one that is not there.
+    """
+    samples, faults = list_samples(root)
+    if faults:
+        raise faults[0][2]
+    return samples
+
+
+def list_samples(root):
+    """Find the samples of BrEaST as `find_samples` does, but go on past what is amiss.
+
+    Args:
+        root: Path of the folder.
+
+    Returns:
+        `(samples, faults)`, as `tables.list_table` returns them.
+
+    Raises:
+        ImportError: If openpyxl is not installed.
+    """
+    root = Path(root)
+    table = next(iter(sorted(root.glob(TABLES))), root / TABLES)
+    files = [path for path in sorted(root.glob("**/case*")) if is_image(path)]
+    folder = files[0].parent if files else root
+
+    def to_sample(row):
+        return Sample(
+            name=row["Image_filename"],
+            image=folder / row["Image_filename"],
+            masks=tuple(folder / name for name in row["Mask_tumor_filename"].split("&") if name),
+            label=row["Classification"],
+            group=row["CaseID"],
+            pixel_mm=None if row["Pixel_size"] in UNKNOWN else 10 * float(row["Pixel_size"]),
+            attributes={name: row[column] for name, column in _ATTRIBUTES.items() if row[column] not in UNKNOWN},
+        )
+
+    columns = ("Image_filename", "Mask_tumor_filename", "Pixel_size", "Classification", *_ATTRIBUTES.values())
+    images = [path for path in files if "_" not in path.stem]
+    masks = [path for path in files if "_tumor" in path.stem]
+    return list_table(table, columns, to_sample, images, masks)

@@ -1,0 +1,67 @@
+"""A BUS-UCLM folder -> samples.
+
+BUS-UCLM: Vallez et al., "BUS-UCLM: Breast ultrasound lesion segmentation dataset", Scientific Data 12:242 (2025),
+https://doi.org/10.1038/s41597-025-04562-3
+"""
+
+from pathlib import Path
+
+from busseg.data.readers.tables import list_table
+from busseg.data.sample import Sample
+from busseg.imaging.images import is_image
+
+TABLE = "INFO.csv"
+
+
+def recognises(root):
+    """Whether a folder holds the table of BUS-UCLM."""
+    return (Path(root) / TABLE).is_file() and (Path(root) / "images").is_dir()
+
+
+def find_samples(root):
+    """Find the images of BUS-UCLM by its table.
+
+    Expected: `root/INFO.csv`, `root/images/XXXX_NNN.png` and `root/masks/XXXX_NNN.png`. A mask is green where a lesion
+    is benign, red where it is malignant, and all black for a normal image; either colour is lesion.
+
+    Args:
+        root: Path of the folder.
+
+    Returns:
+        List of `Sample`, sorted by name. The group is the patient, `XXXX`.
+
+    Raises:
+        FileNotFoundError: If the table, an image's mask or a mask's image is missing, or there are no images.
+        ValueError: If the table misses an image, names one twice, or names one that is not there.
+    """
+    samples, faults = list_samples(root)
+    if faults:
+        raise faults[0][2]
+    return samples
+
+
+def list_samples(root):
+    """Find the samples of BUS-UCLM as `find_samples` does, but go on past what is amiss.
+
+    Args:
+        root: Path of the folder.
+
+    Returns:
+        `(samples, faults)`, as `tables.list_table` returns them.
+    """
+    root = Path(root)
+
+    def to_sample(row):
+        name = next(iter(row.values()))
+        patient = name.partition("_")[0]
+        return Sample(
+            name=name,
+            image=root / "images" / name,
+            masks=(root / "masks" / name,),
+            label=row["Label"].lower(),
+            group=patient,
+            attributes={"patient": patient},
+        )
+
+    images, masks = ([path for path in (root / name).glob("*") if is_image(path)] for name in ("images", "masks"))
+    return list_table(root / TABLE, ("Label",), to_sample, images, masks, delimiter=";")

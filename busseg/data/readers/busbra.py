@@ -1,0 +1,70 @@
+"""A BUS-BRA folder -> samples.
+
+BUS-BRA: Gómez-Flores et al., "BUS-BRA: A breast ultrasound dataset for assessing computer-aided diagnosis systems",
+Medical Physics 51:3110-3123 (2024), https://doi.org/10.1002/mp.16812
+"""
+
+from pathlib import Path
+
+from busseg.data.readers.tables import list_table
+from busseg.data.sample import Sample
+from busseg.imaging.images import is_image
+
+TABLE = "bus_data.csv"
+_ATTRIBUTES = {"patient": "Case", "birads": "BIRADS", "histology": "Histology", "device": "Device", "side": "Side"}
+# bus_0853-l and bus_0854-s show one lesion, as `busseg audit` finds.
+_SAME_LESION = {"854": "853"}
+
+
+def recognises(root):
+    """Whether a folder holds the table of BUS-BRA."""
+    return (Path(root) / TABLE).is_file()
+
+
+def find_samples(root):
+    """Find the images of BUS-BRA by its table.
+
+    Expected: `root/bus_data.csv`, `root/Images/bus_NNNN-S.png` and `root/Masks/mask_NNNN-S.png`.
+
+    Args:
+        root: Path of the folder.
+
+    Returns:
+        List of `Sample`, sorted by name. The group is the patient: most have two views, left and right. Cases 853 and
+        854, whose images show one lesion, share a group.
+
+    Raises:
+        FileNotFoundError: If the table, an image's mask or a mask's image is missing, or there are no images.
+        ValueError: If the table misses an image, names one twice, or names one that is not there.
+    """
+    samples, faults = list_samples(root)
+    if faults:
+        raise faults[0][2]
+    return samples
+
+
+def list_samples(root):
+    """Find the samples of BUS-BRA as `find_samples` does, but go on past what is amiss.
+
+    Args:
+        root: Path of the folder.
+
+    Returns:
+        `(samples, faults)`, as `tables.list_table` returns them.
+    """
+    root = Path(root)
+
+    def to_sample(row):
+        name = f"{row['ID']}.png"
+        return Sample(
+            name=name,
+            image=root / "Images" / name,
+            masks=(root / "Masks" / name.replace("bus", "mask", 1),),
+            label=row["Pathology"],
+            group=_SAME_LESION.get(row["Case"], row["Case"]),
+            attributes={name: row[column] for name, column in _ATTRIBUTES.items() if row[column]},
+        )
+
+    columns = ("ID", "Pathology", *_ATTRIBUTES.values())
+    images, masks = ([path for path in (root / name).glob("*") if is_image(path)] for name in ("Images", "Masks"))
+    return list_table(root / TABLE, columns, to_sample, images, masks)

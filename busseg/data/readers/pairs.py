@@ -1,0 +1,105 @@
+"""Any folder with `images/` and `masks/` -> samples."""
+
+from pathlib import Path
+
+from busseg.data.sample import CLASSES, Sample
+from busseg.imaging.images import is_image
+from busseg.storage.escaping import match_names
+from busseg.storage.files import read_csv
+
+
+def find_samples(root):
+    """Find the images of a folder and pair each with the mask of the same name.
+
+    Expected: `root/images/NAME.png`, `root/masks/NAME.png`, and if classes are known `root/labels.csv` with the
+    columns `file` (as in `images/`) and `label`, and optionally `group` (a patient, say). The suffixes may differ.
+
+    Args:
+        root: Path of the folder.
+
+    Returns:
+        List of `Sample`, sorted by name. Without `labels.csv` every label is None.
+
+    Raises:
+        FileNotFoundError: If a folder, an image's mask or a mask's image is missing, or there are no images.
+        ValueError: If two files share a name, or `labels.csv` misses an image, names one twice, or names an
+            unknown class or file.
+    """
+    samples, faults = list_samples(root)
+    if faults:
+        raise faults[0][2]
+    return samples
+
+
+def list_samples(root):
+    """Find the samples of a folder of pairs as `find_samples` does, but go on past what is amiss.
+
+    Args:
+        root: Path of the folder.
+
+    Returns:
+        `(samples, faults)`: the list of `Sample`, where one without a mask has no `masks` and one without a known
+        class no label; and a list of `(kind, path, error)`, the kind being one of "missing_folder", "name_clash",
+        "missing_mask", "orphan_mask", "bad_label".
+    """
+    root = Path(root)
+    faults = []
+    images, masks = (_by_stem(root / folder, faults) for folder in ("images", "masks"))
+    if not images and not faults:
+        error = f"Expected images in the folder, found none: {root / 'images'}"
+        faults.append(("missing_folder", root / "images", FileNotFoundError(error)))
+    for stem in sorted(images.keys() - masks.keys()):
+        error = f"Expected {stem}.png in {root / 'masks'}, found no mask: {images[stem]}"
+        faults.append(("missing_mask", images[stem], FileNotFoundError(error)))
+    for stem in sorted(masks.keys() - images.keys()):
+        error = f"Expected {stem}.png in {root / 'images'}, found no image: {masks[stem]}"
+        faults.append(("orphan_mask", masks[stem], FileNotFoundError(error)))
+    rows = _read_labels(root / "labels.csv", {image.name for image in images.values()}, faults)
+    samples = [
+        Sample(
+            name=image.name,
+            image=image,
+            masks=(masks[stem],) if stem in masks else (),
+            label=rows.get(image.name, {}).get("label"),
+            group=rows.get(image.name, {}).get("group") or image.name,
+        )
+        for stem, image in sorted(images.items())
+    ]
+    return samples, faults
+
+
+def _by_stem(folder, faults):
+    if not folder.is_dir():
+        error = f"Expected the folders images and masks, found no {folder.name}: {folder.parent}"
+        faults.append(("missing_folder", folder, FileNotFoundError(error)))
+        return {}
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and is_image(path) and found.setdefault(path.stem, path) != path:
+            error = f"Expected one file named {path.stem}, found {found[path.stem].name} too: {path}"
+            faults.append(("name_clash", path, ValueError(error)))
+    return found
+
+
+def _read_labels(path, names, faults):
+    """Dict from the name of each image to its row; a row whose class is not known has the label None."""
+    if not path.exists():
+        return {}
+    try:
+        table = read_csv(path, required=("file", "label"))
+    except ValueError as error:
+        faults.append(("bad_label", path, error))
+        return {}
+    rows, amiss, spelt = {}, [], match_names(names)
+    for row in table:
+        name = spelt(row["file"])
+        if rows.setdefault(name, row) is not row:
+            amiss.append(f"one row a file, found two for {name!r}")
+        elif name not in names:
+            amiss.append(f"rows for the files in images, found {name!r}")
+        elif row["label"] not in CLASSES:
+            amiss.append(f"a label of {', '.join(CLASSES)}, found {row['label']!r} for {name!r}")
+            row["label"] = None
+    amiss += [f"a row for every file in images, found none for {name!r}" for name in sorted(names - rows.keys())]
+    faults += [("bad_label", path, ValueError(f"Expected {what}: {path}")) for what in amiss]
+    return rows

@@ -1,0 +1,103 @@
+"""Datasets whose images a table lists, one a row, as CSV or Excel."""
+
+from dataclasses import replace
+from pathlib import Path
+from zipfile import BadZipFile
+
+from busseg.data.sample import CLASSES
+from busseg.storage.files import read_csv
+
+
+def list_table(table, columns, to_sample, images, masks, delimiter=","):
+    """List the samples of a table and hold them against the files that are there.
+
+    Args:
+        table: Path of the table, `.csv` or `.xlsx`.
+        columns: Names of the columns that it must have.
+        to_sample: Function from a row, a dict of text, to its `Sample`. The files that it names need not exist.
+        images: Paths of the image files that are there.
+        masks: Paths of the lesion masks that are there.
+        delimiter: What parts the columns of a `.csv`.
+
+    Returns:
+        `(samples, faults)`: the list of `Sample` whose image is there, sorted by name, where one without a mask has no
+        `masks` and one without a known class no label; and a list of `(kind, path, error)`, the kind being one of
+        "missing_folder", "missing_mask", "orphan_mask", "bad_label".
+    """
+    table = Path(table)
+    try:
+        rows = read_csv(table, columns, delimiter) if table.suffix == ".csv" else read_excel(table, columns)
+    except FileNotFoundError:
+        error = f"Expected the table {table.name}, found none: {table.parent}"
+        return [], [("missing_folder", table, FileNotFoundError(error))]
+    except ValueError as error:
+        return [], [("bad_label", table, error)]
+    faults, samples = [], {}
+    if not images:
+        error = f"Expected the images of {table.name}, found none: {table.parent}"
+        faults.append(("missing_folder", table.parent, FileNotFoundError(error)))
+    images, masks = set(images), set(masks)
+    for sample in map(to_sample, rows):
+        if sample.image not in images:
+            faults.append(_bad_label(table, f"an image for every row, found none named {sample.image.name!r}"))
+            continue
+        if sample.image in samples:
+            faults.append(_bad_label(table, f"one row an image, found two for {sample.image.name!r}"))
+            continue
+        if sample.label not in CLASSES:
+            wanted = f"a label of {', '.join(CLASSES)}"
+            faults.append(_bad_label(table, f"{wanted}, found {sample.label!r} for {sample.image.name!r}"))
+            sample = replace(sample, label=None)
+        for mask in set(sample.masks) - masks:
+            error = f"Expected {mask.name} in {mask.parent}, found no mask: {sample.image}"
+            faults.append(("missing_mask", sample.image, FileNotFoundError(error)))
+        samples[sample.image] = replace(sample, masks=tuple(mask for mask in sample.masks if mask in masks))
+    for image in sorted(images - samples.keys()):
+        faults.append(_bad_label(table, f"a row for every image, found none for {image.name!r}"))
+    for mask in sorted(masks.difference(*(sample.masks for sample in samples.values()))):
+        error = f"Expected a row of {table.name} and an image for every mask, found none: {mask}"
+        faults.append(("orphan_mask", mask, FileNotFoundError(error)))
+    return sorted(samples.values(), key=lambda sample: sample.name), faults
+
+
+def _bad_label(table, what):
+    return "bad_label", table, ValueError(f"Expected {what}: {table}")
+
+
+def read_excel(path, required=()):
+    """Read the first sheet of an Excel file, whose first row is its header.
+
+    Args:
+        path: Path of the `.xlsx` file.
+        required: Names of columns that must be there.
+
+    Returns:
+        List of dicts of text, one a row; an empty cell is "".
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ImportError: If openpyxl is not installed.
+        ValueError: If it is no Excel file, or a required column is missing.
+    """
+    openpyxl = import_openpyxl(path)
+    try:
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        lines = [["" if cell is None else str(cell).strip() for cell in line] for line in book.worksheets[0].values]
+        book.close()
+    except (BadZipFile, KeyError, ValueError, openpyxl.utils.exceptions.InvalidFileException) as error:
+        raise ValueError(f"Expected an Excel file, found something else ({error}): {path}") from error
+    columns = lines[0] if lines else []
+    missing = [name for name in required if name not in columns]
+    if missing:
+        raise ValueError(f"Expected the column {missing[0]!r}, found {', '.join(columns) or 'no header'}: {path}")
+    return [dict(zip(columns, line)) for line in lines[1:] if any(line)]
+
+
+def import_openpyxl(path):
+    """The module openpyxl, which reads Excel files such as `path`; an ImportError says how to install it."""
+    try:
+        import openpyxl
+    except ImportError as error:
+        line = f'Expected openpyxl to read Excel, found none; pip install "busseg[excel]": {path}'
+        raise ImportError(line) from error
+    return openpyxl

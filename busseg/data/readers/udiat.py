@@ -1,0 +1,68 @@
+"""A folder of UDIAT's Dataset B -> samples.
+
+UDIAT: Yap et al., "Automated Breast Ultrasound Lesions Detection Using Convolutional Neural Networks", IEEE Journal of
+Biomedical and Health Informatics 22(4):1218-1226 (2018), https://doi.org/10.1109/JBHI.2017.2731873
+"""
+
+from pathlib import Path
+
+from busseg.data.readers.tables import list_table
+from busseg.data.sample import Sample
+from busseg.imaging.images import is_image
+
+TABLE = "DatasetB.xlsx"
+
+
+def recognises(root):
+    """Whether a folder holds the table of UDIAT's Dataset B."""
+    return (Path(root) / TABLE).is_file()
+
+
+def find_samples(root):
+    """Find the images of UDIAT's Dataset B by its table.
+
+    Expected: `root/DatasetB.xlsx`, `root/original/NNNNNN.png` and `root/GT/NNNNNN.png`.
+
+    Args:
+        root: Path of the folder.
+
+    Returns:
+        List of `Sample`, sorted by name. Patients are not told: each image is a group of its own.
+
+    Raises:
+        FileNotFoundError: If the table, an image's mask or a mask's image is missing, or there are no images.
+        ImportError: If openpyxl is not installed.
+        ValueError: If the table misses an image, names one twice, or names one that is not there.
+    """
+    samples, faults = list_samples(root)
+    if faults:
+        raise faults[0][2]
+    return samples
+
+
+def list_samples(root):
+    """Find the samples of UDIAT's Dataset B as `find_samples` does, but go on past what is amiss.
+
+    Args:
+        root: Path of the folder.
+
+    Returns:
+        `(samples, faults)`, as `tables.list_table` returns them.
+
+    Raises:
+        ImportError: If openpyxl is not installed.
+    """
+    root = Path(root)
+
+    def to_sample(row):
+        name = f"{Path(row['Image']).stem:0>6}.png"  # a spreadsheet may have made 1 of 000001
+        return Sample(
+            name=name,
+            image=root / "original" / name,
+            masks=(root / "GT" / name,),
+            label=row["Type"].lower(),
+            group=name,
+        )
+
+    images, masks = ([path for path in (root / name).glob("*") if is_image(path)] for name in ("original", "GT"))
+    return list_table(root / TABLE, ("Image", "Type"), to_sample, images, masks)

@@ -1,0 +1,213 @@
+"""From cross-validations, and models trained with all images by the same recipes, to the one model that is released.
+
+It answers with the mean of their networks. Its temperature, its OOD limit and its operating points can only be measured
+on images that the networks have not seen: they are measured on the folds of the cross-validations, and given to the
+networks that have seen all.
+"""
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+from rich.progress import track
+
+from busseg.data.fingerprints import describe_fingerprints, fingerprint_samples
+from busseg.data.sample import CLASSES
+from busseg.data.splits import leaked, learnt, read_split
+from busseg.evaluation.pooling import pool_folds
+from busseg.evaluation.report import write_report
+from busseg.evaluation.scores import calibration, labels_and_probabilities
+from busseg.evaluation.scoring import evaluate, read_rows
+from busseg.export.formats import export_onnx
+from busseg.inference.operating_point import tabulate_thresholds
+from busseg.inference.predictor import Predictor
+from busseg.inference.runtimes import load_keras
+from busseg.models.serving import (
+    average,
+    network_inside,
+    reconcile,
+    set_temperature,
+    tell_novelty,
+    tell_uncertainty,
+)
+from busseg.storage.archives import add_metadata
+from busseg.storage.claims import claim_folder
+from busseg.storage.files import replacing, write_text
+from busseg.storage.run_folder import (
+    MODEL,
+    ONNX_MODEL,
+    PER_IMAGE,
+    RECIPE,
+    RELEASE,
+    SPLITS,
+    SUMMARY,
+    evaluation_folder,
+    fold_folder,
+)
+from busseg.training.calibration import apply_temperature, fit_temperature
+from busseg.training.novelty import fit_novelty, measure_novelty
+from busseg.training.recipe import load_recipe
+
+# How far an image may be: so much farther than all but a hundredth of the known ones, out of fold. Scans of other
+# hospitals are that far, photographs are farther.
+KNOWN, MARGIN = 0.99, 1.15
+
+
+def score_together(samples, crossvals, out):
+    """Score the mean of the networks of cross-validations, fold by fold, on what none of them has seen.
+
+    The folder `out` then holds what that of `cross_validate` does, but for the runs.
+
+    Args:
+        samples: Sequence of `Sample`, the dataset of all.
+        crossvals: Paths of folders of `cross_validate`, by the same folds.
+        out: Path of the output folder. A former one is replaced.
+
+    Returns:
+        What `summary.json` holds; see `cross_validate`.
+
+    Raises:
+        FileExistsError: If `out` holds something else.
+        FileNotFoundError: If one of the folders is none.
+        ValueError: If the folds differ, or only some recipes are `mirrored`.
+    """
+    crossvals = [Path(crossval) for crossval in crossvals]
+    recipes = [load_recipe(fold_folder(crossval, 0) / RECIPE) for crossval in crossvals]
+    splits = [_read_splits(samples, crossval) for crossval in crossvals]
+    for crossval, recipe, mine in zip(crossvals, recipes, splits):
+        if recipe.mirrored != recipes[0].mirrored:
+            raise ValueError(f"Expected recipes that are all mirrored or none, found another: {crossval}")
+        if [split.test for split in mine] != [split.test for split in splits[0]]:
+            raise ValueError(f"Expected cross-validations by the same folds, found others: {crossval}")
+    with claim_folder(out, RELEASE) as out:
+        return _score_together(samples, crossvals, recipes, splits, out)
+
+
+def _score_together(samples, crossvals, recipes, splits, out):
+    write_text(out / RELEASE.marker, json.dumps(dict.fromkeys(RELEASE.names)) + "\n")  # marks the folder
+    before = _read_summary(crossvals[0])
+    about = {name: before[name] for name in ("data", "protocol", "seed", "size")}
+    for fold, of_fold in enumerate(track(list(zip(*splits)), "Scoring folds")):
+        networks = [network_inside(load_keras(fold_folder(crossval, fold))) for crossval in crossvals]
+        parts, place = {"test": of_fold[0].test or of_fold[0].validation}, evaluation_folder(fold_folder(out, fold))
+        evaluate(
+            Predictor(_serve(networks, recipes[0])), parts, place,
+            size=about["size"], fold=fold, fingerprints=_fingerprints(of_fold),
+        )  # fmt: skip
+        keras.backend.clear_session()
+    copies = [{sample.name for sample in leaked(split, samples)} for split in splits[0]]
+    summary = pool_folds(out, [fold_folder(out, fold) for fold in range(len(copies))], copies, about)
+    write_report(out, samples)
+    return summary
+
+
+def release_model(samples, crossvals, runs, out, *, float16=False):
+    """Score networks together; give their mean its temperature and its sense for foreign images, and export it.
+
+    The folder `out` then holds what `score_together` writes, `model.keras` and `model.onnx`, both with the fingerprints
+    of the images that the networks learnt from, and `release.json`, with what was found.
+
+    Args:
+        samples: Sequence of `Sample`, the dataset of all.
+        crossvals: Paths of folders of `cross_validate`, by the same folds. Novelty is told by the first one's networks.
+        runs: Paths of runs' folders of `fit`, one each, by the same recipe.
+        out: Path of the folder to write. An earlier release there is replaced.
+        float16: Whether weights are rounded to half precision, in which `model.onnx` then stores most of them.
+
+    Returns:
+        What `release.json` holds: `temperature` and `novelty_limit`, by all folds; and by each fold as the others would
+        have it, so that no image is judged by itself, `ece` before and after, `flagged`, the share of images that are
+        called foreign, and `operating_points`, see `tabulate_thresholds`, which both models carry.
+
+    Raises:
+        FileExistsError: If `out` holds something else.
+        FileNotFoundError: If one of the folders is none.
+        ValueError: If the recipes or the folds differ, or the export answers otherwise than the model.
+    """
+    crossvals, runs = [Path(crossval) for crossval in crossvals], [Path(run) for run in runs]
+    if len(crossvals) != len(runs):
+        raise ValueError(f"Expected a run for each cross-validation, found {len(crossvals)} and {len(runs)}")
+    for crossval, run in zip(crossvals, runs):
+        if load_recipe(fold_folder(crossval, 0) / RECIPE) != load_recipe(run / RECIPE):
+            raise ValueError(f"Expected the recipe of the cross-validation, found another: {run / 'recipe.toml'}")
+    with claim_folder(out, RELEASE) as out:
+        score_together(samples, crossvals, out)
+        return _average(samples, crossvals, runs, out, float16)
+
+
+def _average(samples, crossvals, runs, out, float16):
+    rows = read_rows(out / PER_IMAGE)
+    folds = np.array([int(row["fold"]) for row in rows])
+    labels, probabilities = labels_and_probabilities(rows)
+    true = np.array([CLASSES.index(label) for label in labels])
+    temperature = fit_temperature(probabilities, true)
+    calibrated = np.empty_like(probabilities)
+    for fold in np.unique(folds):
+        others = fit_temperature(probabilities[folds != fold], true[folds != fold])
+        calibrated[folds == fold] = apply_temperature(probabilities[folds == fold], others)
+
+    novelty = {
+        fold: _novelty_out_of_fold(samples, fold_folder(crossvals[0], fold), fold) for fold in track(np.unique(folds))
+    }
+    limit = _limit(novelty.values())
+    flagged = [novelty[fold] > _limit(d for other, d in novelty.items() if other != fold) for fold in novelty]
+
+    malignant = true == CLASSES.index("malignant")
+    found = {
+        "temperature": temperature,
+        "novelty_limit": limit,
+        "ece": [calibration(labels, p)["ece"] for p in (probabilities, calibrated)],
+        "flagged": float(np.mean(np.concatenate(flagged))),
+        "operating_points": tabulate_thresholds(calibrated[malignant, CLASSES.index("malignant")]),
+    }
+    write_text(out / RELEASE.marker, json.dumps(found, indent=2) + "\n")
+    networks, recipe = [network_inside(load_keras(run)) for run in runs], load_recipe(runs[0] / RECIPE)
+    for network in networks:
+        set_temperature(network, temperature)
+    mean, whitening = fit_novelty(networks[0], read_split(runs[0] / SPLITS, samples).train, recipe.augmentation)
+    networks[0] = tell_novelty(networks[0], mean, whitening / limit)
+    if float16:
+        for network in networks:
+            network.set_weights([_rounded(weight) for weight in network.get_weights()])
+    with replacing(out / MODEL) as temporary:
+        _serve(networks, recipe).save(temporary)
+        known = _fingerprints([read_split(run / SPLITS, samples) for run in runs])
+        add_metadata(temporary, {"operating_points": found["operating_points"]} | describe_fingerprints(known))
+    export_onnx(out / MODEL, out / ONNX_MODEL, force=True)
+    return found
+
+
+def _serve(networks, recipe):
+    several = recipe.mirrored or len(networks) > 1
+    model = tell_uncertainty(average(*networks, mirrored=recipe.mirrored) if several else networks[0])
+    return reconcile(model) if recipe.reconciled else model
+
+
+def _fingerprints(splits):
+    """Those of the images that networks were trained or chosen with, one network a split."""
+    return fingerprint_samples(dict.fromkeys(sample for split in splits for sample in learnt(split)))
+
+
+def _rounded(weight):
+    return weight.astype(np.float16).astype(np.float32) if weight.ndim > 1 else weight
+
+
+def _read_splits(samples, crossval):
+    folds = len(_read_summary(crossval)["folds"])
+    return [read_split(fold_folder(crossval, fold) / SPLITS, samples, fold) for fold in range(folds)]
+
+
+def _read_summary(crossval):
+    return json.loads((crossval / SUMMARY).read_text(encoding="utf-8"))
+
+
+def _novelty_out_of_fold(samples, run, fold):
+    """The distances of a fold's test images, in medians of those of its training images."""
+    network, split = network_inside(load_keras(run)), read_split(run / SPLITS, samples, fold)
+    found = fit_novelty(network, split.train, load_recipe(run / RECIPE).augmentation)
+    return measure_novelty(network, split.test, *found)
+
+
+def _limit(novelty):
+    return MARGIN * float(np.quantile(np.concatenate(list(novelty)), KNOWN))

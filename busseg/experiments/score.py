@@ -1,0 +1,76 @@
+"""Score a model: predict, measure, and report."""
+
+from pathlib import Path
+
+from rich.progress import track
+
+from busseg.data import find_samples
+from busseg.data.splits import PARTS, read_split
+from busseg.evaluation.report import HEADLINE, write_report
+from busseg.evaluation.robustness import measure_robustness, write_robustness
+from busseg.evaluation.scoring import evaluate
+from busseg.storage.claims import claim_folder
+from busseg.storage.run_folder import EVALUATION, ROBUSTNESS, SPLITS
+
+
+def score_model(predictor, model, data, out, *, splits=None, fold=None, robustness=False, title=None):
+    """Score a trained model on datasets, and write the report.
+
+    The parts are those of the splits file; without one, those a run's folder was trained with; else all images are one.
+
+    Args:
+        predictor: The `Predictor` of the model.
+        model: Name or path of the model, as the `Predictor` was given it.
+        data: Path of a dataset folder, or a sequence of them; see `find_samples`.
+        out: Path of the output folder; see `score_parts`.
+        splits: Path of a CSV file of folds.
+        fold: Number of the fold in it.
+        robustness: Whether to score under disturbances, too; see `measure_robustness`.
+        title: What to call the datasets in the report; their path by default.
+
+    Returns:
+        `(summary, rows)`, see `evaluation.scoring.evaluate`.
+
+    Raises:
+        FileExistsError: If `out` holds other files than a former evaluation.
+        ValueError: If there is a fold but no splits file, or the datasets do not fit the splits.
+    """
+    model = Path(model)
+    samples = find_samples(data, predictor.task)
+    if splits is None and (model / SPLITS).is_file():
+        splits = model / SPLITS
+    if fold is not None and splits is None:
+        raise ValueError(f"Expected a splits file to read fold {fold} from, found none; name it by --splits")
+    parts = {"all": samples}
+    if splits:
+        chosen = read_split(splits, samples, fold)
+        parts = {part: getattr(chosen, part) for part in PARTS if getattr(chosen, part)}
+    with claim_folder(out, EVALUATION):
+        about = {"model": str(model), "data": title or str(data)}
+        summary, rows = score_parts(predictor, parts, out, robustness=robustness, **about)
+        write_report(out, samples, runs=[model] if model.is_dir() else [])
+    return summary, rows
+
+
+def score_parts(predictor, parts, out, *, robustness=False, **about):
+    """Score a model on the parts of a dataset, if asked under disturbances, too, with progress bars.
+
+    Args:
+        predictor: A `Predictor`.
+        parts: Dict from the name of a part to its sequence of `Sample`.
+        out: Path of the output folder; see `evaluation.scoring.evaluate`.
+        robustness: Whether to score the part that reports begin with under disturbances, too.
+        about: What else `evaluate` takes.
+
+    Returns:
+        `(summary, rows)`, see `evaluate`.
+    """
+    found = evaluate(predictor, parts, out, _bar("Evaluating"), **about)
+    if robustness:
+        part = next((name for name in HEADLINE if name in parts), next(iter(parts)))
+        write_robustness(Path(out) / ROBUSTNESS, measure_robustness(predictor, parts[part], _bar("Disturbing")))
+    return found
+
+
+def _bar(title):
+    return lambda things: track(things, title)

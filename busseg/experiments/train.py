@@ -1,0 +1,57 @@
+"""Train one model on datasets: find the images, choose the split, fit the network."""
+
+from pathlib import Path
+
+from busseg.data import find_samples
+from busseg.data.protocols import default_protocol, make_splits
+from busseg.data.splits import read_split, train_on_all
+from busseg.storage.claims import check_folder
+from busseg.storage.run_folder import RECIPE, RUN, SPLITS
+from busseg.training.fit import fit
+from busseg.training.parallel import one_device
+from busseg.training.recipe import load_recipe
+
+
+def train_model(
+    data, out, *, recipe=None, splits=None, fold=None, everything=False, resume=False, find_devices=one_device
+):
+    """Train a network on datasets: a U-Net for ultrasound, or a classifier of histology.
+
+    Args:
+        data: Path of a dataset folder, or a sequence of them; see `find_samples`.
+        out: Path of the run's folder; see `fit`.
+        recipe: Name of a recipe, or path of a TOML file; "card" by default.
+        splits: Path of a CSV file of folds; by default the folds are made by the task's protocol.
+        fold: Number of the fold; 0 by default, where there is a choice.
+        everything: Whether to train with all images instead.
+        resume: Whether to go on with the run that `out` holds, if there is one.
+        find_devices: Function from a batch size to the `parallel.Devices` to train on.
+
+    Returns:
+        The history: a list of dicts, one an epoch.
+
+    Raises:
+        FileExistsError: If `out` holds a run and `resume` is False, or holds something else.
+        ValueError: If the choices exclude each other, the fold is out of range, or `fit` refuses.
+    """
+    out = Path(out)
+    if everything and (splits or fold is not None):
+        raise ValueError("Expected --all or a fold of a split, found both")
+    check_folder(out, RUN)
+    if resume and (out / RECIPE).exists():
+        recipe = recipe or out / RECIPE
+        splits = splits or out / SPLITS
+    recipe = load_recipe(recipe or "card")
+    split = _choose_split(find_samples(data, recipe.task), recipe.task, splits, fold, everything)
+    return fit(recipe, split, out, fold=fold or 0, resume=resume, devices=find_devices(recipe.batch_size))
+
+
+def _choose_split(samples, task, splits, fold, everything):
+    if everything:
+        return train_on_all(samples)
+    if splits:
+        return read_split(splits, samples, fold)
+    folds = make_splits(default_protocol(task), samples)
+    if fold is not None and fold >= len(folds):
+        raise ValueError(f"Expected a fold of 0 to {len(folds) - 1}, found {fold}")
+    return folds[fold or 0]

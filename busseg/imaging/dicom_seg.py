@@ -1,0 +1,309 @@
+"""Write what was seen in ultrasound DICOM as DICOM: a segmentation, and pictures as secondary captures.
+
+Who was scanned is copied from the source as the standard demands, but only after all else is made: what makes it, and
+might complain, never sees a patient.
+
+References:
+    DICOM PS3.3, A.51 Segmentation IOD, C.8.20 Segmentation, A.8.1 Secondary Capture Image IOD
+    Bridge et al., "Highdicom", J. Digital Imaging 35(6), 2022
+"""
+
+from contextlib import contextmanager
+from copy import deepcopy
+
+import numpy as np
+
+from busseg import __version__
+from busseg.imaging.dicom import SINGLE_CLASSES
+from busseg.imaging.dicom_pixels import import_pydicom, read_header
+from busseg.storage.files import replacing
+
+LESIONS = ("benign", "malignant")  # in the order of their segments; of a normal frame, nothing is segmented
+NOTICE = "Research software, not a medical device"
+_SERIES_NUMBERS = {"segmentation": 9001, "overlays": 9002}
+_MAKER = {"manufacturer": "busseg", "manufacturer_model_name": "busseg", "software_versions": __version__}
+# By these a result refers to its source.
+_REFERENCE = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns")
+_COMPRESSION = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
+_PATIENT = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "ReferringPhysicianName")
+_STUDY = ("AccessionNumber", "StudyID", "StudyDate", "StudyTime")
+
+
+def write_segmentation(path, scan, masks, labels, model, remark="", assumed_mm=1.0):
+    """Write the lesions of a scan as DICOM SEG (BINARY): one segment for each class of lesion, all frames in one file.
+
+    A segment is an SCT 49755003 "Morphologically Abnormal Structure", of the type SCT 52988006 "Lesion" with the
+    modifier SCT 30807003 "Benign" or SCT 21594007 "Malignant", in the SCT 76752008 "Breast". The codes are those of
+    DICOM PS3.16 (CID 7150, 7159, 6063 and 4). Not "Neoplasm": benign ones of BUSI are cysts, too.
+
+    Each frame of a lesion refers to its frame of the source, pixel by pixel. Normal frames are left out. Where all are
+    normal, one empty segment, "lesion", says that lesions were looked for.
+
+    OHIF's loader and dcmqi read no segmentation without the plane and the scale of its pixels. Two-dimensional
+    ultrasound has no patient coordinates, so the plane is made up, in a frame of reference of its own: rows run along
+    x, columns along y, and frame n of a clip lies at z = n - 1 mm.
+
+    Args:
+        path: Path of the file to write.
+        scan: The `busseg.imaging.dicom.Scan` that was predicted.
+        masks: Iterable of arrays `(height, width)` uint8, 0 or 1, one a frame, at the size of the frame. Only one is in
+            memory at a time.
+        labels: Sequence of classes, one a frame. A normal frame has no segment, whatever its mask.
+        model: Name of the model, which the algorithm's identification tells beside busseg and its version.
+        remark: What else to tell of the segments.
+        assumed_mm: Millimetres a pixel where the scan tells none; the segments' descriptions then say that the scale is
+            made up. None leaves plane and scale of such scans out.
+
+    Raises:
+        ValueError: If the header of the scan is none that a result can refer to.
+        ImportError: If highdicom is missing.
+    """
+    highdicom = _import_highdicom(scan.path)
+    spacing_mm = scan.spacing_mm
+    if spacing_mm is None and assumed_mm is not None:
+        spacing_mm = (assumed_mm, assumed_mm)
+        scale = f"The scan tells no scale: {assumed_mm:g} mm a pixel is made up"
+        remark = f"{remark}. {scale}" if remark else scale
+    model = "".join(letter if " " <= letter <= "~" and letter != "\\" else "_" for letter in model)[:64]
+    found = [label for label in LESIONS if label in labels]
+    with _without_quotes(scan.path):
+        source = _read_source(scan)
+        # highdicom knows no clips without patient coordinates: it makes the segmentation of one frame, whose
+        # description is the model of all.
+        segmentation = highdicom.seg.Segmentation(
+            source_images=[_reference(source)],
+            pixel_array=np.zeros(scan.shape, np.uint8),
+            segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
+            omit_empty_frames=False,
+            segment_descriptions=[_describe(*each, model, remark) for each in enumerate(found or ["lesion"], start=1)],
+            series_instance_uid=highdicom.UID(),
+            series_number=_SERIES_NUMBERS["segmentation"],
+            series_description="Lesions, by busseg",
+            sop_instance_uid=highdicom.UID(),
+            instance_number=1,
+            content_label="LESIONS",
+            content_description=NOTICE,
+            device_serial_number=model,
+            **_MAKER,
+        )
+    lesions = (
+        (number, found.index(label) + 1, mask)
+        for number, (mask, label) in enumerate(zip(masks, labels, strict=True), start=1)
+        if label in found
+    )
+    _fill(segmentation, lesions, scan, source)
+    if spacing_mm:
+        _place(segmentation, spacing_mm)
+    with _without_quotes(scan.path):
+        _write(path, segmentation, source)
+
+
+def write_overlay(path, scan, number, picture, run):
+    """Write a picture of a frame, such as its overlay, as a DICOM Secondary Capture, which every viewer shows.
+
+    Args:
+        path: Path of the file to write.
+        scan: The `busseg.imaging.dicom.Scan` that the frame is of.
+        number: Number of the frame, from 1.
+        picture: Array `(height, width, 3)` uint8, RGB. The file says that it may hold names, as the frame may.
+        run: Text that no other run has. The pictures of a scan by one run are a series.
+
+    Raises:
+        ValueError: If the header of the scan is none that a result can refer to.
+        ImportError: If highdicom is missing.
+    """
+    highdicom = _import_highdicom(scan.path)
+    from pydicom.uid import generate_uid
+
+    with _without_quotes(scan.path):
+        source = _read_source(scan)
+        capture = highdicom.sc.SCImage.from_ref_dataset(
+            _reference(source),
+            pixel_array=picture,
+            photometric_interpretation=highdicom.PhotometricInterpretationValues.RGB,
+            bits_allocated=8,
+            coordinate_system=highdicom.CoordinateSystemNames.PATIENT,
+            patient_orientation=("L", "P"),  # highdicom wants one; nobody knows it, and `_write` takes it back
+            series_instance_uid=generate_uid(entropy_srcs=[run, source.SOPInstanceUID]),
+            series_number=_SERIES_NUMBERS["overlays"],
+            series_description="Overlays, by busseg",
+            sop_instance_uid=generate_uid(),
+            instance_number=number,
+            **_MAKER,
+        )
+        capture.Laterality = source.get("Laterality")
+        capture.BurnedInAnnotation = "YES"
+        capture.DerivationDescription = f"Class and outline of the lesion, by busseg. {NOTICE}"
+        capture.SourceImageSequence = [_frame_reference(source, number)]
+        for keyword in _COMPRESSION:
+            if keyword in source:
+                capture[keyword] = source[keyword]
+        _write(path, capture, source)
+
+
+def _import_highdicom(path):
+    import_pydicom(path)
+    try:
+        import highdicom
+    except ImportError as error:
+        line = f'Expected highdicom to write DICOM, found none; pip install "busseg[dicom]": {path}'
+        raise ImportError(line) from error
+    return highdicom
+
+
+@contextmanager
+def _without_quotes(path):
+    """Tell of a header that cannot be used by the kind of the error alone: its words may quote the header."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno:  # of the system; pydicom raises others for broken content
+            raise
+        kind = type(error).__name__
+        raise ValueError(f"Expected a header that a result can refer to, found another ({kind}): {path}") from error
+
+
+def _read_source(scan):
+    with scan.path.open("rb") as file:
+        return read_header(file)
+
+
+def _reference(source):
+    """What highdicom needs to know of the source: a single frame, of nobody."""
+    from pydicom import Dataset
+
+    reference = Dataset()
+    reference.file_meta = source.file_meta
+    for keyword in (*_REFERENCE, *_COMPRESSION):
+        if keyword in source:
+            reference[keyword] = source[keyword]
+    for keyword in (*_PATIENT, *_STUDY):
+        setattr(reference, keyword, None)
+    reference.Modality = "US"
+    reference.SOPClassUID = SINGLE_CLASSES[0]
+    return reference
+
+
+def _describe(number, label, model, remark):
+    """The description of a segment, with its codes."""
+    import highdicom
+    from pydicom.sr.codedict import codes
+
+    description = highdicom.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=label,
+        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+        segmented_property_type=codes.SCT.Lesion,
+        algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=highdicom.AlgorithmIdentificationSequence(
+            name="busseg",
+            version=__version__,
+            family=codes.cid7162.ArtificialIntelligence,
+            parameters={"model": model},
+        ),
+        anatomic_regions=[codes.SCT.Breast],
+    )
+    if label in LESIONS:
+        modifier = {"benign": codes.SCT.Benign, "malignant": codes.SCT.Malignant}[label]
+        (kind,) = description.SegmentedPropertyTypeCodeSequence
+        kind.SegmentedPropertyTypeModifierCodeSequence = [highdicom.sr.CodedConcept.from_code(modifier)]
+    if remark:
+        description.SegmentDescription = remark
+    return description
+
+
+def _fill(segmentation, lesions, scan, source):
+    """Put the frames with a lesion, `(number, segment, mask)`, in place of the one, empty, of `segmentation`."""
+    from pydicom import Dataset
+
+    model = segmentation.PerFrameFunctionalGroupsSequence[0]
+    frames, bits, rest = [], bytearray(), np.empty(0, np.uint8)
+    for number, segment, mask in lesions:
+        frames.append(_frame(model, number, segment, source))
+        # A frame may end within a byte; the next then begins there.
+        pixels = np.concatenate([rest, mask.ravel()])
+        whole = len(pixels) // 8 * 8
+        bits += np.packbits(pixels[:whole], bitorder="little").tobytes()
+        rest = pixels[whole:]
+    if not frames:
+        frames, rest = [_frame(model, 1, 1, source)], np.zeros(scan.shape, np.uint8).ravel()
+    bits += np.packbits(rest, bitorder="little").tobytes()
+    segmentation.PerFrameFunctionalGroupsSequence = frames
+    segmentation.NumberOfFrames = len(frames)
+    segmentation.PixelData = bytes(bits) + b"\0" * (len(bits) % 2)
+    segmentation.ContentCreatorName = None  # nobody, and must be told so
+    segmentation.SourceImageSequence = [_frame_reference(source)]
+    (series,) = segmentation.ReferencedSeriesSequence
+    series.ReferencedInstanceSequence = [_frame_reference(source)]
+    (shared,) = segmentation.SharedFunctionalGroupsSequence
+    shared.pop("SegmentIdentificationSequence", None)  # where highdicom tells of a segment that is the only one
+    # The frames are told apart by their segment, and by their place in the clip.
+    (by_segment,) = segmentation.DimensionIndexSequence
+    by_time = Dataset()
+    by_time.DimensionOrganizationUID = by_segment.DimensionOrganizationUID
+    by_time.DimensionIndexPointer = "TemporalPositionIndex"
+    by_time.FunctionalGroupPointer = "FrameContentSequence"
+    by_time.DimensionDescriptionLabel = "Temporal Position Index"
+    segmentation.DimensionIndexSequence = [by_segment, by_time]
+
+
+def _place(segmentation, spacing_mm):
+    """Give the frames of a segmentation a plane and a scale, `(row, column)`; see `write_segmentation`."""
+    from pydicom import Dataset
+    from pydicom.uid import generate_uid
+    from pydicom.valuerep import DS
+
+    segmentation.FrameOfReferenceUID, segmentation.PositionReferenceIndicator = generate_uid(), None
+    orientation, measures = Dataset(), Dataset()
+    orientation.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    measures.PixelSpacing = [DS(mm, auto_format=True) for mm in spacing_mm]  # at most 16 letters
+    measures.SliceThickness = measures.SpacingBetweenSlices = 1
+    (shared,) = segmentation.SharedFunctionalGroupsSequence
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [measures]
+    for frame in segmentation.PerFrameFunctionalGroupsSequence:
+        position = Dataset()
+        position.ImagePositionPatient = [0, 0, frame.FrameContentSequence[0].TemporalPositionIndex - 1]
+        frame.PlanePositionSequence = [position]
+
+
+def _frame(model, number, segment, source):
+    """What the segmentation tells of one of its frames."""
+    from pydicom import Dataset
+
+    frame = deepcopy(model)
+    (content,) = frame.FrameContentSequence
+    content.TemporalPositionIndex = number
+    content.DimensionIndexValues = [segment, number]
+    identification = Dataset()
+    identification.ReferencedSegmentNumber = segment
+    frame.SegmentIdentificationSequence = [identification]
+    frame.DerivationImageSequence[0].SourceImageSequence[0].update(_frame_reference(source, number))
+    return frame
+
+
+def _frame_reference(source, number=None):
+    """A reference to the source, or to the `number`-th of its frames."""
+    from pydicom import Dataset
+
+    reference = Dataset()
+    reference.ReferencedSOPClassUID = source.SOPClassUID
+    reference.ReferencedSOPInstanceUID = source.SOPInstanceUID
+    if number and int(source.get("NumberOfFrames") or 1) > 1:
+        reference.ReferencedFrameNumber = number
+    return reference
+
+
+def _write(path, result, source):
+    """Copy what the source tells of patient and study, and write the file, whole or not at all."""
+    source.SOPClassUID = SINGLE_CLASSES[0]  # highdicom knows no retired class; of none is anything else copied
+    result.copy_patient_and_study_information(source)
+    if "SpecificCharacterSet" in source:
+        result.SpecificCharacterSet = source.SpecificCharacterSet
+    result.PatientOrientation = None  # unknown, and must be told so
+    for element in result:
+        # Some files have dates and times as they were before DICOM, 1997.04.24 and 14:04:38.
+        mark = {"DA": ".", "TM": ":"}.get(element.VR)
+        if mark and element.value:
+            element.value = str(element.value).replace(mark, "")
+    with replacing(path) as temporary:
+        result.save_as(temporary)

@@ -1,0 +1,54 @@
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from busseg.imaging import threads
+from busseg.imaging.threads import map_in_turn
+
+
+def most_held(pixels, monkeypatch, limit=100, workers=8):
+    """The most pixels that are held at once where each thing holds that many from its start until it is taken."""
+    monkeypatch.setattr(threads, "PIXELS_AHEAD", limit)
+    held, most, lock = 0, 0, threading.Lock()
+
+    def work(thing):
+        nonlocal held, most
+        with lock:
+            held += thing
+            most = max(most, held)
+        time.sleep(0.002)
+        return thing
+
+    with ThreadPoolExecutor(workers) as pool:
+        for taken, expected in zip(map_in_turn(pool, work, pixels, lambda thing: thing), pixels, strict=True):
+            assert taken == expected
+            with lock:
+                held -= taken
+    return most
+
+
+def test_what_is_held_is_bounded_not_by_the_threads_but_by_the_pixels(monkeypatch):
+    assert 40 < most_held([40] * 30, monkeypatch) <= 140  # two of 40, and one that was taken this moment
+
+
+def test_what_is_larger_than_the_bound_goes_alone(monkeypatch):
+    assert most_held([150] * 10, monkeypatch) <= 300  # it, and the one that was taken this moment
+
+
+def test_small_things_are_worked_on_together(monkeypatch):
+    assert most_held([1] * 50, monkeypatch) > 4
+
+
+def test_error_comes_in_its_turn():
+    def fail(thing):
+        if thing == 2:
+            raise ValueError("two")
+        return thing
+
+    with ThreadPoolExecutor(4) as pool:
+        results = map_in_turn(pool, fail, range(4), lambda thing: 0)
+        assert [next(results), next(results)] == [0, 1]
+        with pytest.raises(ValueError, match=r"^two$"):
+            next(results)
