@@ -66,4 +66,4 @@ def warnings_of_known(models):
 def notes_on_unknown(models):
     """A sentence, if any, on the models that do not say which images they learnt from."""
     names = [model["name"] for model in models if model["known"] is None]
-    return [f"Unknown: {', '.join(names)} do not say which images they learnt from."] if names else []
+    return [f"Unknown: which images {' and '.join(names)} learnt from."] if names else []

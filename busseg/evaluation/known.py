@@ -53,7 +53,7 @@ def format_known(one):
     known = one.get("known")
     if not known or not known["images"]:
         return []
-    apart = f" The other {one['unseen']['images']} are scored apart, below." if "unseen" in one else ""
+    apart = f" The others, {one['unseen']['images']}, are scored apart, below." if "unseen" in one else ""
     return textwrap.wrap(known["warning"] + apart, 100, initial_indent="WARNING: ", subsequent_indent="         ")
 
 

@@ -452,7 +452,7 @@ def test_model_that_knows_what_it_is_scored_on_is_warned_of_first(tmp_path):
 def test_models_that_do_not_say_what_they_learnt_from_are_named_last(tmp_path):
     comparison = compare([plain(tmp_path / "a"), plain(tmp_path / "b")])
     assert comparison["warnings"] == []
-    assert format_comparison(comparison).endswith("\nUnknown: a, b do not say which images they learnt from.")
+    assert format_comparison(comparison).endswith("\nUnknown: which images a and b learnt from.")
 
 
 def test_dataset_without_classes_or_normals_is_compared_by_its_masks(tmp_path):

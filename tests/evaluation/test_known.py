@@ -43,7 +43,9 @@ def test_nothing_is_scored_apart_where_all_are_alike(known):
 def test_warning_comes_before_the_scores_and_the_others_after_them():
     lines = format_summary({"test": summarise(SOME)}).splitlines()
     assert lines[0] == "=== test ==="
-    assert " ".join(line.strip() for line in lines[1:3]) == (f"WARNING: {WARNING} The other 1 are scored apart, below.")
+    assert " ".join(line.strip() for line in lines[1:3]) == (
+        f"WARNING: {WARNING} The others, 1, are scored apart, below."
+    )
     assert lines[3] == "3 images of 3 groups, scores [95 % interval]"
     apart = lines[lines.index("=== test, new to the model ===") :]
     assert apart[1] == "1 images of 1 groups, scores [95 % interval]"

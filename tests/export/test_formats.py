@@ -12,6 +12,7 @@ import pytest
 
 import busseg
 from busseg.export.formats import FORMATS, export_litert, export_onnx, export_openvino, export_saved_model
+from busseg.inference.metadata import read_metadata
 from busseg.inference.predictor import Predictor
 from busseg.inference.runtimes import load_keras
 from busseg.models.unet import build_unet
@@ -297,7 +298,7 @@ def test_full_disk_leaves_the_old_export(tmp_path, echo_file, export, name, mess
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-def test_every_format_tells_what_its_user_must_know(tiny_exports):
+def test_every_format_tells_what_its_user_must_know(tiny_run, tiny_exports):
     import openvino
 
     network = openvino.Core().read_model(tiny_exports["openvino"] / "model.xml")
@@ -309,7 +310,7 @@ def test_every_format_tells_what_its_user_must_know(tiny_exports):
     }
     expected = {"task": "ultrasound", "classes": ["normal", "benign", "malignant"], "image_size": 32, "threshold": 0.5}
     for format in FORMATS:
-        assert json.loads(told[format]) == {"busseg": busseg.__version__, **expected}
+        assert json.loads(told[format]) == {"busseg": busseg.__version__, **expected, **read_metadata(tiny_run)}
 
 
 # === ONNX ===
