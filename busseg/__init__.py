@@ -1,6 +1,8 @@
 """Breast-ultrasound classification and lesion segmentation with one U-Net.
 
-To import busseg, before Keras or after, is enough for `keras.models.load_model` to load its models.
+What most users need can be imported from here, such as `busseg.Predictor`; see `__all__`. Each name loads its module
+when it is first used, so `import busseg` is fast. `import busseg`, before Keras or after it, registers busseg's layers,
+so that `keras.models.load_model` loads its models.
 """
 
 import importlib
@@ -8,6 +10,21 @@ import sys
 from importlib.machinery import PathFinder
 
 __version__ = "0.1.0"
+
+# Public name -> its module and its name there.
+_PUBLIC = {
+    "Predictor": ("busseg.inference.predictor", "Predictor"),
+    "Prediction": ("busseg.inference.predictor", "Prediction"),
+    "find_samples": ("busseg.data", "find_samples"),
+    "Recipe": ("busseg.training.recipe", "Recipe"),
+    "load_recipe": ("busseg.training.recipe", "load_recipe"),
+    "build_unet": ("busseg.models.unet", "build_unet"),
+    "build_classifier": ("busseg.models.classifier", "build_classifier"),
+    "train": ("busseg.experiments.train", "train_model"),
+    "evaluate": ("busseg.experiments.score", "score_model"),
+    "cross_validate": ("busseg.experiments.crossval", "cross_validate"),
+}
+__all__ = sorted(_PUBLIC)
 
 # What Keras must know of to load our models. None of them imports another.
 _REGISTERING = (
@@ -17,6 +34,17 @@ _REGISTERING = (
     "busseg.training.metrics",
     "busseg.training.optimizer",
 )
+
+
+def __getattr__(name):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'busseg' has no attribute {name!r}")
+    module, attribute = _PUBLIC[name]
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})
 
 
 class _AfterKeras:

@@ -13,8 +13,8 @@ from busseg.cli.program import (
     Splits,
     app,
     check_datasets,
-    load_predictor,
     report_failures,
+    start_keras_for,
 )
 from busseg.cli.terminal import say
 
@@ -46,9 +46,9 @@ def evaluate(
 
     title = check_datasets(data)
     check_folder(out, EVALUATION)
-    predictor = load_predictor(model, sensitivity)
+    start_keras_for(model)
     summary, rows = score_model(
-        predictor, model, data, out, splits=splits, fold=fold, robustness=robustness, title=title
+        model, data, out, splits=splits, fold=fold, robustness=robustness, sensitivity=sensitivity, title=title
     )
     say(format_summary(summary))
     say(f"\nWrote {out}")

@@ -109,6 +109,13 @@ def needs_keras(model):
     return str(model) not in SHIPPED and model.suffix != ".onnx"
 
 
+def start_keras_for(model):
+    """Import Keras in peace, if a model may need it."""
+    if needs_keras(model):
+        with starting_keras():
+            import keras  # noqa: F401
+
+
 def load_predictor(model, sensitivity=None):
     """A predictor; Keras is started only for a model that needs it."""
     from busseg.inference.predictor import Predictor

@@ -9,23 +9,24 @@ from busseg.data.splits import PARTS, read_split
 from busseg.evaluation.report import HEADLINE, write_report
 from busseg.evaluation.robustness import measure_robustness, write_robustness
 from busseg.evaluation.scoring import evaluate
+from busseg.inference.predictor import Predictor
 from busseg.storage.claims import claim_folder
 from busseg.storage.run_folder import EVALUATION, ROBUSTNESS, SPLITS
 
 
-def score_model(predictor, model, data, out, *, splits=None, fold=None, robustness=False, title=None):
+def score_model(model, data, out, *, splits=None, fold=None, robustness=False, sensitivity=None, title=None):
     """Score a trained model on datasets, and write the report.
 
     The parts are those of the splits file; without one, those a run's folder was trained with; else all images are one.
 
     Args:
-        predictor: The `Predictor` of the model.
-        model: Name or path of the model, as the `Predictor` was given it.
+        model: Name or path of the model, as `Predictor` takes it.
         data: Path of a dataset folder, or a sequence of them; see `find_samples`.
         out: Path of the output folder; see `score_parts`.
         splits: Path of a CSV file of folds.
         fold: Number of the fold in it.
         robustness: Whether to score under disturbances, too; see `measure_robustness`.
+        sensitivity: As of `Predictor`.
         title: What to call the datasets in the report; their path by default.
 
     Returns:
@@ -33,9 +34,10 @@ def score_model(predictor, model, data, out, *, splits=None, fold=None, robustne
 
     Raises:
         FileExistsError: If `out` holds other files than a former evaluation.
+        FileNotFoundError: If there is no model, or no dataset.
         ValueError: If there is a fold but no splits file, or the datasets do not fit the splits.
     """
-    model = Path(model)
+    predictor, model = Predictor(model, sensitivity=sensitivity), Path(model)
     samples = find_samples(data, predictor.task)
     if splits is None and (model / SPLITS).is_file():
         splits = model / SPLITS
