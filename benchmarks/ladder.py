@@ -19,14 +19,14 @@ from benchmarks.reporting import measure_and_report, parse_arguments
 BOTTOM, TOP = NETWORKS["as it comes"], NETWORKS["fast"]
 ONEDNN = {"off": "0", "by default": None, "on": "1"}
 # The settings in which they differ, from the bottom.
-CHANGES = ("folded", "decoder", "width", "frozen", "precision", "frozen_depthwise")
+CHANGES = ("fold_batch_norm", "decoder", "width", "frozen", "precision", "frozen_depthwise")
 # How many times as fast each rung was expected to be as the one below it, before it was measured: oneDNN as seen on
 # another processor; folding by what batch normalization took of a profile; the decoder and its width by multiply-adds;
 # freezing and half precision by a first try at the same network with another decoder; depthwise kernels by a first try.
 PREDICTED = {
     "oneDNN by default": 2.3,
     "oneDNN on": 1.0,
-    "folded True": 1.5,
+    "fold_batch_norm True": 1.5,
     "decoder add": 1.9,
     "width 16": 1.3,
     "frozen 2": 1.4,

@@ -24,7 +24,7 @@ NETWORKS["fast"] = {
     "encoder": "efficientnet_lite0",
     "width": 16,
     "decoder": "add",
-    "folded": True,
+    "fold_batch_norm": True,
     "frozen": 2,
     "frozen_depthwise": True,
     "precision": "mixed_bfloat16",

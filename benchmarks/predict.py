@@ -23,7 +23,7 @@ from benchmarks.measuring import AS_BUSSEG, Worker, loop_over_files, spread, tim
 from benchmarks.pipeline import dataset
 from benchmarks.reporting import measure_and_report, parse_arguments
 from benchmarks.torch_peer import FINEST, missing_peer
-from busseg.inference.predictor import SHIPPED
+from busseg.inference.predictor import PACKAGED
 
 NETWORKS = {"best": ("best", "small"), "small": ("small",)}  # the recipes of each model that ships
 QUICK = {"images": 12, "phantoms": 4, "lengths": [10, 50], "repeats": 2}
@@ -101,7 +101,7 @@ def _against_peers(inputs, place, encoder, repeats, torch_python):
             rows.append({"what": name, "images/s": spread([count / s for s in times["first"]]), **peer.facts})
             rows[-1]["busseg is faster by"] = spread(times["gain"])
         rows.insert(0, {"what": "busseg, best", "images/s": spread([count / s for s in times["second"]]), **ours.facts})
-    rows += [_against_the_limit(name, repeats) for name in SHIPPED]
+    rows += [_against_the_limit(name, repeats) for name in PACKAGED]
     if missing:
         rows.append({"what": "segmentation_models_pytorch", "skipped": missing})
     return rows
@@ -159,7 +159,7 @@ def model_alone(name):
     from busseg.inference.runtimes import load
 
     facts = shipped(name)
-    run, _, _ = load(SHIPPED[name])
+    run, _, _ = load(PACKAGED[name])
     batch = np.random.default_rng(0).uniform(0, 255, (16, facts["size"], facts["size"], 1)).astype(np.float32)
     run(batch)
     return {"images": 16, **facts}, lambda: run(batch)
@@ -169,7 +169,7 @@ def keras_files(inputs, out, size):
     """A worker's maker: the loop of many scripts, one image at a time, with Keras' `predict`."""
     from busseg.models.serving import average
 
-    model = average(*networks_like("best"), mirrored=True)
+    model = average(*networks_like("best"), flip_tta=True)
     return {}, loop_over_files(
         inputs, out, size, lambda x: model.predict(x[None, ..., None], verbose=0)["mask"][0, ..., 0]
     )

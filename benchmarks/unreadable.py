@@ -52,9 +52,9 @@ def measure(data=(), count=16, model="best"):
     rows = []
     for kind, images in kinds.items():
         found = [p for i in range(0, len(images), 16) for p in predictor.predict_batch(images[i : i + 16])]
-        flagged = sum(not prediction.readable for prediction in found)
-        told = spread([prediction.novelty for prediction in found])
-        rows.append({"kind": kind, "images": len(found), "flagged": flagged, "novelty": told})
+        flagged = sum(not prediction.in_distribution for prediction in found)
+        told = spread([prediction.ood_score for prediction in found])
+        rows.append({"kind": kind, "images": len(found), "flagged": flagged, "ood_score": told})
     return rows
 
 

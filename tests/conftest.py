@@ -159,14 +159,14 @@ def echo_model():
 
 @pytest.fixture(scope="session")
 def told_model(echo_model):
-    """`echo_model` that tells its uncertainty, and a novelty that is twice the mean of the image / 255."""
+    """`echo_model` that tells its uncertainty, and a ood_score that is twice the mean of the image / 255."""
     import keras
 
-    from busseg.models.serving import tell_uncertainty
+    from busseg.models.serving import add_uncertainty
 
-    novelty = 2 * keras.ops.mean(echo_model.output["mask"], axis=(1, 2))
-    told = keras.Model(echo_model.input, {**echo_model.output, "novelty": novelty}, name="told")
-    return tell_uncertainty(told)
+    ood_score = 2 * keras.ops.mean(echo_model.output["mask"], axis=(1, 2))
+    told = keras.Model(echo_model.input, {**echo_model.output, "ood_score": ood_score}, name="told")
+    return add_uncertainty(told)
 
 
 @pytest.fixture(scope="session")

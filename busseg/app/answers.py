@@ -15,7 +15,7 @@ from busseg.imaging.dicom import Scan
 from busseg.imaging.dicom_seg import write_segmentation
 from busseg.inference.frames import find_frames, predict_frame
 from busseg.inference.overlay import draw_heat
-from busseg.inference.predictor import THRESHOLD, UNREADABLE, Prediction
+from busseg.inference.predictor import OUT_OF_DISTRIBUTION, THRESHOLD, Prediction
 
 _JUDGED = 9  # frames of a clip, at most, by which it is judged as a whole
 
@@ -34,7 +34,7 @@ class Answer:
         content: The bytes of a DICOM file or a clip; None of other images.
         frame: Number of the frame, from 1.
         frames: Number of the file's frames.
-        clip_readable: Whether the clip as a whole looks like those the model has learnt from.
+        clip_in_distribution: Whether the clip as a whole looks like those the model has learnt from.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Answer:
     content: bytes | None = None
     frame: int = 1
     frames: int = 1
-    clip_readable: bool = True
+    clip_in_distribution: bool = True
 
     @property
     def stem(self):
@@ -54,18 +54,18 @@ class Answer:
         return Path(self.name).stem + (f"_frame_{self.frame}" if self.frames > 1 else "")
 
     @property
-    def readable(self):
+    def in_distribution(self):
         """Whether the image, and the clip that it is of, look like those the model has learnt from."""
-        return self.prediction.readable and self.clip_readable
+        return self.prediction.in_distribution and self.clip_in_distribution
 
     @property
     def warnings(self):
         """Those of the prediction, and that the clip is not like those the model has learnt from."""
         found = self.prediction.warnings
-        return found if self.readable or UNREADABLE in found else (UNREADABLE, *found)
+        return found if self.in_distribution or OUT_OF_DISTRIBUTION in found else (OUT_OF_DISTRIBUTION, *found)
 
 
-def answer_file(predictor, path, threshold=THRESHOLD, frame=1, clip_readable=None):
+def answer_file(predictor, path, threshold=THRESHOLD, frame=1, clip_in_distribution=None):
     """Read an image file, or a frame of a clip or a DICOM file, and predict it.
 
     Args:
@@ -73,7 +73,7 @@ def answer_file(predictor, path, threshold=THRESHOLD, frame=1, clip_readable=Non
         path: Path of an image, a video or a DICOM file; see `frames.find_frames`.
         threshold: Lesion probability, above 0 and up to 1, from which on a pixel is lesion.
         frame: Number of the frame, from 1.
-        clip_readable: See `Answer`; by default it is found by some of the clip's frames.
+        clip_in_distribution: See `Answer`; by default it is found by some of the clip's frames.
 
     Returns:
         An `Answer`.
@@ -93,27 +93,38 @@ def answer_file(predictor, path, threshold=THRESHOLD, frame=1, clip_readable=Non
     prediction = predict_frame(predictor, found, image)
     count = (found.scan or found.clip).frame_count if found.number else 1
     content = path.read_bytes() if found.scan or count > 1 else None
-    if clip_readable is None:
-        clip_readable = prediction.novelty is None or count == 1 or _is_readable(predictor, frames[:count])
+    if clip_in_distribution is None:
+        clip_in_distribution = (
+            prediction.ood_score is None or count == 1 or _clip_in_distribution(predictor, frames[:count])
+        )
     answer = Answer(
-        path.name, image, prediction, predictor.classes, THRESHOLD, found.scan, content, frame, count, clip_readable
+        path.name,
+        image,
+        prediction,
+        predictor.classes,
+        THRESHOLD,
+        found.scan,
+        content,
+        frame,
+        count,
+        clip_in_distribution,
     )
     return at_threshold(answer, threshold)
 
 
-def _is_readable(predictor, frames):
-    """Whether the median novelty of a clip, by some frames spread over it, is that of an image the model can read."""
-    novelty = []
+def _clip_in_distribution(predictor, frames):
+    """Whether the median ood_score of a clip, by some frames spread over it, is that of an image the model can read."""
+    ood_score = []
     for frame in frames[:: -(-len(frames) // _JUDGED)]:
         with suppress(OSError, ValueError):  # a broken frame says nothing of the others
-            novelty.append(predict_frame(predictor, frame, frame.read(predictor)).novelty)
-    return median(novelty or [0]) <= 1
+            ood_score.append(predict_frame(predictor, frame, frame.read(predictor)).ood_score)
+    return median(ood_score or [0]) <= 1
 
 
 def answer_frame(predictor, answer, frame):
     """The answer to another frame of the same clip, at the same threshold; see `answer_file`."""
     with _as_file(answer) as path:
-        return answer_file(predictor, path, answer.threshold, frame, answer.clip_readable)
+        return answer_file(predictor, path, answer.threshold, frame, answer.clip_in_distribution)
 
 
 def segmentation(answer, model):
@@ -127,11 +138,11 @@ def segmentation(answer, model):
         The bytes of a DICOM file.
 
     Raises:
-        ValueError: If the image was no DICOM, one that a segmentation cannot refer to, or `UNREADABLE`.
+        ValueError: If the image was no DICOM, one that a segmentation cannot refer to, or `OUT_OF_DISTRIBUTION`.
         ImportError: If highdicom is missing.
     """
-    if not answer.readable:
-        raise ValueError(f"Expected a scan to segment, found one {UNREADABLE}: {answer.name}")
+    if not answer.in_distribution:
+        raise ValueError(f"Expected a scan to segment, found one {OUT_OF_DISTRIBUTION}: {answer.name}")
     if answer.scan is None:
         raise ValueError(f"Expected an answer to a DICOM file, found one to another image: {answer.name}")
     with _as_file(answer) as path:
@@ -193,8 +204,8 @@ def facts(answer):
         `height` of the image, `lesion_px`, `lesion_mm2` (None where the image does not tell its scale),
         `lesion_fraction`, `box` (left, top, width, height in pixels, or None), `contours` (lists of x, y),
         `uncertainty`, `regions` (of a DICOM frame, those that were read, empty where that is the whole frame; None of
-        other images), `warning` (None, or why the answer is not to be trusted, such as `UNREADABLE`), and `mask`: a PNG
-        of native size, 0/255, as a `data:` address.
+        other images), `warning` (None, or why the answer is not to be trusted, such as `OUT_OF_DISTRIBUTION`), and
+        `mask`: a PNG of native size, 0/255, as a `data:` address.
     """
     prediction = answer.prediction
     height, width = answer.image.shape

@@ -139,7 +139,7 @@ def _show(answer):
 
 def _offer(answer):
     """What can be asked of an `Answer`, or of none; what was asked of the one before is cleared."""
-    frames, readable = (answer.frames, answer.readable) if answer else (1, False)
+    frames, readable = (answer.frames, answer.in_distribution) if answer else (1, False)
     return (
         gr.Slider(maximum=max(2, frames), value=answer.frame if answer else 1, visible=frames > 1),
         gr.Button(visible=bool(readable and answer.scan)),

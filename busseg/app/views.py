@@ -6,7 +6,7 @@ import jinja2
 
 from busseg.app.answers import address, facts, png_address
 from busseg.inference.overlay import LESION_RGB
-from busseg.inference.predictor import UNREADABLE
+from busseg.inference.predictor import OUT_OF_DISTRIBUTION
 
 _templates = jinja2.Environment(
     loader=jinja2.PackageLoader("busseg.app"),
@@ -49,13 +49,17 @@ def view_facts(answer=None):
     told = facts(answer)
     saved = json.dumps({name: value for name, value in told.items() if name != "mask"}).encode()
     return _templates.get_template("facts.html").render(
-        told, answer=answer, unreadable=UNREADABLE, stem=answer.stem, json=address("application/json", saved)
+        told,
+        answer=answer,
+        out_of_distribution=OUT_OF_DISTRIBUTION,
+        stem=answer.stem,
+        json=address("application/json", saved),
     )
 
 
 def view_table(told):
     """The table of a batch, without columns that are empty, and a link to its ZIP; what is wrong with a file stands by
-    its name. What is `UNREADABLE` has no class there.
+    its name. What is `OUT_OF_DISTRIBUTION` has no class there.
 
     Args:
         told: What `Endpoints.predict_batch` tells.
@@ -67,4 +71,4 @@ def view_table(told):
 
 
 def _without_class(row):
-    return row | {"label": ""} if row["warning"].startswith(UNREADABLE) else row
+    return row | {"label": ""} if row["warning"].startswith(OUT_OF_DISTRIBUTION) else row

@@ -18,8 +18,8 @@ from busseg.cli.program import (
     needs_keras,
     progress_bar,
     report_failures,
+    report_out_of_distribution,
     report_passed,
-    report_unreadable,
     report_warnings,
     starting_keras,
 )
@@ -74,7 +74,7 @@ def predict(
     from busseg.inference.batch import predict_files
     from busseg.inference.frames import count_frames
     from busseg.inference.inputs import survey_inputs
-    from busseg.inference.predictor import UNREADABLE
+    from busseg.inference.predictor import OUT_OF_DISTRIBUTION
     from busseg.storage.claims import check_folder
     from busseg.storage.run_folder import PREDICTION
 
@@ -97,8 +97,8 @@ def predict(
                 failed.setdefault(row["file"], row)  # one line a file, however many frames
                 continue
             warned[row["file"]][row["warning"]] += 1
-            headline = UNREADABLE
-            if not row["warning"].startswith(UNREADABLE):
+            headline = OUT_OF_DISTRIBUTION
+            if not row["warning"].startswith(OUT_OF_DISTRIBUTION):
                 answered += 1
                 malignant += _is_malignant(row, sensitivity)
                 decision = f", malignant at sensitivity {sensitivity:g}" if _is_malignant(row, sensitivity) else ""
@@ -116,7 +116,7 @@ def predict(
     say(f"Wrote {out}")
     report_passed(passed)
     report_warnings(warned)
-    report_unreadable(warned)
+    report_out_of_distribution(warned)
     report_failures(list(failed.values()), len(files))
 
 

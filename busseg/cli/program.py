@@ -104,9 +104,9 @@ def starting_keras():
 
 def needs_keras(model):
     """Whether a model may need Keras, whose start takes seconds."""
-    from busseg.inference.predictor import SHIPPED
+    from busseg.inference.predictor import PACKAGED
 
-    return str(model) not in SHIPPED and model.suffix != ".onnx"
+    return str(model) not in PACKAGED and model.suffix != ".onnx"
 
 
 def start_keras_for(model):
@@ -167,16 +167,16 @@ def report_warnings(warned):
             complain(f"warning: {warning}{frames}: {file}")
 
 
-def report_unreadable(warned):
-    """Count the files of `report_warnings` that are `UNREADABLE` as a whole, and say what they lack."""
+def report_out_of_distribution(warned):
+    """Count the files of `report_warnings` that are `OUT_OF_DISTRIBUTION` as a whole, and say what they lack."""
     from busseg.imaging.dicom import is_dicom
-    from busseg.inference.predictor import UNREADABLE
+    from busseg.inference.predictor import OUT_OF_DISTRIBUTION
 
-    unreadable = [file for file, counts in warned.items() if all(one.startswith(UNREADABLE) for one in counts)]
+    unreadable = [file for file, counts in warned.items() if all(one.startswith(OUT_OF_DISTRIBUTION) for one in counts)]
     if unreadable:
         scans = sum(is_dicom(file) for file in unreadable)
         complain(
-            f"{len(unreadable)} of {len(warned)} files are {UNREADABLE}: no class is told"
+            f"{len(unreadable)} of {len(warned)} files are {OUT_OF_DISTRIBUTION}: no class is told"
             + (f", and of {scans} DICOM files no DICOM SEG is written" if scans else "")
         )
 

@@ -20,7 +20,7 @@ from busseg.data.fingerprints import describe_fingerprints, fingerprint_samples,
 from busseg.data.readers import breakhis
 from busseg.inference.metadata import read_metadata
 from busseg.inference.operating_point import adapt_thresholds, find_operating_point, tabulate_thresholds
-from busseg.inference.predictor import UNREADABLE, Predictor
+from busseg.inference.predictor import OUT_OF_DISTRIBUTION, Predictor
 from busseg.storage.archives import add_metadata
 from busseg.storage.files import replacing
 from busseg.storage.run_folder import MODEL
@@ -203,11 +203,11 @@ def _predict(predictor, samples, progress):
             except (OSError, ValueError) as error:
                 failures.append({"file": sample.name, "error": str(error)})
         for sample, prediction in zip(batch, predictor.predict_batch(images) if images else []):
-            if prediction.readable:
+            if prediction.in_distribution:
                 scans.append(sample)
                 probabilities.append(prediction.probabilities)
             else:
-                error = f"Expected a scan that the model can read, found one {UNREADABLE}: {sample.image}"
+                error = f"Expected a scan that the model can read, found one {OUT_OF_DISTRIBUTION}: {sample.image}"
                 failures.append({"file": sample.name, "error": error})
     return scans, np.reshape(probabilities, (-1, len(predictor.classes))).astype(float), failures
 

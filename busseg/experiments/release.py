@@ -24,12 +24,12 @@ from busseg.inference.operating_point import tabulate_thresholds
 from busseg.inference.predictor import Predictor
 from busseg.inference.runtimes import load_keras
 from busseg.models.serving import (
+    add_ood_score,
+    add_uncertainty,
     average,
+    make_mask_follow_class,
     network_inside,
-    reconcile,
     set_temperature,
-    tell_novelty,
-    tell_uncertainty,
 )
 from busseg.storage.archives import add_metadata
 from busseg.storage.claims import claim_folder
@@ -46,7 +46,7 @@ from busseg.storage.run_folder import (
     fold_folder,
 )
 from busseg.training.calibration import apply_temperature, fit_temperature
-from busseg.training.novelty import fit_novelty, measure_novelty
+from busseg.training.ood import fit_ood, measure_ood
 from busseg.training.recipe import load_recipe
 
 # How far an image may be: so much farther than all but a hundredth of the known ones, out of fold. Scans of other
@@ -70,14 +70,14 @@ def score_together(samples, crossvals, out):
     Raises:
         FileExistsError: If `out` holds something else.
         FileNotFoundError: If one of the folders is none.
-        ValueError: If the folds differ, or only some recipes are `mirrored`.
+        ValueError: If the folds differ, or only some recipes use `flip_tta`.
     """
     crossvals = [Path(crossval) for crossval in crossvals]
     recipes = [load_recipe(fold_folder(crossval, 0) / RECIPE) for crossval in crossvals]
     splits = [_read_splits(samples, crossval) for crossval in crossvals]
     for crossval, recipe, mine in zip(crossvals, recipes, splits):
-        if recipe.mirrored != recipes[0].mirrored:
-            raise ValueError(f"Expected recipes that are all mirrored or none, found another: {crossval}")
+        if recipe.flip_tta != recipes[0].flip_tta:
+            raise ValueError(f"Expected recipes that all use flip_tta or none, found another: {crossval}")
         if [split.test for split in mine] != [split.test for split in splits[0]]:
             raise ValueError(f"Expected cross-validations by the same folds, found others: {crossval}")
     with claim_folder(out, RELEASE) as out:
@@ -116,7 +116,7 @@ def release_model(samples, crossvals, runs, out, *, float16=False):
         float16: Whether weights are rounded to half precision, in which `model.onnx` then stores most of them.
 
     Returns:
-        What `release.json` holds: `temperature` and `novelty_limit`, by all folds; and by each fold as the others would
+        What `release.json` holds: `temperature` and `ood_limit`, by all folds; and by each fold as the others would
         have it, so that no image is judged by itself, `ece` before and after, `flagged`, the share of images that are
         called foreign, and `operating_points`, see `tabulate_thresholds`, which both models carry.
 
@@ -147,16 +147,16 @@ def _average(samples, crossvals, runs, out, float16):
         others = fit_temperature(probabilities[folds != fold], true[folds != fold])
         calibrated[folds == fold] = apply_temperature(probabilities[folds == fold], others)
 
-    novelty = {
-        fold: _novelty_out_of_fold(samples, fold_folder(crossvals[0], fold), fold) for fold in track(np.unique(folds))
+    ood_score = {
+        fold: _ood_out_of_fold(samples, fold_folder(crossvals[0], fold), fold) for fold in track(np.unique(folds))
     }
-    limit = _limit(novelty.values())
-    flagged = [novelty[fold] > _limit(d for other, d in novelty.items() if other != fold) for fold in novelty]
+    limit = _limit(ood_score.values())
+    flagged = [ood_score[fold] > _limit(d for other, d in ood_score.items() if other != fold) for fold in ood_score]
 
     malignant = true == CLASSES.index("malignant")
     found = {
         "temperature": temperature,
-        "novelty_limit": limit,
+        "ood_limit": limit,
         "ece": [calibration(labels, p)["ece"] for p in (probabilities, calibrated)],
         "flagged": float(np.mean(np.concatenate(flagged))),
         "operating_points": tabulate_thresholds(calibrated[malignant, CLASSES.index("malignant")]),
@@ -165,8 +165,8 @@ def _average(samples, crossvals, runs, out, float16):
     networks, recipe = [network_inside(load_keras(run)) for run in runs], load_recipe(runs[0] / RECIPE)
     for network in networks:
         set_temperature(network, temperature)
-    mean, whitening = fit_novelty(networks[0], read_split(runs[0] / SPLITS, samples).train, recipe.augmentation)
-    networks[0] = tell_novelty(networks[0], mean, whitening / limit)
+    mean, whitening = fit_ood(networks[0], read_split(runs[0] / SPLITS, samples).train, recipe.augmentation)
+    networks[0] = add_ood_score(networks[0], mean, whitening / limit)
     if float16:
         for network in networks:
             network.set_weights([_rounded(weight) for weight in network.get_weights()])
@@ -179,9 +179,9 @@ def _average(samples, crossvals, runs, out, float16):
 
 
 def _serve(networks, recipe):
-    several = recipe.mirrored or len(networks) > 1
-    model = tell_uncertainty(average(*networks, mirrored=recipe.mirrored) if several else networks[0])
-    return reconcile(model) if recipe.reconciled else model
+    several = recipe.flip_tta or len(networks) > 1
+    model = add_uncertainty(average(*networks, flip_tta=recipe.flip_tta) if several else networks[0])
+    return make_mask_follow_class(model) if recipe.mask_follows_class else model
 
 
 def _fingerprints(splits):
@@ -202,12 +202,12 @@ def _read_summary(crossval):
     return json.loads((crossval / SUMMARY).read_text(encoding="utf-8"))
 
 
-def _novelty_out_of_fold(samples, run, fold):
+def _ood_out_of_fold(samples, run, fold):
     """The distances of a fold's test images, in medians of those of its training images."""
     network, split = network_inside(load_keras(run)), read_split(run / SPLITS, samples, fold)
-    found = fit_novelty(network, split.train, load_recipe(run / RECIPE).augmentation)
-    return measure_novelty(network, split.test, *found)
+    found = fit_ood(network, split.train, load_recipe(run / RECIPE).augmentation)
+    return measure_ood(network, split.test, *found)
 
 
-def _limit(novelty):
-    return MARGIN * float(np.quantile(np.concatenate(list(novelty)), KNOWN))
+def _limit(ood_score):
+    return MARGIN * float(np.quantile(np.concatenate(list(ood_score)), KNOWN))

@@ -109,7 +109,7 @@ def _open(model, image):
 
 
 def _mean_heat(model, image, output, weigh, level):
-    """The mean heat of all that a model averages: its networks, and where it is mirrored also the mirror image.
+    """The mean heat of all that a model averages: its networks, and with flip TTA also the mirror image.
 
     Args:
         output: Name of the answer to explain.
@@ -119,17 +119,17 @@ def _mean_heat(model, image, output, weigh, level):
     networks = [layer for layer in model.layers if isinstance(layer, keras.Model)]
     heats = []
     for network in networks or [model]:
-        fit = partial(_squares, size=network.input_shape[1], mirrored=model.name.endswith("_mirrored"))
+        fit = partial(_squares, size=network.input_shape[1], flip_tta=model.name.endswith("_flip_tta"))
         coarse = _heats(network, fit(image), output, weigh(fit), level)
         fine = ops.convert_to_numpy(ops.image.resize(coarse[..., None], network.input_shape[1:3]))[..., 0]
         heats += [fit_to_native(heat, image.shape[:2]) for heat in (fine[0], *fine[1:, :, ::-1])]
     return np.mean(heats, axis=0)
 
 
-def _squares(pixels, size, mirrored):
+def _squares(pixels, size, flip_tta):
     """An image, and below it its mirror image, as a network takes them: `(1 or 2, size, size, channels)` float32."""
     square = fit_to_square(pixels, size).reshape(1, size, size, -1).astype(np.float32)
-    return np.concatenate([square, square[:, :, ::-1]]) if mirrored else square
+    return np.concatenate([square, square[:, :, ::-1]]) if flip_tta else square
 
 
 def _heats(network, squares, output, weights, level):

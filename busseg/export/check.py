@@ -16,7 +16,7 @@ TOLERANCE = {"float32": 1e-4, "float16": 0.1, "int8": 0.5}
 # Some networks lose more than that to rounding: a runtime may be so many times as far from the answer in float64 as
 # Keras itself, which sums in another order, and no farther than this.
 ROUNDING, MOST = 10, 0.01
-_ANSWERS = ("probability_map", "probabilities", "uncertainty", "novelty")  # what of a `Prediction` is compared
+_ANSWERS = ("probability_map", "probabilities", "uncertainty", "ood_score")  # what of a `Prediction` is compared
 
 
 def check(export, source, out, weights="float32"):
@@ -87,7 +87,7 @@ def _compare(source, images, found, weights, out):
 
 
 def largest_difference(found, exact, at_threshold=0.0):
-    """The largest difference of two lists of answers; of a novelty above 1, which has no bound, as a share of it.
+    """The largest difference of two lists of answers; of a ood_score above 1, which has no bound, as a share of it.
 
     Args:
         found: List of dicts of arrays, one an image.
@@ -98,7 +98,7 @@ def largest_difference(found, exact, at_threshold=0.0):
     differences = []
     for one, other in zip(found, exact, strict=True):
         for name, answer in other.items():
-            difference = np.abs(one[name] - answer).max() / (max(1, answer.max()) if name == "novelty" else 1)
+            difference = np.abs(one[name] - answer).max() / (max(1, answer.max()) if name == "ood_score" else 1)
             if name == "uncertainty" and at_threshold:
                 lesion = other["probability_map"] - THRESHOLD
                 difference = max(0, difference - (np.abs(lesion) <= at_threshold).sum() / max((lesion >= 0).sum(), 1))

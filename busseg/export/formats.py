@@ -13,7 +13,7 @@ from busseg.export.check import check, check_raw
 from busseg.export.onnx_file import enclose_onnx, finish_onnx, is_own_onnx, write_onnx
 from busseg.export.raw_graph import functions_around, raw_function
 from busseg.inference.metadata import read_metadata
-from busseg.inference.predictor import SHIPPED, Predictor
+from busseg.inference.predictor import PACKAGED, Predictor
 from busseg.inference.runtimes import in_precision, load, load_keras
 from busseg.storage.archives import METADATA
 from busseg.storage.claims import claim
@@ -313,7 +313,7 @@ def _load_source(path, format):
 
 def _stored_onnx(model):
     """The path of a source that is an ONNX file, such as those that come with busseg; else None."""
-    path = SHIPPED.get(str(model), Path(model))
+    path = PACKAGED.get(str(model), Path(model))
     if path.suffix != ".onnx" or not path.is_file():
         return None
     Predictor(path)

@@ -19,7 +19,7 @@ def raw_function(model):
         A `tf.function` of `image`, `(height, width, channels)` uint8: grey values, one channel, or RGB, three. What
         follows the third, transparency, is passed over. A model of tissue takes RGB alone. It gives a dict of what a
         `Prediction` tells: `probabilities`, `(classes,)`, and of scans `mask`, `(height, width)` uint8, 0 or 1, and
-        `probability_map`, `(height, width)`; and `uncertainty` and `novelty`, scalars, of a model that tells them.
+        `probability_map`, `(height, width)`; and `uncertainty` and `ood_score`, scalars, of a model that tells them.
     """
     import tensorflow as tf
 

@@ -23,8 +23,8 @@ from busseg.inference.frames import (
     predict_frames,
     segment_scan,
 )
-from busseg.inference.overlay import caption_as_unreadable, draw_overlay
-from busseg.inference.predictor import UNREADABLE
+from busseg.inference.overlay import caption_as_out_of_distribution, draw_overlay
+from busseg.inference.predictor import OUT_OF_DISTRIBUTION
 from busseg.inference.results import refuse_foreign
 from busseg.storage.claims import claim_folder
 from busseg.storage.files import append_row, append_text, blaming, flush, hidden_folder, read_csv, write_csv, write_text
@@ -37,7 +37,7 @@ from busseg.storage.run_folder import (
     SEGMENTATION,
 )
 
-_OF_LESIONS = ("lesion_px", "lesion_fraction", "lesion_mm2", "lesion_mm", "uncertainty", "novelty")
+_OF_LESIONS = ("lesion_px", "lesion_fraction", "lesion_mm2", "lesion_mm", "uncertainty", "ood_score")
 _PICTURES = {  # of scans, by the ends of their names; the last one on request
     "_mask.png": lambda image, prediction: prediction.mask * 255,
     "_overlay.png": draw_overlay,
@@ -101,8 +101,8 @@ def predict_files(
     lesions of all frames as DICOM, too, `NAME_seg.dcm`; see `write_segmentation`. Of tissue, which has no mask, the
     table is all there is.
 
-    A clip is judged as a whole: where the median novelty of its frames is above 1, all its rows and overlays say that
-    it is `UNREADABLE`. Of such a DICOM file, no segmentation is written.
+    A clip is judged as a whole: where the median ood_score of its frames is above 1, all its rows and overlays say that
+    it is `OUT_OF_DISTRIBUTION`. Of such a DICOM file, no segmentation is written.
 
     A file that cannot be read gets a row with its error, and the others go on.
 
@@ -201,7 +201,7 @@ def _done(inputs, out, columns, pictures, json_lines, overlay_dicom):
     for path, target in inputs.items():
         keys = of_file[str(path)]
         scan = bool(keys) and is_dicom(path)
-        segmented = (out / f"{target}{SEGMENTATION}").exists() or is_unreadable([rows[key] for key in keys])
+        segmented = (out / f"{target}{SEGMENTATION}").exists() or is_out_of_distribution([rows[key] for key in keys])
         if scan and not segmented:
             continue
         ends = [*pictures, OVERLAY_DICOM] if scan and overlay_dicom else pictures
@@ -297,9 +297,9 @@ def _settled(told, inputs, out, run, predictor, watch):
         changed = changed or new
         if not frame.ends_file:
             continue
-        unreadable = is_unreadable([row for _, row, _ in whole])
+        unreadable = is_out_of_distribution([row for _, row, _ in whole])
         if unreadable and changed:
-            whole = [_as_unreadable(*one, out, run) for one in whole]
+            whole = [_as_out_of_distribution(*one, out, run) for one in whole]
         if frame.scan and changed:
             target, rows = inputs[frame.path], [row for _, row, _ in whole]
             (out / f"{target}{SEGMENTATION}").unlink(missing_ok=True)  # a former one tells of other results
@@ -312,25 +312,25 @@ def _settled(told, inputs, out, run, predictor, watch):
         whole, changed = [], False
 
 
-def is_unreadable(rows):
-    """Whether a file is `UNREADABLE` by the rows of its pictures: all are, or the median novelty is above 1."""
+def is_out_of_distribution(rows):
+    """Whether a file is `OUT_OF_DISTRIBUTION`: all its frames are, or their median OOD score is above 1."""
     rows = [row for row in rows if not row["error"]]
-    novelty = [float(row["novelty"]) for row in rows if row.get("novelty")]
-    by_each = bool(rows) and all(row["warning"].startswith(UNREADABLE) for row in rows)
-    return by_each or median(novelty or [0]) > 1
+    scores = [float(row["ood_score"]) for row in rows if row.get("ood_score")]
+    by_each = bool(rows) and all(row["warning"].startswith(OUT_OF_DISTRIBUTION) for row in rows)
+    return by_each or median(scores or [0]) > 1
 
 
-def _as_unreadable(frame, row, line, out, run):
-    """Mark a picture of an `UNREADABLE` clip, in its row, line and overlay, where it is readable by itself."""
-    if row["error"] or row["warning"].startswith(UNREADABLE):
+def _as_out_of_distribution(frame, row, line, out, run):
+    """Mark a picture of an `OUT_OF_DISTRIBUTION` clip, in its row, line and overlay, where it is readable by itself."""
+    if row["error"] or row["warning"].startswith(OUT_OF_DISTRIBUTION):
         return [frame, row, line]
     path = out / f"{frame.target}_overlay.png"
     height = len(read_image(out / f"{frame.target}_mask.png"))
-    picture = caption_as_unreadable(read_image(path, colour=True), height)
+    picture = caption_as_out_of_distribution(read_image(path, colour=True), height)
     write_image(path, picture)
     if run and frame.scan:
         write_overlay(out / f"{frame.target}{OVERLAY_DICOM}", frame.scan, frame.number, picture, run)
-    warning = "; ".join(filter(None, (UNREADABLE, row["warning"])))
+    warning = "; ".join(filter(None, (OUT_OF_DISTRIBUTION, row["warning"])))
     line = line and json.dumps(json.loads(line) | {"warning": warning}) + "\n"
     return [frame, row | {"warning": warning}, line]
 
@@ -353,7 +353,7 @@ def _row(frame, prediction, task):
             "lesion_mm2": "" if prediction.lesion_mm2 is None else f"{prediction.lesion_mm2:.2f}",
             "lesion_mm": "" if prediction.lesion_mm is None else f"{prediction.lesion_mm:.2f}",
             "uncertainty": "" if prediction.uncertainty is None else f"{prediction.uncertainty:.6f}",
-            "novelty": "" if prediction.novelty is None else f"{prediction.novelty:.6f}",
+            "ood_score": "" if prediction.ood_score is None else f"{prediction.ood_score:.6f}",
         }
     if prediction.malignant is not None:
         row[decision_column(prediction.sensitivity)] = prediction.malignant
@@ -375,7 +375,7 @@ def _line(frame, prediction, task):
             "lesion_mm2": None if prediction.lesion_mm2 is None else round(prediction.lesion_mm2, 2),
             "lesion_mm": None if prediction.lesion_mm is None else round(prediction.lesion_mm, 2),
             "uncertainty": None if prediction.uncertainty is None else round(prediction.uncertainty, 6),
-            "novelty": None if prediction.novelty is None else round(prediction.novelty, 6),
+            "ood_score": None if prediction.ood_score is None else round(prediction.ood_score, 6),
             "box": prediction.box,
             "contours": [outline.tolist() for outline in prediction.contours],
         }

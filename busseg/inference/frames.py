@@ -10,7 +10,7 @@ from busseg.imaging.clips import Clip, find_clip
 from busseg.imaging.dicom import Scan, is_dicom, read_dicom
 from busseg.imaging.dicom_seg import write_segmentation
 from busseg.imaging.images import count_pixels, read_image
-from busseg.inference.predictor import UNREADABLE
+from busseg.inference.predictor import OUT_OF_DISTRIBUTION
 from busseg.inference.regions import join_regions
 from busseg.storage.run_folder import SEGMENTATION
 
@@ -192,6 +192,6 @@ def segment_scan(scan, target, rows, out, model):
     """
     numbers = [row["frame"] for row in rows]
     masks = (read_image(out / f"{frame_target(target, number)}_mask.png") // 255 for number in numbers)
-    foreign = sum(row["warning"].startswith(UNREADABLE) for row in rows)
-    remark = f"{UNREADABLE.capitalize()} in {foreign} of {len(rows)} frames" if foreign else ""
+    foreign = sum(row["warning"].startswith(OUT_OF_DISTRIBUTION) for row in rows)
+    remark = f"{OUT_OF_DISTRIBUTION.capitalize()} in {foreign} of {len(rows)} frames" if foreign else ""
     write_segmentation(out / f"{target}{SEGMENTATION}", scan, masks, [row["label"] for row in rows], model, remark)

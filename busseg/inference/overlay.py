@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from busseg.inference.predictor import UNREADABLE
+from busseg.inference.predictor import OUT_OF_DISTRIBUTION
 
 LESION_RGB = (255, 190, 0)
 TRUTH_RGB = (0, 220, 120)
@@ -55,13 +55,13 @@ def draw_overlay(image, prediction):
         Array `(strip + height, width, 3)` uint8, RGB.
     """
     text = f"{prediction.label} {prediction.probabilities.max():.2f}   lesion {prediction.lesion_fraction:.1%}"
-    strip = _draw_strip(text if prediction.readable else UNREADABLE, image.shape[1])
+    strip = _draw_strip(text if prediction.in_distribution else OUT_OF_DISTRIBUTION, image.shape[1])
     return np.vstack([strip, draw_contour(image, prediction.mask)])
 
 
-def caption_as_unreadable(overlay, height):
+def caption_as_out_of_distribution(overlay, height):
     """The overlay of an image of `height`, with another strip: that it is none the model could read."""
-    return np.vstack([_draw_strip(UNREADABLE, overlay.shape[1]), overlay[-height:]])
+    return np.vstack([_draw_strip(OUT_OF_DISTRIBUTION, overlay.shape[1]), overlay[-height:]])
 
 
 def _draw_strip(text, width):

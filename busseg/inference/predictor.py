@@ -17,10 +17,10 @@ from busseg.inference.runtimes import load, run_keras
 
 THRESHOLD = 0.5
 # The models that come with the package; `weights/README.md` tells of them.
-SHIPPED = {name: Path(__file__).parent / "weights" / f"{name}.onnx" for name in ("best", "small")}
-UNREADABLE = "not like breast ultrasound"
+PACKAGED = {name: Path(__file__).parent / "weights" / f"{name}.onnx" for name in ("best", "small")}
+OUT_OF_DISTRIBUTION = "not like breast ultrasound"
 _DARK, _FLAT = 64, 16  # grey levels of 255; scans of three datasets have 103 or more, and a range of 127 or more
-_TOLD = ("uncertainty", "novelty")  # one number an image, of models that tell it
+_TOLD = ("uncertainty", "ood_score")  # one number an image, of models that tell it
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Prediction:
             lesion.
         probability_map: Array `(height, width)` float32, lesion probabilities in `[0, 1]`.
         uncertainty: How likely the class or the mask is wrong, in `[0, 1]`; None of a model that does not tell. See
-            `models.serving.tell_uncertainty`.
-        novelty: How far the image is from those the model has learnt from; above 1 it is no breast ultrasound that the
-            model could read. None of a model that does not tell. See `models.serving.tell_novelty`.
+            `models.serving.add_uncertainty`.
+        ood_score: Distance of the image from those the model was trained with; above 1 the image is out of
+            distribution. None for a model without an OOD score. See `models.serving.add_ood_score`.
         spacing_mm: `(row, column)`, millimetres from one row to the next, and from one column to the next; None where
             the image does not tell.
         faint: What is wrong with the image's grey levels, in words, or None; see `find_faint`.
@@ -52,7 +52,7 @@ class Prediction:
     mask: np.ndarray | None = None
     probability_map: np.ndarray | None = None
     uncertainty: float | None = None
-    novelty: float | None = None
+    ood_score: float | None = None
     spacing_mm: tuple[float, float] | None = None
     malignant: bool | None = None
     sensitivity: float | None = None
@@ -62,8 +62,8 @@ class Prediction:
 
     @property
     def warnings(self):
-        """Tuple of reasons not to trust the answer: `UNREADABLE`, what is wrong with the grey levels, and `notes`."""
-        found = (None if self.readable else UNREADABLE, self.faint)
+        """Reasons not to trust the answer: `OUT_OF_DISTRIBUTION`, what is wrong with the grey levels, and `notes`."""
+        found = (None if self.in_distribution else OUT_OF_DISTRIBUTION, self.faint)
         return (*filter(None, found), *self.notes)
 
     @property
@@ -72,9 +72,9 @@ class Prediction:
         return "; ".join(self.warnings) or None
 
     @property
-    def readable(self):
+    def in_distribution(self):
         """Whether the image looks like those the model has learnt from, as far as it can tell."""
-        return self.novelty is None or self.novelty <= 1
+        return self.ood_score is None or self.ood_score <= 1
 
     @property
     def lesion_px(self):
@@ -143,7 +143,7 @@ class Predictor:
     def __init__(self, model="best", threads=None, sensitivity=None):
         if isinstance(model, (str, Path)):
             source = model
-            self.name, self.path = Path(model).name, SHIPPED.get(str(model)) or Path(model)
+            self.name, self.path = Path(model).name, PACKAGED.get(str(model)) or Path(model)
             self._run, inputs, outputs = load(self.path, threads)
         else:
             source = self.name = getattr(model, "name", type(model).__name__)

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from busseg.inference.batch import failure, predict_files, predict_in_threads
-from busseg.inference.predictor import SHIPPED, Predictor
+from busseg.inference.predictor import PACKAGED, Predictor
 from busseg.inference.silence import silence
 from busseg.storage.claims import claim_folder
 from busseg.storage.escaping import FORMULA
@@ -133,7 +133,7 @@ def _predict_by_workers(ray, model, predictor, frames, out, *options):
     workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
     size = max(1, min(_BLOCK, len(frames) // (4 * workers)))
     blocks = -(-len(frames) // size)
-    model = str(model) if str(model) in SHIPPED else Path(model).resolve()
+    model = str(model) if str(model) in PACKAGED else Path(model).resolve()
     items = [{"block": number * blocks // len(frames), "frame": frame} for number, frame in enumerate(frames)]
     out = Path(out).resolve()
     with hidden_folder(out) as tries:

@@ -3,13 +3,13 @@
 from dataclasses import replace
 
 from busseg.data.sample import CLASSES
-from busseg.inference.predictor import UNREADABLE
+from busseg.inference.predictor import OUT_OF_DISTRIBUTION
 
 
 def join_regions(scan, predictions):
     """The answer of a frame from those of its regions, each of which was predicted by itself.
 
-    The class, its probabilities, uncertainty and novelty are those of the most suspicious region: of those called
+    The class, its probabilities, uncertainty and ood_score are those of the most suspicious region: of those called
     malignant the one most probably malignant; else of those called benign, or else of all, the one least probably
     normal. A frame is malignant at a sensitivity if one of its regions is. The masks of all regions make one. A region
     that is not like a breast ultrasound, such as an elastogram, is left out and named, unless all are.
@@ -21,13 +21,13 @@ def join_regions(scan, predictions):
     Returns:
         A `Prediction`: mask and map at the size of the frame, 0 outside the regions, with the frame's scale.
     """
-    some_readable = any(prediction.readable for prediction in predictions)
-    left_out = [some_readable and not prediction.readable for prediction in predictions]
+    some_readable = any(prediction.in_distribution for prediction in predictions)
+    left_out = [some_readable and not prediction.in_distribution for prediction in predictions]
     counted = [prediction for prediction, out in zip(predictions, left_out) if not out]
     worst = max(counted, key=_suspicion)
     notes = scan.regions.notes
     if any(left_out):
-        notes = (*notes, f"left out: {sum(left_out)} of {len(predictions)} regions, {UNREADABLE}")
+        notes = (*notes, f"left out: {sum(left_out)} of {len(predictions)} regions, {OUT_OF_DISTRIBUTION}")
     return replace(
         worst,
         mask=scan.place([one.mask * (not out) for one, out in zip(predictions, left_out)]),

@@ -17,7 +17,7 @@ def build_classifier(
     cbam=True,
     frozen=0,
     frozen_depthwise=False,
-    folded=False,
+    fold_batch_norm=False,
     dropout=0.5,
     normalization="batch",
     name="classifier",
@@ -38,7 +38,7 @@ def build_classifier(
         cbam: Whether there is attention; without it the feature maps are pooled as they are.
         frozen: Number of the encoder's levels, from the finest, whose weights do not move.
         frozen_depthwise: Whether the kernels of the encoder's depthwise convolutions do not move.
-        folded: Whether the batch normalization of an EfficientNet-Lite is folded into its kernels.
+        fold_batch_norm: Whether the batch normalization of an EfficientNet-Lite is folded into its kernels.
         dropout: Share of the pooled features dropped before the class is told, in `[0, 1)`.
         normalization: "batch", "group" or "none", after the convolutions of "plain" and EfficientNet-Lite.
         name: Name of the model.
@@ -59,11 +59,11 @@ def build_classifier(
         >>> model = build_classifier(encoder="densenet121", weights="imagenet")
         >>> model.compile("adam", loss={"label": "categorical_crossentropy"})
     """
-    check_encoder(image_size, encoder, width, depth, frozen, folded, normalization)
+    check_encoder(image_size, encoder, width, depth, frozen, fold_batch_norm, normalization)
     image = keras.Input((image_size, image_size, 3), name="image")
     features = encode(
         image, encoder, weights, width, depth, normalization,
-        frozen=frozen, frozen_depthwise=frozen_depthwise, folded=folded,
+        frozen=frozen, frozen_depthwise=frozen_depthwise, fold_batch_norm=fold_batch_norm,
     )[-2:]  # fmt: skip
     if cbam:
         features = [CBAM(name=f"label_attention{number}")(x) for number, x in enumerate(features)]

@@ -133,7 +133,7 @@ def load_imagenet(model, encoder, normalization, path):
     """
     if normalization == "group":
         raise ValueError(
-            f"`normalization` must be batch or none with the weights of {encoder}, or `folded` be true. "
+            f"`normalization` must be batch or none with the weights of {encoder}, or `fold_batch_norm` be true. "
             "Received: normalization='group'"
         )
     weights = read_torch_weights(path)

@@ -59,7 +59,7 @@ def deepest(encoder):
     return None if encoder == "plain" else 3 if encoder == "convnext_tiny" else 4
 
 
-def check_encoder(image_size, encoder, width, depth, frozen, folded, normalization):
+def check_encoder(image_size, encoder, width, depth, frozen, fold_batch_norm, normalization):
     """Refuse what `encode` cannot build.
 
     Raises:
@@ -77,8 +77,10 @@ def check_encoder(image_size, encoder, width, depth, frozen, folded, normalizati
     if not 0 <= frozen <= depth + 1:
         raise ValueError(f"`frozen` must be in [0, {depth + 1}], the encoder's levels. Received: frozen={frozen}")
     lites = efficientnet_lite.SCALES
-    if folded and encoder not in lites:
-        raise ValueError(f"`folded` is for {', '.join(lites)}. Received: folded=True, encoder={encoder!r}")
+    if fold_batch_norm and encoder not in lites:
+        raise ValueError(
+            f"`fold_batch_norm` is for {', '.join(lites)}. Received: fold_batch_norm=True, encoder={encoder!r}"
+        )
     if depth > _DEEPEST:  # of a huge depth, the stride below could not be computed
         raise ValueError(f"`depth` must be <= {_DEEPEST}. Received: depth={depth}")
     stride = finest_stride(encoder) * 2**depth
@@ -100,7 +102,7 @@ def encode(
     cbam=False,
     frozen=0,
     frozen_depthwise=False,
-    folded=False,
+    fold_batch_norm=False,
 ):
     """Run an image through an encoder.
 
@@ -116,8 +118,8 @@ def encode(
         cbam: Whether what each level gives passes through a CBAM.
         frozen: Number of levels, from the finest, whose weights and statistics stay as they are.
         frozen_depthwise: Whether the kernels of all depthwise convolutions stay as they are.
-        folded: Whether the batch normalization of a pretrained EfficientNet-Lite is folded into its kernels, which then
-            have biases and nothing after them.
+        fold_batch_norm: Whether the batch normalization of a pretrained EfficientNet-Lite is folded into its kernels,
+            which then have biases and nothing after them.
 
     Returns:
         List of `depth + 1` tensors, at strides `finest_stride(encoder) * (1, 2, ... 2 ** depth)`.
@@ -131,7 +133,7 @@ def encode(
     if encoder == "plain":
         features = plain_encoder(image, width, depth, normalization)
     elif encoder in efficientnet_lite.SCALES:
-        normalization = "none" if folded else normalization
+        normalization = "none" if fold_batch_norm else normalization
         features = efficientnet_lite.efficientnet_lite(image, encoder, normalization)
     else:
         features = _application(image, encoder, weights)

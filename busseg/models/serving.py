@@ -8,7 +8,7 @@ import numpy as np
 from keras import layers, ops
 
 
-def average(*networks, mirrored=False):
+def average(*networks, flip_tta=False):
     """Let networks answer as the mean of all their answers.
 
     Class probabilities are averaged as logits, so that a temperature given to the networks is that of the mean, too.
@@ -16,7 +16,7 @@ def average(*networks, mirrored=False):
     Args:
         networks: Each a `keras.Model` of `build_unet`. The first one's square is that of the model; for the others the
             image is resized, and their maps back.
-        mirrored: Whether each network also answers for the mirror image (flip test-time augmentation).
+        flip_tta: Whether each network also answers for the mirror image (flip test-time augmentation).
 
     Returns:
         A `keras.Model` of the first one's input and outputs, of which `mask` and `label` are the means.
@@ -27,7 +27,7 @@ def average(*networks, mirrored=False):
     for number, network in enumerate(networks):
         network = keras.Model(network.input, network.output, name=f"{network.name}{number}")
         scaled = _resize(image, network.input_shape[1])
-        if mirrored:
+        if flip_tta:
             # As one batch, for which the network stands once in an exported file.
             both = network(ops.concatenate([scaled, _mirror(scaled)], axis=0))
             answer, flipped = ({name: _halves(x)[half] for name, x in both.items()} for half in (0, 1))
@@ -40,7 +40,7 @@ def average(*networks, mirrored=False):
         masks.append(_resize(sum(found) / len(found), size))
         logits += [ops.log(ops.maximum(label, 1e-7)) for label in labels]
     mask, label = sum(masks) / len(masks), ops.softmax(sum(logits) / len(logits))
-    name = f"{networks[0].name}_{'mirrored' if mirrored else 'mean'}"
+    name = f"{networks[0].name}_{'flip_tta' if flip_tta else 'mean'}"
     return keras.Model(image, {**others, "mask": mask, "label": label}, name=name)
 
 
@@ -81,7 +81,7 @@ def _shares(old, new):
     return np.maximum(overlap, 0) * new / old
 
 
-def tell_uncertainty(model):
+def add_uncertainty(model):
     """Let a model tell how likely one of its answers is wrong.
 
     Args:
@@ -105,7 +105,7 @@ def _is_normal(label):
     return label[:, :1] >= ops.max(label, axis=1, keepdims=True)
 
 
-def reconcile(model):
+def make_mask_follow_class(model):
     """Let the mask of a model agree with its class: an image called normal shows no lesion, any other one shows one.
 
     Where a lesion is found, the map of its probabilities is scaled so that the most probable pixel has 1; what is below
@@ -178,7 +178,7 @@ def texture_features(network):
     return keras.Model(network.input, ops.concatenate(moments, axis=1))
 
 
-def tell_novelty(network, mean, whitening):
+def add_ood_score(network, mean, whitening):
     """Let a network tell how far an image is from those it has learnt from: the Mahalanobis distance of its
     texture.
 
@@ -189,14 +189,14 @@ def tell_novelty(network, mean, whitening):
             answer.
 
     Returns:
-        A `keras.Model` of the same input and outputs, and beside them `novelty`, `(batch, 1)`, at least 0.
+        A `keras.Model` of the same input and outputs, and beside them `ood_score`, `(batch, 1)`, at least 0.
 
     Reference:
         Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks",
         NeurIPS 2018, https://arxiv.org/abs/1807.03888
     """
-    whiten = layers.Dense(whitening.shape[1], dtype="float32", name="novelty_whitening")
+    whiten = layers.Dense(whitening.shape[1], dtype="float32", name="ood_whitening")
     x = whiten(texture_features(network).output)
     whiten.set_weights([whitening, -mean @ whitening])
-    novelty = ops.sqrt(ops.sum(ops.square(x), axis=1, keepdims=True))
-    return keras.Model(network.input, {**network.output, "novelty": novelty}, name=network.name)
+    ood_score = ops.sqrt(ops.sum(ops.square(x), axis=1, keepdims=True))
+    return keras.Model(network.input, {**network.output, "ood_score": ood_score}, name=network.name)

@@ -21,7 +21,7 @@ def build_unet(
     decoder="concat",
     frozen=0,
     frozen_depthwise=False,
-    folded=False,
+    fold_batch_norm=False,
     dropout=0.5,
     normalization="batch",
     attention_gates=False,
@@ -46,7 +46,7 @@ def build_unet(
         frozen: Number of the encoder's levels, from the finest, whose weights do not move.
         frozen_depthwise: Whether the kernels of the encoder's depthwise convolutions do not move, whose gradients cost
             more on a CPU than those of all its other convolutions.
-        folded: Whether the batch normalization of an EfficientNet-Lite, which is a scale and a shift once trained, is
+        fold_batch_norm: Whether the batch normalization of an EfficientNet-Lite, a scale and a shift once trained, is
             folded into its kernels. That saves the memory traffic of a third of a training step.
         dropout: Share of the pooled features dropped before the class is told, in `[0, 1)`.
         normalization: "batch", "group" or "none", after every convolution.
@@ -69,10 +69,10 @@ def build_unet(
     """
     if decoder not in DECODERS:
         raise ValueError(f"`decoder` must be one of {', '.join(DECODERS)}. Received: decoder={decoder!r}")
-    check_encoder(image_size, encoder, width, depth, frozen, folded, normalization)
+    check_encoder(image_size, encoder, width, depth, frozen, fold_batch_norm, normalization)
     image = keras.Input((image_size, image_size, 1), name="image")
     *skips, bottleneck = encode(
-        image, encoder, weights, width, depth, normalization, cbam, frozen, frozen_depthwise, folded
+        image, encoder, weights, width, depth, normalization, cbam, frozen, frozen_depthwise, fold_batch_norm
     )
     decode = _decode_by_concat if decoder == "concat" else _decode_by_add
     finest = decode(bottleneck, skips, width, normalization, attention_gates)

@@ -47,7 +47,7 @@ def evaluation_folder(run):
 # === Models scored together: `busseg compare`, `busseg release` ===
 COMPARISON = Kind("compare.json", ("models", "differences", "notes"))
 COMPARISON_TABLE = "compare.csv"
-RELEASE = Kind("release.json", ("temperature", "novelty_limit"))
+RELEASE = Kind("release.json", ("temperature", "ood_limit"))
 ONNX_MODEL = "model.onnx"
 
 # === Answers: `busseg predict`, `busseg explain` ===

@@ -23,7 +23,7 @@ from busseg.data.readers.breakhis import parse_name
 from busseg.data.sample import LABEL, MASK, TASKS
 from busseg.data.splits import PARTS, Split, learnt, read_split, write_splits
 from busseg.models.classifier import build_classifier
-from busseg.models.serving import average, reconcile, tell_uncertainty
+from busseg.models.serving import add_uncertainty, average, make_mask_follow_class
 from busseg.models.unet import build_unet
 from busseg.storage.archives import add_metadata
 from busseg.storage.claims import check_folder, claim_folder
@@ -164,8 +164,8 @@ def build_model(recipe):
         "weights": None if recipe.weights == "none" else recipe.weights,
         **{
             name: getattr(recipe, name)
-            for name in ("image_size", "encoder", "width", "depth", "frozen", "frozen_depthwise", "folded", "dropout",
-                         "normalization", "cbam")
+            for name in ("image_size", "encoder", "width", "depth", "frozen", "frozen_depthwise", "fold_batch_norm",
+                         "dropout", "normalization", "cbam")
         },
     }  # fmt: skip
     with _precision(recipe.precision):
@@ -279,7 +279,7 @@ class RunKeeper(keras.callbacks.Callback):
 
     def _served(self):
         """The network as it is used once trained: in float32, which every machine and every exported format can."""
-        if self.recipe.precision == "float32" and not self.recipe.mirrored and not self.recipe.reconciled:
+        if self.recipe.precision == "float32" and not self.recipe.flip_tta and not self.recipe.mask_follows_class:
             return self.model
         network, served = self._copy
         network.set_weights(self.model.get_weights())
@@ -288,10 +288,10 @@ class RunKeeper(keras.callbacks.Callback):
     @functools.cached_property
     def _copy(self):
         network = served = build_model(dataclasses.replace(self.recipe, precision="float32", weights="none"))
-        if self.recipe.mirrored:
-            served = average(served, mirrored=True)
-        if self.recipe.reconciled:
-            served = reconcile(tell_uncertainty(served))  # which reads it off the map before that is scaled
+        if self.recipe.flip_tta:
+            served = average(served, flip_tta=True)
+        if self.recipe.mask_follows_class:
+            served = make_mask_follow_class(add_uncertainty(served))  # which reads it off the map before that is scaled
         return network, served
 
     @staticmethod

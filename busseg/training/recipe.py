@@ -21,6 +21,8 @@ from busseg.training.losses import LABEL_LOSSES, MASK_LOSSES
 
 _PACKAGED = files("busseg.training") / "recipes"
 
+_RENAMED = {"mirrored": "flip_tta", "reconciled": "mask_follows_class", "folded": "fold_batch_norm"}  # since 0.1.0
+
 _CHOICES = {
     "task": TASKS,
     "encoder": ENCODERS,
@@ -54,13 +56,13 @@ class Recipe:
     decoder: str = "concat"
     frozen: int = 0  # levels of the encoder, from the finest, that keep the weights they begin with
     frozen_depthwise: bool = False  # the same for the kernels of all the encoder's depthwise convolutions
-    folded: bool = False
+    fold_batch_norm: bool = False
     dropout: float = 0.5  # of the pooled features, from which the class is easily learnt by heart
     normalization: str = "batch"
     attention_gates: bool = False
     cbam: bool = False
-    mirrored: bool = False  # whether the trained model answers with the mean of an image and its mirror image
-    reconciled: bool = False  # whether its mask is made to agree with its class
+    flip_tta: bool = False  # whether the trained model answers with the mean of an image and its mirror image
+    mask_follows_class: bool = False  # whether its mask is made to agree with its class
 
     # === Data ===
     augmentation: str = "card"
@@ -119,8 +121,8 @@ class Recipe:
             raise ValueError(
                 f"`magnification` must be 0, or of tissue one of {allowed}. Received: {self.magnification}"
             )
-        if self.task != "ultrasound" and (self.mirrored or self.reconciled):
-            raise ValueError(f"`mirrored` and `reconciled` are for ultrasound. Received: task={self.task!r}")
+        if self.task != "ultrasound" and (self.flip_tta or self.mask_follows_class):
+            raise ValueError(f"`flip_tta` and `mask_follows_class` are for ultrasound. Received: task={self.task!r}")
 
     def save(self, path):
         """Write the recipe as TOML."""
@@ -150,6 +152,8 @@ def load_recipe(name):
         raise ValueError(f"Expected TOML, found something else ({error}): {path}") from error
     known = [field.name for field in dataclasses.fields(Recipe)]
     for key in values:
+        if key in _RENAMED:
+            raise ValueError(f"Key {key!r} is now named {_RENAMED[key]!r}. In the recipe: {path}")
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}."

@@ -70,7 +70,7 @@ def test_facts_are_what_was_predicted(answer):
 
 
 def test_facts_warn_of_an_image_that_the_model_cannot_read(answer):
-    foreign = Prediction("benign", np.float32([0, 1, 0]), np.uint8(MAP > 0), MAP, novelty=1.01)
+    foreign = Prediction("benign", np.float32([0, 1, 0]), np.uint8(MAP > 0), MAP, ood_score=1.01)
     told = facts(Answer("scan.png", answer.image, foreign, CLASSES))
     assert told["warning"] == "not like breast ultrasound"
 
@@ -153,7 +153,7 @@ def test_segmentation_of_another_image_is_refused(answer):
 
 
 def test_segmentation_of_a_scan_that_cannot_be_read_is_refused(echo, clip):
-    answer = replace(answer_file(echo, clip, frame=2), clip_readable=False)
+    answer = replace(answer_file(echo, clip, frame=2), clip_in_distribution=False)
     with pytest.raises(
         ValueError, match=r"^Expected a scan to segment, found one not like breast ultrasound: clip\.dcm$"
     ):
@@ -162,7 +162,7 @@ def test_segmentation_of_a_scan_that_cannot_be_read_is_refused(echo, clip):
 
 # === Clips ===
 class Novel:
-    """A predictor like `echo`, whose novelty is twice the mean of the image / 255; it counts what it predicts."""
+    """A predictor like `echo`, whose ood_score is twice the mean of the image / 255; it counts what it predicts."""
 
     def __init__(self, echo):
         self.echo, self.asked = echo, 0
@@ -172,7 +172,7 @@ class Novel:
 
     def try_batch(self, images):
         self.asked += len(images)
-        return [replace(told, novelty=2 * float(told.probabilities[1])) for told in self.echo.try_batch(images)]
+        return [replace(told, ood_score=2 * float(told.probabilities[1])) for told in self.echo.try_batch(images)]
 
 
 def moving(path, *greys):
@@ -194,7 +194,7 @@ def test_frame_of_a_clip_is_answered_also_when_the_file_is_gone(echo, tmp_path):
 
 @pytest.mark.parametrize(("greys", "warned"), [((102, 153, 204), True), ((102, 51, 204), False)])
 def test_clip_is_judged_by_the_median_of_its_frames_once(echo, tmp_path, greys, warned):
-    # The novelty is 0.8, 1.2 and 1.6, whose median is 1.2; and 0.8, 0.4 and 1.6.
+    # The ood_score is 0.8, 1.2 and 1.6, whose median is 1.2; and 0.8, 0.4 and 1.6.
     predictor = Novel(echo)
     answer = answer_file(predictor, moving(tmp_path / "clip.gif", *greys))
     assert (facts(answer)["warning"] == "not like breast ultrasound", predictor.asked) == (warned, 4)
@@ -205,7 +205,7 @@ def test_clip_is_judged_by_the_median_of_its_frames_once(echo, tmp_path, greys, 
 
 def test_long_clip_is_judged_by_frames_spread_over_it(echo, tmp_path):
     predictor = Novel(echo)
-    assert answer_file(predictor, moving(tmp_path / "clip.gif", *range(100))).readable
+    assert answer_file(predictor, moving(tmp_path / "clip.gif", *range(100))).in_distribution
     assert predictor.asked == 1 + 9  # of 100, every twelfth
 
 

@@ -10,12 +10,12 @@ from busseg.data.sample import CLASSES
 from busseg.inference.predictor import Prediction
 
 
-def answer(name="scan.png", lesions=2, novelty=0.5, **told):
+def answer(name="scan.png", lesions=2, ood_score=0.5, **told):
     mask = np.zeros((20, 30), np.uint8)
     for number in range(lesions):
         mask[4:8, 10 * number + 2 : 10 * number + 6] = 1
     prediction = Prediction(
-        "malignant", np.float32([0.1, 0.275, 0.625]), mask, mask.astype(np.float32), novelty=novelty, **told
+        "malignant", np.float32([0.1, 0.275, 0.625]), mask, mask.astype(np.float32), ood_score=ood_score, **told
     )
     return Answer(name, np.full((20, 30), 90, np.uint8), prediction, CLASSES)
 
@@ -37,22 +37,22 @@ def test_facts_of_an_image_without_lesion_say_so():
 
 
 @pytest.mark.parametrize(
-    ("novelty", "headline"), [(0.99, "Malignant"), (1.01, "Not like breast ultrasound"), (None, "Malignant")]
+    ("ood_score", "headline"), [(0.99, "Malignant"), (1.01, "Not like breast ultrasound"), (None, "Malignant")]
 )
-def test_headline_is_the_class_or_that_the_model_cannot_read_the_image(novelty, headline):
-    (found,) = re.findall(r'<p class="label"[^>]*>(.*?)</p>', view_facts(answer(novelty=novelty)))
+def test_headline_is_the_class_or_that_the_model_cannot_read_the_image(ood_score, headline):
+    (found,) = re.findall(r'<p class="label"[^>]*>(.*?)</p>', view_facts(answer(ood_score=ood_score)))
     assert found == headline
 
 
 def test_numbers_of_an_image_that_the_model_cannot_read_are_folded_away():
-    text = view_facts(answer(novelty=1.01, faint="very dark"))
+    text = view_facts(answer(ood_score=1.01, faint="very dark"))
     assert text.index("<details>") < text.index('class="bars"') < text.index("</details>")
     assert "<b>Very dark.</b>" in text
     assert "<details>" not in view_facts(answer())
 
 
 def test_clip_that_the_model_cannot_read_has_no_class_whatever_its_frame_is():
-    text = view_facts(replace(answer(), frames=3, clip_readable=False))
+    text = view_facts(replace(answer(), frames=3, clip_in_distribution=False))
     assert re.findall(r'<p class="label"[^>]*>(.*?)</p>', text) == ["Not like breast ultrasound"]
     assert "nothing like this clip" in text
 

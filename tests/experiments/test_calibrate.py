@@ -269,7 +269,7 @@ def test_foreign_and_broken_images_are_named_and_left_out(tiny, phantom_samples,
 
         def predict_batch(self, images):
             pairs = zip(super().predict_batch(images), images)
-            return [replace(one, novelty=2.0 if np.all(image == 7) else 0.5) for one, image in pairs]
+            return [replace(one, ood_score=2.0 if np.all(image == 7) else 0.5) for one, image in pairs]
 
     put(tmp_path / "foreign.png", 7)
     (tmp_path / "broken.png").write_bytes(b"")

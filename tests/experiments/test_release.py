@@ -15,12 +15,12 @@ from busseg.imaging.images import read_image
 from busseg.inference.metadata import read_metadata
 from busseg.inference.predictor import Predictor
 from busseg.inference.runtimes import load_keras
-from busseg.models.serving import average, tell_uncertainty
+from busseg.models.serving import add_uncertainty, average
 from busseg.training.fit import build_model, fit
 from busseg.training.recipe import Recipe
 
 RECIPE = Recipe(
-    image_size=32, width=4, depth=2, mirrored=True, reconciled=True, augmentation="card", validation=False,
+    image_size=32, width=4, depth=2, flip_tta=True, mask_follows_class=True, augmentation="card", validation=False,
     mask_loss="bce_dice", label_loss="crossentropy", epochs=1, warmup_epochs=0, learning_rate=1e-2,
 )  # fmt: skip
 
@@ -55,8 +55,8 @@ def test_shipped_model_is_the_run_calibrated_that_knows_foreign_images(trained, 
         scaled = old.probabilities ** (1 / found["temperature"])
         np.testing.assert_allclose(new.probabilities, scaled / scaled.sum(), atol=1e-4)
     # The median distance of what it was trained with is 1, before the limit makes that 1.
-    assert np.median([new.novelty for new in shipped]) == pytest.approx(1 / found["novelty_limit"], rel=0.02)
-    assert np.mean([new.readable for new in shipped]) > 0.9
+    assert np.median([new.ood_score for new in shipped]) == pytest.approx(1 / found["ood_limit"], rel=0.02)
+    assert np.mean([new.in_distribution for new in shipped]) > 0.9
 
     score_together(phantom_samples, [crossval], tmp_path)  # again, in its place
 
@@ -97,7 +97,7 @@ def test_networks_of_two_sizes_answer_with_their_mean_and_ship_as_one(trained, p
         shutil.copytree(old, tmp_path / new)
     for run in (tmp_path / "run", *(tmp_path / "crossval").glob("fold-*")):  # as if trained
         smaller.save(run / "recipe.toml")
-        tell_uncertainty(average(build_model(smaller), mirrored=True)).save(run / "model.keras")
+        add_uncertainty(average(build_model(smaller), flip_tta=True)).save(run / "model.keras")
     crossvals, runs = [trained[0], tmp_path / "crossval"], [trained[1], tmp_path / "run"]
     found = release_model(phantom_samples, crossvals, runs, tmp_path / "out")
 
@@ -130,8 +130,8 @@ def test_folds_that_differ_are_refused(trained, phantom_samples, tmp_path):
 def test_networks_with_and_without_a_mirror_are_not_averaged(trained, phantom_samples, tmp_path):
     shutil.copytree(trained[0], tmp_path / "crossval")
     path = tmp_path / "crossval" / "fold-0" / "recipe.toml"
-    path.write_text(path.read_text().replace("mirrored = true", "mirrored = false"))
-    with pytest.raises(ValueError, match=r"^Expected recipes that are all mirrored or none, found another: "):
+    path.write_text(path.read_text().replace("flip_tta = true", "flip_tta = false"))
+    with pytest.raises(ValueError, match=r"^Expected recipes that all use flip_tta or none, found another: "):
         score_together(phantom_samples, [trained[0], tmp_path / "crossval"], tmp_path / "out")
 
 

@@ -8,7 +8,7 @@ from busseg.explain.grad_cam import grad_cam, mask_grad_cam, spatial_attention
 from busseg.imaging.images import write_image
 from busseg.models.attention import CBAM
 from busseg.models.classifier import build_classifier
-from busseg.models.serving import average, reconcile
+from busseg.models.serving import average, make_mask_follow_class
 from busseg.models.unet import build_unet
 
 
@@ -115,7 +115,7 @@ def test_heat_of_the_mask_is_weighed_by_what_its_logits_gain_when_a_channel_grow
 
 def test_heat_of_a_model_that_averages_is_the_mean_of_its_networks_and_of_both_sides(unet):
     other = build_unet(16, width=4, depth=1)
-    model = reconcile(average(unet, other, mirrored=True))
+    model = make_mask_follow_class(average(unet, other, flip_tta=True))
     mirrored = np.ascontiguousarray(NOISE[:, ::-1])
     parts = [grad_cam(n, NOISE, "benign") for n in (unet, other)]
     parts += [grad_cam(n, mirrored, "benign")[:, ::-1] for n in (unet, other)]

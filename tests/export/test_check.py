@@ -58,6 +58,6 @@ def test_pixels_at_the_threshold_may_be_in_the_mask_or_not():
     assert largest_difference([far], [exact], 1e-4) == pytest.approx(0.01)
 
 
-def test_large_novelty_is_compared_by_its_share():
-    assert largest_difference([answer(novelty=50.5)], [answer(novelty=50.0)]) == pytest.approx(0.01)  # 0.5 / 50
-    assert largest_difference([answer(novelty=0.6)], [answer(novelty=0.5)]) == pytest.approx(0.1)
+def test_large_ood_score_is_compared_by_its_share():
+    assert largest_difference([answer(ood_score=50.5)], [answer(ood_score=50.0)]) == pytest.approx(0.01)  # 0.5 / 50
+    assert largest_difference([answer(ood_score=0.6)], [answer(ood_score=0.5)]) == pytest.approx(0.1)

@@ -92,7 +92,7 @@ def two_sizes(tmp_path_factory):
         mask = keras.layers.UpSampling2D(name="mask")(keras.layers.Activation("sigmoid")(x))
         networks.append(keras.Model(network.input, {"mask": mask, "label": network.output["label"]}))
     folder = tmp_path_factory.mktemp("two")
-    average(*networks, mirrored=True).save(folder / "two.keras")
+    average(*networks, flip_tta=True).save(folder / "two.keras")
     export_onnx(folder / "two.keras", folder / "two.onnx")
     return folder / "two.onnx"
 

@@ -42,7 +42,7 @@ def test_raw_answers_as_the_predictor(told_model, raw, shape):
     np.testing.assert_allclose(told["probabilities"], expected.probabilities, atol=1 / 255)
     np.testing.assert_array_equal(told["mask"], told["probability_map"].numpy() >= 0.5)
     assert abs(told["uncertainty"] - expected.uncertainty) <= 1 / 255
-    assert abs(told["novelty"] - expected.novelty) <= 2 / 255
+    assert abs(told["ood_score"] - expected.ood_score) <= 2 / 255
 
 
 def test_colours_are_turned_to_luma_as_in_image_files(raw):

@@ -16,7 +16,7 @@ from busseg.training.recipe import Recipe
 
 SMALL = {
     "image_size": 64, "encoder": "efficientnet_lite0", "weights": "imagenet", "depth": 3, "decoder": "add",
-    "folded": True, "mirrored": True, "reconciled": True, "label_loss": "smooth_crossentropy",
+    "fold_batch_norm": True, "flip_tta": True, "mask_follows_class": True, "label_loss": "smooth_crossentropy",
 }  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def test_shipped_model_is_exported_raw(tmp_path, images):
     assert shape == (None, None, None)
     for image, expected in zip(images, Predictor("small").predict_batch(images), strict=True):
         told = run(image[..., None])
-        assert set(told) == {"probabilities", "probability_map", "mask", "uncertainty", "novelty"}
+        assert set(told) == {"probabilities", "probability_map", "mask", "uncertainty", "ood_score"}
         np.testing.assert_allclose(told["probabilities"], expected.probabilities, atol=1e-2)
         assert (told["mask"] == expected.mask).mean() >= 0.999
     about = {one.key: one.value for one in onnx.load(tmp_path / "raw.onnx").metadata_props}["busseg"]

@@ -16,14 +16,14 @@ from busseg.inference.batch import predict_files
 from busseg.inference.inputs import find_inputs
 from busseg.inference.operating_point import tabulate_thresholds
 from busseg.inference.overlay import draw_overlay
-from busseg.inference.predictor import UNREADABLE, Predictor
+from busseg.inference.predictor import OUT_OF_DISTRIBUTION, Predictor
 from busseg.models.classifier import build_classifier
 from busseg.storage.archives import add_metadata
 from busseg.storage.files import read_csv
 
 HEADER = (
     "file,frame,regions,label,p_normal,p_benign,p_malignant,"
-    "lesion_px,lesion_fraction,lesion_mm2,lesion_mm,uncertainty,novelty,warning,error"
+    "lesion_px,lesion_fraction,lesion_mm2,lesion_mm,uncertainty,ood_score,warning,error"
 )
 
 
@@ -125,7 +125,7 @@ def test_probability_maps_and_json_lines_come_when_asked_for(tmp_path, predictor
     assert [19, 7] in outline
     assert first == {
         "file": str(tmp_path / "a.png"), "label": "normal", "lesion_px": 40, "lesion_fraction": round(40 / 1024, 6),
-        "uncertainty": None, "novelty": None, "warning": None, "box": [10, 4, 10, 4], "frame": None, "regions": None,
+        "uncertainty": None, "ood_score": None, "warning": None, "box": [10, 4, 10, 4], "frame": None, "regions": None,
         "lesion_mm2": None, "lesion_mm": None,
     }  # fmt: skip
     assert second == {"file": str(tmp_path / "b.png"), "error": rows[1]["error"]}
@@ -137,11 +137,11 @@ def test_image_unlike_the_known_ones_is_warned_of_and_predicted_all_the_same(tmp
     inputs = find_inputs([tmp_path / "dark.png", tmp_path / "bright.png"])
     dark, bright = predict_files(Predictor(told_model), inputs, tmp_path / "out", json_lines=True)
     # Of 51 / 255 = 0.2, the classes have 0.8, 0.2 and 0.
-    assert (dark["uncertainty"], dark["novelty"], dark["warning"]) == ("0.200000", "0.400000", "nearly one grey")
-    both = f"{UNREADABLE}; nearly one grey"
-    assert (bright["novelty"], bright["warning"], bright["error"]) == ("1.600000", both, "")
+    assert (dark["uncertainty"], dark["ood_score"], dark["warning"]) == ("0.200000", "0.400000", "nearly one grey")
+    both = f"{OUT_OF_DISTRIBUTION}; nearly one grey"
+    assert (bright["ood_score"], bright["warning"], bright["error"]) == ("1.600000", both, "")
     lines = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
-    assert [(line["novelty"], line["warning"]) for line in lines] == [(0.4, "nearly one grey"), (1.6, both)]
+    assert [(line["ood_score"], line["warning"]) for line in lines] == [(0.4, "nearly one grey"), (1.6, both)]
     assert {"dark_mask.png", "bright_mask.png"} <= set(names(tmp_path / "out"))
 
 

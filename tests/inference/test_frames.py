@@ -13,7 +13,7 @@ from busseg.imaging.images import read_image, write_image
 from busseg.inference.batch import predict_files
 from busseg.inference.frames import Frame, count_frames, find_frames, frame_target, predict_frames
 from busseg.inference.inputs import find_inputs, survey_inputs
-from busseg.inference.predictor import UNREADABLE, Predictor
+from busseg.inference.predictor import OUT_OF_DISTRIBUTION, Predictor
 from busseg.storage.files import read_csv
 
 highdicom = pytest.importorskip("highdicom", reason="needs busseg[dicom]")
@@ -148,10 +148,10 @@ def test_clip_that_is_no_dicom_gets_a_row_a_mask_and_an_overlay_a_frame(tmp_path
 
 
 def test_clip_that_is_no_dicom_is_judged_as_a_whole(tmp_path, told_model):
-    # The novelty is 0.5, 1.25 and 1.5, whose median is 1.25; and 0.5, 0.75 and 1.5.
+    # The ood_score is 0.5, 1.25 and 1.5, whose median is 1.25; and 0.5, 0.75 and 1.5.
     for name, white, warned in (("a.gif", (8, 20, 24), 3), ("b.gif", (8, 12, 24), 1)):
         rows = predict(Predictor(told_model), moving(tmp_path / name, *white), out=tmp_path / name[0])
-        assert sum(row["warning"] == UNREADABLE for row in rows) == warned
+        assert sum(row["warning"] == OUT_OF_DISTRIBUTION for row in rows) == warned
 
 
 def test_model_of_tissue_refuses_what_moves(tmp_path):
@@ -278,8 +278,8 @@ def test_clip_with_a_frame_unlike_the_known_ones_is_segmented_with_the_warning(t
     pixels = np.stack([frame_with(8), frame_with(12), frame_with(24)])
     path = write_scan(tmp_path / "s/clip.dcm", pixels, REGION, SPACING_CM)
     rows = predict(Predictor(told_model), path, out=tmp_path / "out")
-    # The novelty is twice the mean: 0.5, 0.75 and 1.5; the median is 0.75.
-    assert [row["warning"] for row in rows] == ["", "", UNREADABLE]
+    # The ood_score is twice the mean: 0.5, 0.75 and 1.5; the median is 0.75.
+    assert [row["warning"] for row in rows] == ["", "", OUT_OF_DISTRIBUTION]
     (segment,) = highdicom.seg.segread(tmp_path / "out/clip_seg.dcm").SegmentSequence
     assert segment.SegmentDescription == "Not like breast ultrasound in 1 of 3 frames"
 
@@ -292,14 +292,14 @@ def test_clip_unlike_the_known_ones_as_a_whole_has_the_warning_in_all_and_no_seg
     predict(predictor, write_scan(tmp_path / "other/clip.dcm", whole, REGION), out=out)
     assert "clip_seg.dcm" in names(out)
     rows = predict(predictor, clip, out=out, json_lines=True, overlay_dicom=True)
-    # The novelty is 0.5, 1.5 and 2; the median is 1.5.
-    assert [(row["novelty"], row["warning"]) for row in rows] == [
-        ("0.500000", UNREADABLE), ("1.500000", UNREADABLE), ("2.000000", UNREADABLE),
+    # The ood_score is 0.5, 1.5 and 2; the median is 1.5.
+    assert [(row["ood_score"], row["warning"]) for row in rows] == [
+        ("0.500000", OUT_OF_DISTRIBUTION), ("1.500000", OUT_OF_DISTRIBUTION), ("2.000000", OUT_OF_DISTRIBUTION),
     ]  # fmt: skip
     assert [row["label"] for row in rows] == ["normal", "benign", "benign"]  # what it says is kept
     assert read_csv(out / "predictions.csv") == [{key: str(value) for key, value in row.items()} for row in rows]
     lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
-    assert [line["warning"] for line in lines] == [UNREADABLE] * 3
+    assert [line["warning"] for line in lines] == [OUT_OF_DISTRIBUTION] * 3
     assert "clip_seg.dcm" not in names(out)  # nor that of the former prediction
     pictures = [read_image(out / f"clip_frame00{number}_overlay.png", colour=True) for number in (1, 2, 3)]
     strip = len(pictures[0]) - 50

@@ -7,7 +7,7 @@ from busseg.data.fingerprints import describe_fingerprints, read_fingerprints
 from busseg.export.formats import FORMATS
 from busseg.inference.metadata import read_metadata
 from busseg.inference.operating_point import tabulate_thresholds
-from busseg.inference.predictor import SHIPPED, Predictor
+from busseg.inference.predictor import PACKAGED, Predictor
 from busseg.inference.runtimes import load_keras
 from busseg.storage.archives import add_metadata
 
@@ -59,7 +59,7 @@ def test_model_without_metadata_tells_nothing(echo_file):
 
 
 def test_shipped_models_tell_what_they_carry():
-    for path in SHIPPED.values():
+    for path in PACKAGED.values():
         assert isinstance(read_metadata(path), dict)
 
 

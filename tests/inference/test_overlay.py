@@ -4,7 +4,14 @@ import cv2
 import numpy as np
 import pytest
 
-from busseg.inference.overlay import LESION_RGB, TRUTH_RGB, caption_as_unreadable, draw_contour, draw_heat, draw_overlay
+from busseg.inference.overlay import (
+    LESION_RGB,
+    TRUTH_RGB,
+    caption_as_out_of_distribution,
+    draw_contour,
+    draw_heat,
+    draw_overlay,
+)
 from busseg.inference.predictor import Prediction
 
 
@@ -94,11 +101,11 @@ def test_writing_tells_the_class_and_the_area():
 def test_writing_of_an_image_that_cannot_be_read_has_no_class_also_where_it_comes_later(width):
     image = np.full((40, width), 90, np.uint8)
     readable = prediction_of(mask_of(image.shape, slice(5, 20), slice(10, 40)))
-    unreadable = [replace(readable, novelty=1.1, label=label) for label in ("benign", "malignant")]
+    unreadable = [replace(readable, ood_score=1.1, label=label) for label in ("benign", "malignant")]
     first, second = (draw_overlay(image, prediction) for prediction in unreadable)
     np.testing.assert_array_equal(first, second)
     assert not np.array_equal(first, draw_overlay(image, readable))
-    np.testing.assert_array_equal(caption_as_unreadable(draw_overlay(image, readable), 40), first)
+    np.testing.assert_array_equal(caption_as_out_of_distribution(draw_overlay(image, readable), 40), first)
 
 
 def test_heat_goes_from_blue_to_yellow_over_any_image():

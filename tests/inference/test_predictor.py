@@ -19,7 +19,7 @@ from busseg.imaging.images import write_image
 from busseg.inference.predictor import Prediction, Predictor, find_faint
 from busseg.inference.runtimes import load_keras
 from busseg.models.classifier import build_classifier
-from busseg.models.serving import average, tell_novelty, tell_uncertainty, texture_features
+from busseg.models.serving import add_ood_score, add_uncertainty, average, texture_features
 
 
 @pytest.fixture(scope="module")
@@ -358,22 +358,22 @@ FOREIGN = {
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")  # Keras, under NumPy 2
-def test_uncertainty_and_novelty_are_told_by_every_format(tmp_path, tiny_run):
+def test_uncertainty_and_ood_score_are_answered_by_every_format(tmp_path, tiny_run):
     network = load_keras(tiny_run)
     size = texture_features(network).output_shape[1]
-    model = tell_uncertainty(average(tell_novelty(network, np.zeros(size), np.eye(size)[:, :3]), mirrored=True))
+    model = add_uncertainty(average(add_ood_score(network, np.zeros(size), np.eye(size)[:, :3]), flip_tta=True))
     model.save(tmp_path / "told.keras")
     for format, name in STORED.items():
         FORMATS[format](tmp_path / "told.keras", tmp_path / name)
     image = noise(40, 50)
     expected = Predictor(model).predict(image)
     assert expected.uncertainty > 0
-    assert expected.novelty > 0
+    assert expected.ood_score > 0
     for name in ("told.keras", *STORED.values()):
         prediction = Predictor(tmp_path / name).predict(image)
         assert_same(prediction, expected)
         assert prediction.uncertainty == pytest.approx(expected.uncertainty, abs=1e-5)
-        assert prediction.novelty == pytest.approx(expected.novelty, rel=1e-5)
+        assert prediction.ood_score == pytest.approx(expected.ood_score, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -395,14 +395,14 @@ def test_faint_image_is_told(values, found):
 
 def test_warnings_are_that_the_image_cannot_be_read_and_that_it_is_faint():
     probabilities = np.float32([0, 1, 0])
-    told = [Prediction("benign", probabilities, novelty=n, faint="very dark").warning for n in (None, 1, 1.1)]
+    told = [Prediction("benign", probabilities, ood_score=n, faint="very dark").warning for n in (None, 1, 1.1)]
     assert told == ["very dark", "very dark", "not like breast ultrasound; very dark"]
 
 
-@pytest.mark.parametrize(("novelty", "readable"), [(None, True), (0.9, True), (1.0, True), (1.1, False)])
-def test_image_is_readable_up_to_a_novelty_of_one(novelty, readable):
+@pytest.mark.parametrize(("ood_score", "expected"), [(None, True), (0.9, True), (1.0, True), (1.1, False)])
+def test_image_is_in_distribution_up_to_an_ood_score_of_one(ood_score, expected):
     mask = np.zeros((4, 4), np.uint8)
-    assert Prediction("normal", np.float32([1, 0, 0]), mask, mask, novelty=novelty).readable == readable
+    assert Prediction("normal", np.float32([1, 0, 0]), mask, mask, ood_score=ood_score).in_distribution == expected
 
 
 @pytest.mark.parametrize(("build", "message"), FOREIGN.values(), ids=FOREIGN)

@@ -6,7 +6,7 @@ import pytest
 from busseg.data.sample import CLASSES
 from busseg.imaging.dicom import Scan
 from busseg.imaging.dicom_regions import Regions
-from busseg.inference.predictor import UNREADABLE, Prediction
+from busseg.inference.predictor import OUT_OF_DISTRIBUTION, Prediction
 from busseg.inference.regions import join_regions
 
 # Two regions of 2 x 2 pixels, with a column between them.
@@ -52,13 +52,13 @@ def test_masks_of_all_regions_make_one_of_the_frame():
 
 
 def test_region_unlike_a_breast_ultrasound_is_left_out_and_named():
-    foreign = prediction(0, 0, 1, novelty=1.5)
+    foreign = prediction(0, 0, 1, ood_score=1.5)
     joined = join_regions(SCAN, [foreign, BENIGN])
-    assert (joined.label, joined.readable) == ("benign", True)
+    assert (joined.label, joined.in_distribution) == ("benign", True)
     np.testing.assert_array_equal(joined.mask, [[0, 0, 0, 1, 0], [0, 0, 0, 0, 0]])
-    assert joined.warnings == ("a note", f"left out: 1 of 2 regions, {UNREADABLE}")
+    assert joined.warnings == ("a note", f"left out: 1 of 2 regions, {OUT_OF_DISTRIBUTION}")
     both = join_regions(SCAN, [foreign, foreign])
-    assert (both.label, both.lesion_px, both.warnings) == ("malignant", 2, (UNREADABLE, "a note"))
+    assert (both.label, both.lesion_px, both.warnings) == ("malignant", 2, (OUT_OF_DISTRIBUTION, "a note"))
 
 
 @pytest.mark.parametrize(("first", "second", "expected"), [(False, True, True), (False, False, False)])

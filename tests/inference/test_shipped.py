@@ -17,34 +17,34 @@ from busseg.data.readers.busi import find_samples
 from busseg.data.splits import train_on_all
 from busseg.imaging.images import fit_to_square, read_image, read_mask, write_image
 from busseg.inference.metadata import read_metadata
-from busseg.inference.predictor import SHIPPED, Predictor
+from busseg.inference.predictor import PACKAGED, Predictor
 from busseg.inference.runtimes import load
 
 
-@pytest.fixture(scope="module", params=SHIPPED)
+@pytest.fixture(scope="module", params=PACKAGED)
 def predictor(request):
     return Predictor(request.param)
 
 
 @pytest.mark.parametrize(("name", "most"), [("best", 16 * 2**20), ("small", 2_000_000)])
 def test_model_is_small_enough_to_ship(name, most):
-    assert SHIPPED[name].stat().st_size <= most
+    assert PACKAGED[name].stat().st_size <= most
 
 
 @pytest.mark.parametrize("engine", [cv2.dnn.ENGINE_CLASSIC, cv2.dnn.ENGINE_NEW], ids=["classic", "new"])
 def test_opencv_answers_as_onnx_runtime_does(predictor, engine):
-    network = cv2.dnn.readNetFromONNX(str(SHIPPED[predictor.name]), engine)
+    network = cv2.dnn.readNetFromONNX(str(PACKAGED[predictor.name]), engine)
     for label in predictor.classes:
         image, _ = draw_phantom(label, seed=0)
         square = fit_to_square(image, predictor.image_size).astype(np.float32)[None, ..., None]
         network.setInput(square)
-        expected, _, _ = load(SHIPPED[predictor.name])
+        expected, _, _ = load(PACKAGED[predictor.name])
         for name, values in expected(square).items():
             np.testing.assert_allclose(network.forward(name).reshape(values.shape), values, atol=1e-5, err_msg=name)
 
 
 def test_file_tells_what_its_user_must_know_and_names_its_batch(predictor):
-    model = onnx.load(SHIPPED[predictor.name])
+    model = onnx.load(PACKAGED[predictor.name])
     told = json.loads({one.key: one.value for one in model.metadata_props}["busseg"])
     assert len(read_fingerprints(told, "model")) == 761  # BUSI without the groups of several classes
     del told[FINGERPRINTS]
@@ -58,7 +58,7 @@ def test_best_answers_where_no_other_is_named():
     image, _ = draw_phantom("benign", seed=0)
     expected = Predictor("best").predict(image)
     np.testing.assert_array_equal(Predictor().predict(image).probability_map, expected.probability_map)
-    np.testing.assert_array_equal(Predictor(SHIPPED["best"]).predict(image).probability_map, expected.probability_map)
+    np.testing.assert_array_equal(Predictor(PACKAGED["best"]).predict(image).probability_map, expected.probability_map)
 
 
 def test_answers_are_whole(predictor):
@@ -81,14 +81,14 @@ def test_mirrored_image_has_the_mirrored_answer(predictor):
 def test_photographs_and_pages_are_flagged(predictor, tmp_path, name):
     data = pytest.importorskip("skimage.data")
     write_image(tmp_path / "photograph.png", getattr(data, name)())
-    assert not predictor.predict(tmp_path / "photograph.png").readable
+    assert not predictor.predict(tmp_path / "photograph.png").in_distribution
 
 
 @pytest.mark.parametrize("grey", [0, 128, 255])
 def test_blank_frames_and_noise_are_flagged(predictor, grey):
     blank = np.full((400, 500), grey, np.uint8)
     noise = np.random.default_rng(grey).integers(0, 256, (400, 500), np.uint8)
-    assert not any(prediction.readable for prediction in predictor.predict_batch([blank, noise]))
+    assert not any(prediction.in_distribution for prediction in predictor.predict_batch([blank, noise]))
 
 
 def test_busi_is_read_and_mostly_right(predictor, busi_folder):
@@ -96,7 +96,7 @@ def test_busi_is_read_and_mostly_right(predictor, busi_folder):
     samples = find_samples(busi_folder)[::26]
     predictions = predictor.predict_batch([sample.image for sample in samples])
     assert np.mean([p.label == sample.label for p, sample in zip(predictions, samples, strict=True)]) > 0.9
-    assert all(prediction.readable for prediction in predictions)
+    assert all(prediction.in_distribution for prediction in predictions)
     overlaps = []
     for prediction, sample in zip(predictions, samples, strict=True):
         lesion = read_mask(sample.masks, read_image(sample.image).shape)

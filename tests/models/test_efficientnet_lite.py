@@ -36,8 +36,8 @@ def trained():
     """Gives an encoder with ImageNet weights, built once."""
 
     @functools.cache
-    def build(name="efficientnet_lite0", channels=3, folded=False):
-        return encoder(name, imagenet_file(name), channels, folded=folded)
+    def build(name="efficientnet_lite0", channels=3, fold_batch_norm=False):
+        return encoder(name, imagenet_file(name), channels, fold_batch_norm=fold_batch_norm)
 
     return build
 
@@ -79,17 +79,17 @@ def test_cat_is_seen_as_a_cat_and_coffee_as_espresso(trained, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_folded_network_sees_what_the_batch_normalized_one_sees(trained, name):
     image = photograph("chelsea", SIZES[name])
-    pairs = zip(outputs(trained(name), image), outputs(trained(name, folded=True), image), strict=True)
+    pairs = zip(outputs(trained(name), image), outputs(trained(name, fold_batch_norm=True), image), strict=True)
     for level, (batch, folded) in enumerate(pairs):
         np.testing.assert_allclose(folded, batch, rtol=1e-3, atol=1e-3 * batch.std(), err_msg=f"level {level}")
 
 
-@pytest.mark.parametrize("folded", [False, True])
-def test_one_grey_channel_is_seen_as_three_equal_ones(trained, folded):
+@pytest.mark.parametrize("fold_batch_norm", [False, True])
+def test_one_grey_channel_is_seen_as_three_equal_ones(trained, fold_batch_norm):
     grey = photograph("chelsea", 224).mean(-1, keepdims=True)
     pairs = zip(
-        outputs(trained(channels=1, folded=folded), grey),
-        outputs(trained(folded=folded), np.repeat(grey, 3, axis=-1)),
+        outputs(trained(channels=1, fold_batch_norm=fold_batch_norm), grey),
+        outputs(trained(fold_batch_norm=fold_batch_norm), np.repeat(grey, 3, axis=-1)),
         strict=True,
     )
     for level, (one, three) in enumerate(pairs):
@@ -139,7 +139,7 @@ def test_with_its_head_it_would_have_the_published_number_of_parameters(name):
     assert round((trainable + head) / 1e6, 1) == published[name]
 
 
-@pytest.mark.parametrize("options", [{"folded": True, "normalization": "group"}, {"normalization": "none"}])
+@pytest.mark.parametrize("options", [{"fold_batch_norm": True, "normalization": "group"}, {"normalization": "none"}])
 def test_folded_network_has_a_bias_a_channel_and_nothing_after_its_convolutions(options):
     batch, folded = encoder(), encoder(**options)
     channels = sum(layer.gamma.shape[0] for layer in batch.layers if layer.name.endswith("_norm"))
@@ -239,7 +239,7 @@ def test_weights_of_another_network_are_refused_in_one_line(name, other):
 def test_weights_that_were_batch_normalized_fit_no_groups():
     imagenet_file("efficientnet_lite0")
     message = (
-        "^`normalization` must be batch or none with the weights of efficientnet_lite0, or `folded` be true. "
+        "^`normalization` must be batch or none with the weights of efficientnet_lite0, or `fold_batch_norm` be true. "
         "Received: normalization='group'$"
     )
     with pytest.raises(ValueError, match=message):

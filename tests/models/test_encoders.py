@@ -297,7 +297,7 @@ def test_download_that_fails_is_told(monkeypatch):
         ("plain", {"width": 8}),
         ("plain", {"normalization": "none"}),
         ("plain", {"depth": 5}),  # deeper than the file's
-        ("efficientnet_lite0", {"folded": True}),
+        ("efficientnet_lite0", {"fold_batch_norm": True}),
     ],
 )
 def test_weights_of_an_encoder_built_otherwise_are_refused_in_one_line(weights_file, name, options, recwarn):

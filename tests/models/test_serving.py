@@ -3,12 +3,12 @@ import numpy as np
 import pytest
 
 from busseg.models.serving import (
+    add_ood_score,
+    add_uncertainty,
     average,
+    make_mask_follow_class,
     network_inside,
-    reconcile,
     set_temperature,
-    tell_novelty,
-    tell_uncertainty,
     texture_features,
 )
 from busseg.models.unet import build_unet
@@ -47,14 +47,14 @@ def left_mean(image):
 # === The mirror ===
 def test_answer_is_the_mean_of_an_image_and_its_mirror_image(network, images):
     here, there = answers(network, images), answers(network, images[:, :, ::-1])
-    mean = answers(average(network, mirrored=True), images)
+    mean = answers(average(network, flip_tta=True), images)
     np.testing.assert_allclose(mean["mask"], (here["mask"] + there["mask"][:, :, ::-1]) / 2, atol=1e-6)
     product = np.sqrt(here["label"] * there["label"])  # the mean of logits, before it is scaled to a sum of 1
     np.testing.assert_allclose(mean["label"], product / product.sum(1, keepdims=True), atol=1e-6)
 
 
 def test_mirrored_image_has_the_mirrored_answer(network, images):
-    model = average(network, mirrored=True)
+    model = average(network, flip_tta=True)
     here, there = answers(model, images), answers(model, images[:, :, ::-1])
     np.testing.assert_allclose(here["mask"], there["mask"][:, :, ::-1], atol=1e-6)
     np.testing.assert_allclose(here["label"], there["label"], atol=1e-6)
@@ -65,8 +65,8 @@ def test_networks_of_several_sizes_answer_at_the_first_ones(network, images):
     label = keras.ops.softmax(keras.ops.mean(image, axis=(1, 2)) * np.float32([0.01, 0.02, 0]))
     smaller = keras.Model(image, {"mask": image / 255, "label": label}, name="smaller")
     flat = np.broadcast_to(images.mean((1, 2, 3), keepdims=True), images.shape)  # the same at any size
-    alone, other = answers(average(network, mirrored=True), flat), answers(smaller, flat[:, ::2, ::2])
-    both = answers(average(network, smaller, mirrored=True), flat)
+    alone, other = answers(average(network, flip_tta=True), flat), answers(smaller, flat[:, ::2, ::2])
+    both = answers(average(network, smaller, flip_tta=True), flat)
     np.testing.assert_allclose(both["mask"], (alone["mask"] + other["mask"].repeat(2, 1).repeat(2, 2)) / 2, atol=1e-5)
     product = np.sqrt(alone["label"] * other["label"])
     np.testing.assert_allclose(both["label"], product / product.sum(1, keepdims=True), atol=1e-5)
@@ -95,16 +95,16 @@ def test_uncertainty_is_what_the_less_certain_answer_lacks(pixels, label, expect
     told = keras.ops.convert_to_tensor(np.float32([label]))
     model = saying(lambda x: 1 * x, lambda x: 0 * left_mean(x) + told)
     image = np.float32(pixels * 4).reshape(1, 4, 4, 1)
-    assert answers(tell_uncertainty(model), image)["uncertainty"] == pytest.approx(expected, abs=1e-6)
+    assert answers(add_uncertainty(model), image)["uncertainty"] == pytest.approx(expected, abs=1e-6)
 
 
 # === Mask and class ===
 def answering(peak, label):
-    """What `reconcile` makes of a mask that rises to `peak`, and of a label."""
+    """What `make_mask_follow_class` makes of a mask that rises to `peak`, and of a label."""
     image = np.float32([0, 0.25, 0.5, 1] * 4).reshape(1, 4, 4, 1) * peak
     told = keras.ops.convert_to_tensor(np.float32([label]))
     model = saying(lambda x: 1 * x, lambda x: 0 * left_mean(x) + told)
-    return answers(reconcile(model), image)["mask"][0, 0, :, 0]
+    return answers(make_mask_follow_class(model), image)["mask"][0, 0, :, 0]
 
 
 @pytest.mark.parametrize(
@@ -123,17 +123,17 @@ def test_mask_agrees_with_the_class(peak, label, expected):
 
 # === Temperature ===
 def test_temperature_divides_the_logits_of_the_mean_too(network, images):
-    before = answers(average(network, mirrored=True), images)["label"]
+    before = answers(average(network, flip_tta=True), images)["label"]
     set_temperature(network, 2.5)
-    after = answers(average(network, mirrored=True), images)["label"]
+    after = answers(average(network, flip_tta=True), images)["label"]
     expected = before ** (1 / 2.5)
     np.testing.assert_allclose(after, expected / expected.sum(1, keepdims=True), atol=1e-5)
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_model_built_around_networks_passes_its_temperature_on_to_each(network, images, mirrored):
+@pytest.mark.parametrize("flip_tta", [False, True])
+def test_model_built_around_networks_passes_its_temperature_on_to_each(network, images, flip_tta):
     other = build_unet(image_size=SIZE, width=4, depth=2)
-    model = reconcile(tell_uncertainty(average(network, other, mirrored=mirrored)))
+    model = make_mask_follow_class(add_uncertainty(average(network, other, flip_tta=flip_tta)))
     before = answers(model, images)["label"]
     set_temperature(model, 2.5)
     expected = before ** (1 / 2.5)
@@ -161,21 +161,21 @@ def test_network_of_one_skip_has_a_texture_too(images):
     assert texture_features(build_unet(image_size=SIZE, width=4, depth=1))(images).shape == (3, 2 * 4)
 
 
-def test_novelty_is_the_distance_in_whitened_features(network, images):
+def test_ood_score_is_the_distance_in_whitened_features(network, images):
     features = keras.ops.convert_to_numpy(texture_features(network)(images))
     random = np.random.default_rng(1)
     mean, whitening = random.normal(size=24).astype(np.float32), random.normal(size=(24, 5)).astype(np.float32)
-    model = tell_novelty(network, mean, whitening)
+    model = add_ood_score(network, mean, whitening)
     found = answers(model, images)
     expected = np.linalg.norm((features - mean) @ whitening, axis=1, keepdims=True)
-    np.testing.assert_allclose(found["novelty"], expected, rtol=1e-4)
+    np.testing.assert_allclose(found["ood_score"], expected, rtol=1e-4)
     for name, values in answers(network, images).items():
         np.testing.assert_array_equal(found[name], values)
 
 
-@pytest.mark.parametrize("build", [lambda x: x, tell_uncertainty, average])
+@pytest.mark.parametrize("build", [lambda x: x, add_uncertainty, average])
 def test_network_is_found_inside_whatever_is_built_around_it(network, images, build):
-    found = answers(network_inside(reconcile(build(network))), images)
+    found = answers(network_inside(make_mask_follow_class(build(network))), images)
     expected = answers(network, images)
     assert found.keys() == expected.keys()
     for name, values in expected.items():
@@ -184,13 +184,13 @@ def test_network_is_found_inside_whatever_is_built_around_it(network, images, bu
 
 def test_all_of_it_is_saved_and_loaded(network, images, tmp_path):
     set_temperature(network, 2)
-    model = reconcile(
-        tell_uncertainty(
-            average(tell_novelty(network, np.zeros(24, np.float32), np.eye(24, dtype=np.float32)), mirrored=True)
+    model = make_mask_follow_class(
+        add_uncertainty(
+            average(add_ood_score(network, np.zeros(24, np.float32), np.eye(24, dtype=np.float32)), flip_tta=True)
         )
     )
     expected = answers(model, images)
-    assert set(expected) == {"mask", "label", "uncertainty", "novelty"}
+    assert set(expected) == {"mask", "label", "uncertainty", "ood_score"}
     model.save(tmp_path / "model.keras")
     for name, values in answers(keras.models.load_model(tmp_path / "model.keras"), images).items():
         np.testing.assert_array_equal(values, expected[name])

@@ -331,7 +331,7 @@ def test_frozen_levels_keep_weights_and_statistics_also_when_loaded(images, tmp_
 
 def test_frozen_depthwise_kernels_stay_and_all_else_moves(images):
     keras.utils.set_random_seed(0)
-    model = small_unet(encoder="efficientnet_lite0", frozen_depthwise=True, folded=True, decoder="add")
+    model = small_unet(encoder="efficientnet_lite0", frozen_depthwise=True, fold_batch_norm=True, decoder="add")
     before = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
     train_for_a_step(model, images)
     kept = {layer.name for layer in model.layers if isinstance(layer, keras.layers.DepthwiseConv2D)}
@@ -421,9 +421,9 @@ def test_image_size_is_a_multiple_of_the_encoders_stride(encoder, depth, stride)
         ({"frozen": 3, "depth": 1}, r"`frozen` must be in \[0, 2\], the encoder's levels. Received: frozen=3"),
         ({"frozen": -1}, r"`frozen` must be in \[0, 5\], the encoder's levels. Received: frozen=-1"),
         (
-            {"folded": True},
-            "`folded` is for efficientnet_lite0, efficientnet_lite1, efficientnet_lite2. "
-            "Received: folded=True, encoder='plain'",
+            {"fold_batch_norm": True},
+            "`fold_batch_norm` is for efficientnet_lite0, efficientnet_lite1, efficientnet_lite2. "
+            "Received: fold_batch_norm=True, encoder='plain'",
         ),
         ({"weights": "imagenet"}, "The encoder plain has no ImageNet weights; those with them are .*"),
     ],

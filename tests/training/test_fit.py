@@ -138,7 +138,9 @@ def test_model_is_that_of_the_epoch_with_the_lowest_validation_loss(run, split):
 
 
 def test_network_is_the_recipes():
-    model = build_model(dataclasses.replace(RECIPE, encoder="efficientnet_lite0", decoder="add", frozen=1, folded=True))
+    model = build_model(
+        dataclasses.replace(RECIPE, encoder="efficientnet_lite0", decoder="add", frozen=1, fold_batch_norm=True)
+    )
     frozen = {layer.name.split("_")[0] for layer in model.layers if layer.weights and not layer.trainable}
     assert frozen == {"encoder0"}
     assert {layer.name for layer in model.layers} >= {"encoder1_block2_add", "decoder0_add"}
@@ -203,7 +205,7 @@ def test_all_of_a_dataset_can_be_trained_with(phantom_samples, tmp_path):
 
 # === Mirrored ===
 def test_mirrored_model_is_the_networks_mean(split, tmp_path):
-    recipe = dataclasses.replace(RECIPE, mirrored=True, epochs=1, warmup_epochs=0)
+    recipe = dataclasses.replace(RECIPE, flip_tta=True, epochs=1, warmup_epochs=0)
     fit(recipe, split, tmp_path)
     image = np.random.default_rng(0).uniform(0, 255, (1, 32, 32, 1)).astype(np.float32)
     network = keras.models.load_model(tmp_path / "checkpoints/0001.keras")
@@ -214,7 +216,7 @@ def test_mirrored_model_is_the_networks_mean(split, tmp_path):
 
 
 def test_reconciled_model_shows_a_lesion_where_it_tells_one(split, tmp_path):
-    fit(dataclasses.replace(RECIPE, reconciled=True, epochs=1, warmup_epochs=0), split, tmp_path)
+    fit(dataclasses.replace(RECIPE, mask_follows_class=True, epochs=1, warmup_epochs=0), split, tmp_path)
     model = keras.models.load_model(tmp_path / "model.keras")
     images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 1)).astype(np.float32)
     found = model.predict_on_batch(images)

@@ -11,8 +11,9 @@ from busseg.training.recipe import Recipe, load_recipe
 PACKAGED = sorted(path.name.removesuffix(".toml") for path in (files("busseg.training") / "recipes").iterdir())
 UNUSUAL = Recipe(
     image_size=64, encoder="efficientnet_lite0", weights="my encoder.weights.h5", width=8, depth=3, decoder="add",
-    frozen=1, frozen_depthwise=True, folded=True, dropout=0.25, normalization="group", attention_gates=True, cbam=True,
-    mirrored=True, reconciled=True, augmentation="scanner", balance="sampling", balance_power=0.5, lesion_free=0.2,
+    frozen=1, frozen_depthwise=True, fold_batch_norm=True, dropout=0.25, normalization="group", attention_gates=True,
+    cbam=True, flip_tta=True, mask_follows_class=True, augmentation="scanner", balance="sampling", balance_power=0.5,
+    lesion_free=0.2,
     grey_transfer=0.3, normals_drawn=0.5, validation=False, mask_loss="bce_dice",
     mask_weight=2.5, label_loss="focal", label_weight=0.5, epochs=7, batch_size=4, learning_rate=3e-4, head_epochs=1,
     encoder_rate=0.1, warmup_epochs=0, weight_decay=0.0, patience=2, precision="mixed_bfloat16", seed=11,
@@ -132,7 +133,7 @@ def test_seed_that_keras_does_not_take_is_refused():
         ({"augmentation": ["card"]}, "`augmentation` must be of type str. Received: ['card']"),
         ({"weights": False}, "`weights` must be of type str. Received: False"),
         ({"frozen": 0.5}, "`frozen` must be of type int. Received: 0.5"),
-        ({"folded": 1}, "`folded` must be of type bool. Received: 1"),
+        ({"fold_batch_norm": 1}, "`fold_batch_norm` must be of type bool. Received: 1"),
     ],
 )
 def test_wrong_type_is_refused(wrong, message):
@@ -168,8 +169,8 @@ def test_unknown_choice_is_refused_with_the_known_ones(name, known):
         ({"augmentation": "stain"}, "is for the tasks of tissue"),
         ({"magnification": 40}, "`magnification` must be 0, or of tissue one of 40, 100, 200, 400. Received: 40"),
         ({"task": "histology", "magnification": 50}, "`magnification` must be 0, .* Received: 50"),
-        ({"task": "histology", "mirrored": True}, "are for ultrasound. Received: task='histology'"),
-        ({"task": "subtypes", "reconciled": True}, "are for ultrasound. Received: task='subtypes'"),
+        ({"task": "histology", "flip_tta": True}, "are for ultrasound. Received: task='histology'"),
+        ({"task": "subtypes", "mask_follows_class": True}, "are for ultrasound. Received: task='subtypes'"),
     ],
 )
 def test_choices_of_another_task_are_refused(wrong, message):

@@ -5,7 +5,7 @@ import pytest
 
 from busseg.imaging.images import write_image
 from busseg.models.unet import build_unet
-from busseg.training.novelty import fit_novelty, measure_novelty
+from busseg.training.ood import fit_ood, measure_ood
 
 
 @pytest.fixture(scope="module")
@@ -17,10 +17,10 @@ def network():
 
 
 def test_known_images_are_at_a_median_distance_of_one(network, phantom_samples):
-    found = fit_novelty(network, phantom_samples, "card")
+    found = fit_ood(network, phantom_samples, "card")
     assert [array.shape for array in found] == [(24,), (24, 24)]
     assert {array.dtype for array in found} == {np.dtype(np.float32)}
-    assert np.median(measure_novelty(network, phantom_samples, *found)) == pytest.approx(1, abs=0.01)
+    assert np.median(measure_ood(network, phantom_samples, *found)) == pytest.approx(1, abs=0.01)
 
 
 def test_foreign_image_is_further_than_known_ones(network, phantom_samples, tmp_path):
@@ -28,6 +28,6 @@ def test_foreign_image_is_further_than_known_ones(network, phantom_samples, tmp_
     write_image(tmp_path / "stripes.png", stripes)
     write_image(tmp_path / "mask.png", 0 * stripes)
     foreign = replace(phantom_samples[0], image=tmp_path / "stripes.png", masks=(tmp_path / "mask.png",))
-    found = fit_novelty(network, phantom_samples, "card")
-    known = measure_novelty(network, phantom_samples, *found)
-    assert measure_novelty(network, [foreign], *found)[0] > 1.5 * known.max()
+    found = fit_ood(network, phantom_samples, "card")
+    known = measure_ood(network, phantom_samples, *found)
+    assert measure_ood(network, [foreign], *found)[0] > 1.5 * known.max()

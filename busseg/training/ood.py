@@ -9,7 +9,7 @@ from busseg.training.batches import Batches
 _AUGMENTED = 4  # changed copies of each image: other gains, crops and noises are not foreign
 
 
-def fit_novelty(network, samples, augmentation, seed=0):
+def fit_ood(network, samples, augmentation, seed=0):
     """Find where the features of known images lie, so that others can be told by their Mahalanobis distance.
 
     Args:
@@ -20,7 +20,7 @@ def fit_novelty(network, samples, augmentation, seed=0):
 
     Returns:
         Float32 arrays `mean`, `(features,)`, and `whitening`, `(features, features)`, for
-        `models.serving.tell_novelty`. The median distance of the samples as they are is 1.
+        `models.serving.add_ood_score`. The median distance of the samples as they are is 1.
     """
     seen = texture_features(network)
     plain = _features(seen, Batches(samples, network.input_shape[1], 32))
@@ -38,8 +38,8 @@ def fit_novelty(network, samples, augmentation, seed=0):
     return mean.astype(np.float32), whitening.astype(np.float32)
 
 
-def measure_novelty(network, samples, mean, whitening):
-    """The distances of samples, array `(n,)`, by what `fit_novelty` has found."""
+def measure_ood(network, samples, mean, whitening):
+    """The distances of samples, array `(n,)`, by what `fit_ood` has found."""
     features = _features(texture_features(network), Batches(samples, network.input_shape[1], 32))
     return distances(features, mean, whitening)
 
