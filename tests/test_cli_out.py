@@ -13,7 +13,7 @@ import busseg.cli
 from busseg.data.sample import CLASSES
 from busseg.imaging.images import write_image
 from busseg.models.unet import build_unet
-from busseg.storage import claims
+from busseg.storage import run_folder
 from busseg.storage.files import HIDDEN
 
 # How to call each verb; the output is last.
@@ -34,14 +34,14 @@ VERBS = {
     "download": "download busi",
 }
 MARKERS = {
-    "audit": claims.AUDIT,
-    "train": claims.RUN,
-    "evaluate": claims.EVALUATION,
-    "crossval": claims.CROSSVAL,
-    "compare": claims.COMPARISON,
-    "predict": claims.PREDICTION,
-    "explain": claims.EXPLANATION,
-    "demo": claims.DEMO,
+    "audit": run_folder.AUDIT,
+    "train": run_folder.RUN,
+    "evaluate": run_folder.EVALUATION,
+    "crossval": run_folder.CROSSVAL,
+    "compare": run_folder.COMPARISON,
+    "predict": run_folder.PREDICTION,
+    "explain": run_folder.EXPLANATION,
+    "demo": run_folder.DEMO,
 }
 SUFFIXES = {"export onnx": ".onnx", "export litert": ".tflite"}
 AGAIN = ("audit", "evaluate", "compare", "predict", "explain")  # those that a second call replaces

@@ -11,11 +11,12 @@ import pytest
 from busseg.data.sample import CLASSES
 from busseg.evaluation.report import show, show_interval, write_report
 from busseg.evaluation.robustness import FIELDS as ROBUSTNESS_FIELDS
-from busseg.evaluation.robustness import PERTURBATIONS, ROBUSTNESS, STRENGTHS, describe, write_robustness
+from busseg.evaluation.robustness import PERTURBATIONS, STRENGTHS, describe, write_robustness
 from busseg.evaluation.scores import mask_scores, point_scores
-from busseg.evaluation.scoring import SUMMARY, TABLE, fields, read_rows, summarise, write_scores
+from busseg.evaluation.scoring import fields, read_rows, summarise, write_scores
 from busseg.imaging.images import read_image, read_mask, write_image
 from busseg.storage.files import write_csv
+from busseg.storage.run_folder import PER_IMAGE, ROBUSTNESS, SUMMARY
 
 DASH = "\N{EN DASH}"
 MIB = 2**20
@@ -218,7 +219,7 @@ def test_title_and_text_tell_what_was_scored(folder, phantom_samples):
 def test_plots_and_cases_are_there(folder, phantom_samples):
     page = report(folder, phantom_samples)
     assert page.plots() == PLOTS
-    rows = read_rows(folder / TABLE)
+    rows = read_rows(folder / PER_IMAGE)
     missed = {row["file"] for row in rows if row["dice"] == 0}
     alarms = {row["file"] for row in rows if row["clean"] is False}
     found = {row["file"] for row in rows if row["dice"]}
@@ -229,7 +230,7 @@ def test_plots_and_cases_are_there(folder, phantom_samples):
 
 def test_images_of_the_wrong_class_are_listed_the_surest_first(folder, phantom_samples):
     page = report(folder, phantom_samples)
-    wrong = [row for row in read_rows(folder / TABLE) if row["label"] != row["predicted"]]
+    wrong = [row for row in read_rows(folder / PER_IMAGE) if row["label"] != row["predicted"]]
     listed = page.source.partition(f"{len(wrong)} images of the wrong class, the surest first")[2]
     listed = re.findall(r"<tr><td>([^<]+\.png)</td>", listed.partition("</details>")[0])
     assert listed == [row["file"] for row in sorted(wrong, key=lambda row: -row[f"p_{row['predicted']}"])]
@@ -529,7 +530,7 @@ def test_without_robustness_nothing_is_said_of_it(folder):
 
 
 # === Folders that are none ===
-@pytest.mark.parametrize("missing", [TABLE, SUMMARY])
+@pytest.mark.parametrize("missing", [PER_IMAGE, SUMMARY])
 def test_folder_without_an_evaluation_is_named(folder, missing):
     (folder / missing).unlink()
     with pytest.raises(FileNotFoundError, match=f"with {missing}, found none: {re.escape(str(folder))}"):
@@ -572,7 +573,7 @@ def test_large_evaluation_stays_a_small_page(folder, scored):
         answer = {"p_normal": 0, "p_benign": benign, "p_malignant": 1 - benign, "predicted": row["label"]}
         dice = row["dice"] and random.random()
         rows.append(row | answer | {"file": f"{number}.png", "dice": dice, "true_px": row["true_px"] and number + 1})
-    write_csv(folder / TABLE, fields(CLASSES), rows)
+    write_csv(folder / PER_IMAGE, fields(CLASSES), rows)
     parts = {"test": summarise(scored[1])}
     (folder / SUMMARY).write_text(json.dumps({"threshold": 0.5, "nsd_tolerance_px": 5, "parts": parts}))
     assert len(report(folder).source) < 2 * MIB

@@ -16,8 +16,9 @@ from busseg.data.splits import grouped_splits
 from busseg.evaluation.pooling import format_crossval
 from busseg.evaluation.scores import point_scores
 from busseg.evaluation.scoring import read_rows
-from busseg.experiments.crossval import SETTINGS, _settle, cross_validate
+from busseg.experiments.crossval import _settle, cross_validate
 from busseg.storage.files import read_csv
+from busseg.storage.run_folder import SETTINGS
 from busseg.training.recipe import Recipe
 
 RECIPE = Recipe(image_size=32, width=4, depth=2, epochs=1)

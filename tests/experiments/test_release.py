@@ -8,7 +8,7 @@ import pytest
 from busseg.data.fingerprints import fingerprint_samples, read_fingerprints
 from busseg.data.sample import CLASSES
 from busseg.data.splits import train_on_all
-from busseg.evaluation.scoring import TABLE, read_rows
+from busseg.evaluation.scoring import read_rows
 from busseg.experiments.crossval import cross_validate
 from busseg.experiments.release import release_model, score_together
 from busseg.imaging.images import read_image
@@ -16,6 +16,7 @@ from busseg.inference.metadata import read_metadata
 from busseg.inference.predictor import Predictor
 from busseg.inference.runtimes import load_keras
 from busseg.models.serving import add_uncertainty, average
+from busseg.storage.run_folder import PER_IMAGE
 from busseg.training.fit import build_model, fit
 from busseg.training.recipe import Recipe
 
@@ -75,7 +76,7 @@ def test_model_rounded_to_half_precision_answers_alike_in_both_formats(trained, 
 
 
 def scores(folder):
-    return {row["file"]: row for row in read_rows(folder / TABLE)}
+    return {row["file"]: row for row in read_rows(folder / PER_IMAGE)}
 
 
 @pytest.mark.slow
