@@ -13,7 +13,7 @@ import busseg.cli
 from busseg.data.sample import CLASSES
 from busseg.imaging.images import write_image
 from busseg.models.unet import build_unet
-from busseg.storage import run_folder
+from busseg.storage import claims, run_folder
 from busseg.storage.files import HIDDEN
 
 # How to call each verb; the output is last.
