@@ -1,5 +1,7 @@
 import os
 import shutil
+import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,12 @@ os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Nor does a test report to the makers of ONNX Runtime; see `runtimes.py`.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+# A shell that starts the tests in the background has them ignore these signals, and the programs they start would, too.
+for name in ("SIGINT", "SIGHUP"):
+    number = getattr(signal, name, None)
+    if number and threading.current_thread() is threading.main_thread() and signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
 
 REPOSITORY = Path(__file__).parents[1]
 
