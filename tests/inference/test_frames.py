@@ -294,7 +294,8 @@ def test_clip_unlike_the_known_ones_as_a_whole_has_the_warning_in_all_and_no_seg
     rows = predict(predictor, clip, out=out, json_lines=True, overlay_dicom=True)
     # The ood_score is 0.5, 1.5 and 2; the median is 1.5.
     assert [(row["ood_score"], row["warning"]) for row in rows] == [
-        ("0.500000", OUT_OF_DISTRIBUTION), ("1.500000", OUT_OF_DISTRIBUTION), ("2.000000", f"{OUT_OF_DISTRIBUTION}; nearly one grey"),
+        ("0.500000", OUT_OF_DISTRIBUTION), ("1.500000", OUT_OF_DISTRIBUTION),
+        ("2.000000", f"{OUT_OF_DISTRIBUTION}; nearly one grey"),
     ]  # fmt: skip
     assert [row["label"] for row in rows] == ["normal", "benign", "benign"]  # what it says is kept
     assert read_csv(out / "predictions.csv") == [{key: str(value) for key, value in row.items()} for row in rows]
