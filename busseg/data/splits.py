@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from busseg.data.readers.breakhis import parse_name
 from busseg.data.sample import Sample
 from busseg.storage.claims import claim
 from busseg.storage.escaping import match_names
@@ -131,7 +130,7 @@ def patient_splits(samples, folds=5, seed=0):
         List of `Split`, one a fold.
 
     Raises:
-        ValueError: If a class has fewer than three patients, or a sample is not named as in BreaKHis.
+        ValueError: If a class has fewer than three patients, or a sample has no magnification.
     """
     if folds < 2:
         raise ValueError(f"Expected at least 2 folds, found {folds}")
@@ -139,7 +138,13 @@ def patient_splits(samples, folds=5, seed=0):
     if not samples:
         raise ValueError("Expected samples to split, found none whose patient has a single class")
     _check_classes(samples, least=3)
-    return _split(samples, folds, seed, 3, lambda sample: f"{sample.label} at {parse_name(sample.name).magnification}X")
+    return _split(samples, folds, seed, 3, _class_and_magnification)
+
+
+def _class_and_magnification(sample):
+    if "magnification" not in sample.attributes:
+        raise ValueError(f"Expected the magnification of a BreaKHis image, found none: {sample.name}")
+    return f"{sample.label} at {sample.attributes['magnification']}X"
 
 
 def _check_classes(samples, least):

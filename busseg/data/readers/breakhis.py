@@ -116,7 +116,11 @@ def list_samples(root):
             continue
         first.setdefault(tissue.slide, {}).setdefault(tissue.subtype, path)
         name = path.relative_to(root).as_posix()
-        attributes = {"patient": tissue.case, "histology": tissue.subtype}
+        attributes = {
+            "patient": tissue.case,
+            "histology": tissue.subtype,
+            "magnification": str(tissue.magnification),
+        }
         samples.append(
             Sample(name=name, image=path, masks=(), label=tissue.label, group=tissue.case, attributes=attributes)
         )
@@ -132,4 +136,4 @@ def list_samples(root):
 
 def label_by_subtype(samples):
     """The same samples of BreaKHis, each labelled with its subtype instead of its class."""
-    return [replace(sample, label=parse_name(sample.name).subtype) for sample in samples]
+    return [replace(sample, label=sample.attributes["histology"]) for sample in samples]
