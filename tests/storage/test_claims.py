@@ -21,7 +21,7 @@ def names(folder):
 
 @pytest.fixture
 def hold():
-    """Start processes that claim a place, as code tells, and hold it until they are killed."""
+    """Start processes that claim a place, by a line of code, and hold it until they are killed."""
     started = []
 
     def start(code, *arguments):
