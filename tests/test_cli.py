@@ -240,7 +240,9 @@ def test_split_refuses_scans_beside_tissue(call, dataset, tmp_path):
     write_tissue(tmp_path / "tissue", patients=3, images=1)
     done = call("split", dataset, tmp_path / "tissue", "--out", tmp_path / "splits.csv")
     assert done.status == 2
-    assert done.err.startswith("busseg: error: Expected ultrasound images for the task ultrasound, found histology images: ")
+    assert done.err.startswith(
+        "busseg: error: Expected ultrasound images for the task ultrasound, found histology images: "
+    )
 
 
 # === Audit ===

@@ -46,7 +46,7 @@ def whole(tmp_path_factory):
 
 
 # === Names ===
-def test_name_tells_class_subtype_slide_magnification_and_number():
+def test_name_gives_class_subtype_slide_magnification_and_number():
     assert parse_name("40X/SOB_M_DC-14-2523-40-010.png") == Tissue(
         "malignant", "ductal_carcinoma", "14-2523", "14-2523", 40, 10
     )
@@ -152,7 +152,7 @@ def test_class_of_two_patients_cannot_be_split(tmp_path):
         patient_splits(find_samples(tmp_path))
 
 
-def test_too_few_images_for_the_folds_are_told(tmp_path):
+def test_too_few_images_for_the_folds_are_refused(tmp_path):
     add(tmp_path, *(f"SOB_B_A-14-{n}-40-001.png" for n in range(4)))
     add(tmp_path, *(f"SOB_M_DC-14-1{n}-40-001.png" for n in range(4)))
     with pytest.raises(ValueError, match=r"^Expected at least 5 images to spread over 5 folds, found 4 of "):
