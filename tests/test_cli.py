@@ -240,7 +240,9 @@ def test_split_refuses_scans_beside_tissue(call, dataset, tmp_path):
     write_tissue(tmp_path / "tissue", patients=3, images=1)
     done = call("split", dataset, tmp_path / "tissue", "--out", tmp_path / "splits.csv")
     assert done.status == 2
-    assert done.err.startswith("busseg: error: Expected scans, for the task ultrasound, found a dataset of tissue: ")
+    assert done.err.startswith(
+        "busseg: error: Expected ultrasound images for the task ultrasound, found histology images: "
+    )
 
 
 # === Audit ===
@@ -921,7 +923,7 @@ def test_unknown_format_and_dataset_are_told(call, echo_file, tmp_path):
     line = fails(call, tmp_path, "download", "buzi", tmp_path / "out")
     assert line.endswith("Expected a dataset of busi, busbra, breast, bus_uclm, found 'buzi'")
     line = fails(call, tmp_path, "download", "udiat", tmp_path / "out")
-    assert line.endswith("found udiat, which its authors give: see data/README.md")
+    assert line.endswith("found udiat, which its authors send: see data/README.md")
 
 
 def test_folder_that_is_not_empty_is_no_place_for_a_download(call, dataset, tmp_path):

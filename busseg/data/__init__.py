@@ -1,24 +1,27 @@
-"""What goes in: images, masks, labels, and how they are read, grouped, split, augmented and batched."""
+"""Datasets: read, audit, group, split and augment images, masks and labels."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
+
+from busseg.data.sample import CLASSES, Sample
 
 
-def find_samples(roots, task=None):
-    """Find the samples of one dataset folder, or of several, whichever of the known shapes each has.
+def find_samples(roots: str | Path | Sequence[str | Path], task: str | None = None) -> list[Sample]:
+    """Find the samples of one or more dataset folders. Each folder's layout selects its reader.
 
     Args:
-        roots: Path of a folder, or a sequence of them. Each is a folder that one of the readers knows: `busi`,
-            `busbra`, `breast`, `bus_uclm`, `udiat`, `breakhis` or `pairs`; or one that holds just that folder, as
-            archives do.
-        task: One of `TASKS`, which the samples are for: those of "subtypes" are labelled with these. None takes any.
+        roots: Path of a folder, or a sequence of them. Each has the layout of one of the readers `busi`, `busbra`,
+            `breast`, `bus_uclm`, `udiat`, `breakhis` and `pairs`, or holds only such a folder, as archives do.
+        task: One of `TASKS` that the samples are for. "subtypes" labels them with their subtypes. None accepts any.
 
     Returns:
-        List of `Sample`, sorted by name. `source` is the folder's name; where folders of one name are given, as much of
-        their paths as sets them apart. The samples of several folders have names and groups that begin with it.
+        List of `Sample`, sorted by name. `source` is the folder's name; if folders share a name, as much of the end of
+        their paths as distinguishes them. The names and groups of samples from several folders begin with it.
 
     Raises:
-        FileNotFoundError: If a folder is missing or has none of these shapes.
+        FileNotFoundError: If a folder is missing or has an unknown layout.
         ValueError: If the samples are for another task, or one folder is given twice.
     """
     roots = [Path(roots)] if isinstance(roots, str | Path) else [Path(root) for root in roots]
@@ -36,8 +39,8 @@ def find_samples(roots, task=None):
     )
 
 
-def name_sources(roots):
-    """What to call dataset folders: as much of the end of each path as sets it apart from the others.
+def name_sources(roots: Sequence[str | Path]) -> list[str]:
+    """Name dataset folders by as much of the end of each path as distinguishes it from the others.
 
     Args:
         roots: Sequence of paths.
@@ -62,32 +65,31 @@ def _find_samples(root, task):
 
     reader, folder = find_reader(root)
     if task and (reader is breakhis) == (task == "ultrasound"):
-        wanted, found = ("scans", "tissue") if task == "ultrasound" else ("tissue", "scans")
-        raise ValueError(f"Expected {wanted}, for the task {task}, found a dataset of {found}: {folder}")
+        wanted, found = ("ultrasound", "histology") if task == "ultrasound" else ("histology", "ultrasound")
+        raise ValueError(f"Expected {wanted} images for the task {task}, found {found} images: {folder}")
     samples = reader.find_samples(folder)
     return breakhis.label_by_subtype(samples) if task == "subtypes" else samples
 
 
-def find_reader(root):
-    """Tell a dataset folder by its shape.
+def find_reader(root: str | Path) -> tuple[ModuleType, Path]:
+    """Select the reader of a dataset folder by its layout.
 
     Args:
         root: Path of a folder; see `find_samples`.
 
     Returns:
         `(reader, folder)`: the module that reads it, `busi`, `busbra`, `breast`, `bus_uclm`, `udiat`, `breakhis` or
-        `pairs`, and the folder that has the shape: `root`, or the only one inside.
+        `pairs`, and the folder with the layout: `root`, or the only folder inside.
 
     Raises:
-        FileNotFoundError: If the folder is missing or has none of these shapes.
+        FileNotFoundError: If the folder is missing or has an unknown layout.
     """
     from busseg.data.readers import breakhis, breast, bus_uclm, busbra, busi, pairs, udiat
-    from busseg.data.sample import CLASSES
 
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"Expected a dataset folder, found {'a file' if root.exists() else 'nothing'}: {root}")
-    for reader in (busbra, breast, bus_uclm, udiat):  # by their tables, which other shapes lack
+    for reader in (busbra, breast, bus_uclm, udiat):  # by their tables, which other layouts lack
         if reader.recognises(root):
             return reader, root
     inner = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))]
@@ -96,7 +98,7 @@ def find_reader(root):
     names = {path.name for path in inner}
     if names & {"images", "masks"}:
         return pairs, root
-    if breakhis.is_breakhis(root):  # before BUSI, which has folders of the same names
+    if breakhis.is_breakhis(root):  # before BUSI, which has folders with the same names
         return breakhis, root
     if names & set(CLASSES):
         return busi, root

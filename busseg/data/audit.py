@@ -1,7 +1,8 @@
-"""Dataset folders looked over before they are trusted: what is there, what is amiss, which images are copies."""
+"""Audit dataset folders: count their contents, find faults, and find copies of images."""
 
 import os
 from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -24,28 +25,28 @@ from busseg.imaging.threads import map_in_turn
 
 UNLABELLED = "no class"
 
-COLOUR_LEVELS = 30  # that a pixel's channels are apart; compression tints grey pixels by less
-COLOUR_SHARE = 0.0005  # of the pixels: a caliper, a line of text or a small vessel
+COLOUR_LEVELS = 30  # least spread of a coloured pixel's channels; compression tints grey pixels by less
+COLOUR_SHARE = 0.0005  # least share of coloured pixels: a caliper, a line of text or a small vessel
 
 _GREY_MODES = ("1", "L", "LA", "I;16")
 _MODE_NAMES = {"1": "1 bit", "L": "grey", "LA": "grey and alpha", "I;16": "16 bit grey", "P": "palette"}
 
 
-def audit_dataset(roots, progress=iter):
-    """Look over dataset folders of any shape that `busseg.data.find_samples` reads, without stopping at a fault.
+def audit_dataset(roots: str | Path | Sequence[str | Path], progress: Callable[[Iterable], Iterable] = iter) -> dict:
+    """Audit dataset folders of any layout that `busseg.data.find_samples` reads, without stopping at a fault.
 
     Args:
-        roots: Path of a folder, or a sequence of them, among which copies are looked for, too.
+        roots: Path of a folder, or a sequence of them. Copies are searched across all of them.
         progress: Function that wraps an iteration, for progress bars: one over the images, then those of `find_copies`.
 
     Returns:
-        Dict, fit for JSON. File names are relative to `data`, names of samples as `find_samples` gives them:
+        Dict, fit for JSON. File names are relative to `data`, names of samples are those of `find_samples`:
 
-        - `data`, `images`, `masks`: the folder, of several the one that holds them all, and how many files there are.
+        - `data`, `images`, `masks`: the folder, or the common parent of several, and how many files there are.
         - `sources`: dict from each source to its number of `images` and of those of each class.
-        - `classes`: dict from class to `images`, `share`, `judged` (images large enough to tell marks), `marked` (those
-          of them with burned-in marks), and `lesion`: how large lesions are, as fractions of the image,
-          `images, min, q1, median, q3, max`; None where there are none.
+        - `classes`: dict from class to `images`, `share`, `judged` (images large enough to detect marks), `marked`
+          (those of them with burned-in marks), and `lesion`: the sizes of lesions, as fractions of the image,
+          `images, min, q1, median, q3, max`; None if there are none.
         - `width_px`, `height_px`: `min, median, max` of the images. None if none is readable.
         - `image_formats`, `mask_formats`: dict from format, such as `PNG grey`, to how many files have it.
         - `findings`: dict from each kind of `FINDINGS` to a list of `file, sample, detail`. An entry of `copies`,
@@ -54,10 +55,10 @@ def audit_dataset(roots, progress=iter):
         - `groups`: list of the groups with two images or more, `files, labels`, most images first.
         - `published`: for BUSI, how its published groups compare with the groups by content, in counts; else None.
         - `files`: list of `file, path, source, label, group, width_px, height_px, format, marked, lesion_fraction`, one
-          an image. What could not be told is None.
+          an image. Unknown values are None.
 
     Raises:
-        FileNotFoundError: If a folder is missing, has no known shape or holds no image.
+        FileNotFoundError: If a folder is missing, has an unknown layout or holds no image.
         ValueError: If one folder is given twice.
     """
     roots = [Path(roots)] if isinstance(roots, str | Path) else [Path(root) for root in roots]
@@ -65,38 +66,19 @@ def audit_dataset(roots, progress=iter):
         roots = [root.resolve() for root in roots]
     samples, faults, readers = _list_samples(roots)
     root = Path(os.path.commonpath(roots))
+    ultrasound = {source for source, reader in readers.items() if reader is not breakhis}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        look_at = partial(_look, scans={source for source, reader in readers.items() if reader is not breakhis})
-        looks = [look for _, look in zip(progress(samples), map_in_turn(pool, look_at, samples, _count_pixels))]
-    readable = [sample.image for sample, look in zip(samples, looks) if look["width_px"]]
-    copies = find_copies(readable, progress)
+        examine = partial(_examine, ultrasound=ultrasound)
+        facts = [one for _, one in zip(progress(samples), map_in_turn(pool, examine, samples, _count_pixels))]
+    copies = find_copies([sample.image for sample, one in zip(samples, facts) if one["width_px"]], progress)
     group_of = content_groups([sample.image for sample in samples], copies)
     files = [
         {"file": sample.name, "path": _relative(sample.image, root), "source": sample.source, "label": sample.label}
         | {"group": group_of[sample.image]}
-        | {name: look[name] for name in ("width_px", "height_px", "format", "marked", "lesion_fraction")}
-        for sample, look in zip(samples, looks)
+        | {name: one[name] for name in ("width_px", "height_px", "format", "marked", "lesion_fraction")}
+        for sample, one in zip(samples, facts)
     ]
-    groups, source_of = _groups(files), {sample.name: sample.source for sample in samples}
-    findings = {kind: [] for kind in FINDINGS}
-    for kind, path, error in faults:
-        findings[kind].append({"file": _relative(path, root), "sample": None, "detail": _reason(error, path)})
-    for sample, look in zip(samples, looks):
-        for kind, path, detail in look["found"]:
-            findings[kind].append({"file": _relative(path, root), "sample": sample.name, "detail": detail})
-    for group in groups:
-        entry = {
-            "file": group["files"][0],
-            "sample": group["files"][0],
-            "detail": f"and {list_few(group['files'][1:])}",
-        }
-        findings["copies"].append(entry)
-        if len({source_of[name] for name in group["files"]}) > 1:
-            findings["copies_across"].append(entry)
-        if _in_conflict(group):
-            told = (f"{file} is {label}" for file, label in zip(group["files"], group["labels"]))
-            findings["label_conflict"].append(entry | {"detail": ", ".join(told)})
-    name_of = {sample.image: sample.name for sample in samples}
+    groups = _groups(files)
     return {
         "data": str(root),
         "images": len(samples),
@@ -106,13 +88,9 @@ def audit_dataset(roots, progress=iter):
         "width_px": _range([file["width_px"] for file in files if file["width_px"]]),
         "height_px": _range([file["height_px"] for file in files if file["height_px"]]),
         "image_formats": _counted(file["format"] for file in files if file["format"]),
-        "mask_formats": _counted(name for look in looks for name in look["mask_formats"]),
-        "findings": findings,
-        "copies": [
-            {"first": name_of[copy.first], "second": name_of[copy.second]}
-            | {"similarity": round(float(copy.similarity), 3), "exact": bool(copy.exact)}
-            for copy in copies
-        ],
+        "mask_formats": _counted(name for one in facts for name in one["mask_formats"]),
+        "findings": _findings(samples, facts, faults, groups, root),
+        "copies": _copies(samples, copies),
         "groups": groups,
         "published": _published([sample for sample in samples if readers[sample.source] is busi], groups),
         "files": files,
@@ -120,50 +98,50 @@ def audit_dataset(roots, progress=iter):
 
 
 def _list_samples(roots):
-    """The samples and faults of all folders, names as `find_samples` gives them; and the reader of each source."""
+    """The samples of all folders, with the names of `find_samples`; their faults; and the reader of each source."""
     samples, faults, readers = [], [], {}
     for source, root in zip(name_sources(roots), roots):
         readers[source], folder = find_reader(root)
-        mine, amiss = readers[source].list_samples(folder)
+        mine, wrong = readers[source].list_samples(folder)
         if not mine:
-            raise amiss[0][2]
+            raise wrong[0][2]
         prefix = f"{source}/" if len(roots) > 1 else ""
         samples += [
             replace(sample, name=prefix + sample.name, group=prefix + sample.group, source=source) for sample in mine
         ]
-        faults += amiss
+        faults += wrong
     return samples, faults, readers
 
 
 # === One image ===
 def _count_pixels(sample):
-    """Of an image and its masks, which are in memory at once."""
+    """The pixels of an image and its masks, which are in memory together."""
     return sum(count_pixels(path) for path in (sample.image, *sample.masks))
 
 
-def _look(sample, scans):
-    """What one image and its masks are: a dict, with the `(kind, path, detail)` of what was found.
+def _examine(sample, ultrasound):
+    """The facts of one image and its masks: a dict, whose `found` lists the findings, `(kind, path, detail)`.
 
-    Colour and marks are told of the sources `scans` alone; stained tissue is nothing but colour.
+    Colour and marks are checked in images of the sources `ultrasound` only: histology is always coloured.
     """
-    scans = sample.source in scans
-    look = {"width_px": None, "height_px": None, "format": None, "marked": None, "lesion_fraction": None}
-    look |= {"mask_formats": [], "found": []}
+    ultrasound = sample.source in ultrasound
+    facts = {"width_px": None, "height_px": None, "format": None, "marked": None, "lesion_fraction": None}
+    facts |= {"mask_formats": [], "found": []}
     shape = None
     try:
         image = read_image(sample.image)
     except (OSError, ValueError) as error:
-        look["found"].append(("unreadable", sample.image, _reason(error, sample.image)))
+        facts["found"].append(("unreadable", sample.image, _reason(error, sample.image)))
     else:
         shape = image.shape
-        look |= {"height_px": shape[0], "width_px": shape[1], "marked": scans and has_marks(image)}
-        look["format"], colour = _format_and_colour(sample.image)
-        if scans and colour >= COLOUR_SHARE:
-            look["found"].append(("colour_overlay", sample.image, f"{colour:.2%} of the pixels"))
-        if look["marked"]:
-            look["found"].append(("burned_in", sample.image, ""))
-    _look_at_masks(sample, shape, look)
-    return look
+        facts |= {"height_px": shape[0], "width_px": shape[1], "marked": ultrasound and has_marks(image)}
+        facts["format"], colour = _format_and_colour(sample.image)
+        if ultrasound and colour >= COLOUR_SHARE:
+            facts["found"].append(("colour_overlay", sample.image, f"{colour:.2%} of the pixels"))
+        if facts["marked"]:
+            facts["found"].append(("burned_in", sample.image, ""))
+    _examine_masks(sample, shape, facts)
+    return facts
 
 
 def _format_and_colour(path):
@@ -181,37 +159,37 @@ def _format(image):
     return f"{image.format} {_MODE_NAMES.get(image.mode, image.mode)}"
 
 
-def _look_at_masks(sample, shape, look):
+def _examine_masks(sample, shape, facts):
     lesions = []
     for path in sample.masks:
         try:
             mask = read_mask_file(path)
         except (OSError, ValueError) as error:
-            look["found"].append(("unreadable", path, _reason(error, path)))
+            facts["found"].append(("unreadable", path, _reason(error, path)))
             continue
         with Image.open(path) as opened:
-            look["mask_formats"].append(_format(opened))
+            facts["mask_formats"].append(_format(opened))
         soft = np.count_nonzero((mask > 0) & (mask < 255)) / mask.size
         if soft:
-            look["found"].append(("soft_mask", path, f"{soft:.2%} of the pixels"))
+            facts["found"].append(("soft_mask", path, f"{soft:.2%} of the pixels"))
         if shape and mask.shape != shape:
             sizes = [f"{width} x {height} px" for height, width in (mask.shape, shape)]
-            look["found"].append(("misaligned_mask", path, f"{sizes[0]}, the image {sizes[1]}"))
+            facts["found"].append(("misaligned_mask", path, f"{sizes[0]}, the image {sizes[1]}"))
         lesions.append(mask > 127)
     if len(sample.masks) > 1:
-        look["found"].append(("several_masks", sample.image, f"{len(sample.masks)} masks"))
+        facts["found"].append(("several_masks", sample.image, f"{len(sample.masks)} masks"))
     drawn = any(lesion.any() for lesion in lesions)
     if len(lesions) == len(sample.masks) > 0:
         if not drawn and sample.label != "normal":
-            look["found"].append(("empty_mask", sample.image, sample.label or UNLABELLED))
+            facts["found"].append(("empty_mask", sample.image, sample.label or UNLABELLED))
         if all(lesion.shape == shape for lesion in lesions):
-            look["lesion_fraction"] = float(np.any(lesions, axis=0).mean())
+            facts["lesion_fraction"] = float(np.any(lesions, axis=0).mean())
     if drawn and sample.label == "normal":
-        look["found"].append(("lesion_on_normal", sample.image, ""))
+        facts["found"].append(("lesion_on_normal", sample.image, ""))
 
 
 def _reason(error, path):
-    """The words of an error without the path at their end, which stands beside them."""
+    """The text of an error without the path at its end, which the finding names already."""
     return str(error).removesuffix(f": {path}").removesuffix(f": {path.parent}")
 
 
@@ -220,6 +198,36 @@ def _relative(path, root):
 
 
 # === All images ===
+def _findings(samples, facts, faults, groups, root):
+    """Dict from each kind of `FINDINGS` to the list of what was found; see `audit_dataset`."""
+    findings = {kind: [] for kind in FINDINGS}
+    for kind, path, error in faults:
+        findings[kind].append({"file": _relative(path, root), "sample": None, "detail": _reason(error, path)})
+    for sample, one in zip(samples, facts):
+        for kind, path, detail in one["found"]:
+            findings[kind].append({"file": _relative(path, root), "sample": sample.name, "detail": detail})
+    source_of = {sample.name: sample.source for sample in samples}
+    for group in groups:
+        first, *others = group["files"]
+        entry = {"file": first, "sample": first, "detail": f"and {list_few(others)}"}
+        findings["copies"].append(entry)
+        if len({source_of[name] for name in group["files"]}) > 1:
+            findings["copies_across"].append(entry)
+        if _in_conflict(group):
+            labels = (f"{file} is {label}" for file, label in zip(group["files"], group["labels"]))
+            findings["label_conflict"].append(entry | {"detail": ", ".join(labels)})
+    return findings
+
+
+def _copies(samples, copies):
+    name_of = {sample.image: sample.name for sample in samples}
+    return [
+        {"first": name_of[copy.first], "second": name_of[copy.second]}
+        | {"similarity": round(float(copy.similarity), 3), "exact": bool(copy.exact)}
+        for copy in copies
+    ]
+
+
 def _groups(files):
     members = defaultdict(list)
     for file in files:
@@ -276,7 +284,7 @@ def _counted(names):
 
 
 def _published(samples, groups):
-    """How the published groups of BUSI's own images compare with those by content, counted in pairs of images."""
+    """How BUSI's published groups compare with the groups by content, in counts of pairs of images."""
     names = {sample.name for sample in samples}
     members = defaultdict(list)
     for sample in samples:

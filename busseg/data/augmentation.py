@@ -1,24 +1,24 @@
-"""Random changes of image and mask together. The only file that imports albumentations."""
+"""Augmentation: random changes of an image together with its mask. The only file that imports albumentations."""
 
 import os
 
-# albumentations asks the network for a newer version when it is imported, unless told not to.
+# Otherwise albumentations checks the network for a newer version when it is imported.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations as A
 import cv2
 
 
-def no_augmentation():
-    """The image and the mask as they are."""
+def no_augmentation() -> A.Compose:
+    """Image and mask unchanged."""
     return A.Compose([])
 
 
-def card_augmentation():
-    """One of five at random: the image untouched, or its contrast, brightness, orientation or sharpness changed.
+def card_augmentation() -> A.Compose:
+    """One of five at random: the image unchanged, or its contrast, brightness, orientation or sharpness changed.
 
-    The changes are those of the model card: contrast, brightness, left-right flip and Gaussian blur. A scan may not
-    be turned upside down: depth runs downwards, and shadows with it.
+    The changes are those of the model card: contrast, brightness, left-right flip and Gaussian blur. An ultrasound
+    image must not be turned upside down, because depth and shadows run downwards.
     """
     return A.Compose(
         [
@@ -36,12 +36,12 @@ def card_augmentation():
     )
 
 
-def strong_augmentation():
-    """Many changes at once, for small datasets and for scanners, gains and probes that were not seen.
+def strong_augmentation() -> A.Compose:
+    """Many changes at once, for small datasets and for unseen scanners, gains and probes.
 
-    Geometry: flip, shift, zoom, turn by up to 15 degrees, elastic deformation. Grey values: brightness, contrast,
-    gamma. Sharpness: blur. Noise: speckle, which multiplies. Dropout hides a few rectangles from the image, not from
-    the mask, so that the rest of a lesion must do.
+    Geometry: flip, shift, zoom, rotation by up to 15 degrees, elastic deformation. Grey values: brightness, contrast,
+    gamma. Sharpness: blur. Noise: multiplicative speckle. Dropout hides a few rectangles of the image, not of the mask,
+    so that a model must find a lesion by its visible part.
     """
     return A.Compose(
         [
@@ -59,13 +59,13 @@ def strong_augmentation():
     )
 
 
-def scanner_augmentation():
-    """What differs between hospitals, for a model that is to read the scans of others.
+def scanner_augmentation() -> A.Compose:
+    """Differences between hospitals and scanners, for a model that must read images of other hospitals.
 
-    Geometry, as in `strong_augmentation` but further: other depths and crops, up to half as large again or two thirds.
-    Grey values: another gain, dynamic range (contrast, gamma, any tone curve, local equalisation) and compensation of
-    depth, which brightens or darkens the image towards one side. Sharpness: blur, sharpening, a coarser grid, JPEG.
-    Noise: speckle, and the receiver's, which adds. Dropout hides a few rectangles.
+    Geometry, as in `strong_augmentation` but stronger: other depths and crops, at 2/3 to 3/2 of the size. Grey values:
+    gain, dynamic range (contrast, gamma, a tone curve, local equalisation) and time-gain compensation, which brightens
+    or darkens the image towards one side. Sharpness: blur, sharpening, a coarser grid, JPEG. Noise: multiplicative
+    speckle, additive receiver noise. Dropout hides a few rectangles.
     """
     return A.Compose(
         [
@@ -116,12 +116,12 @@ def scanner_augmentation():
     )
 
 
-def stain_augmentation():
-    """What differs between laboratories and slides of tissue, for images in colour.
+def stain_augmentation() -> A.Compose:
+    """Differences between laboratories and slides, for histology images.
 
-    Geometry: any flip and right-angle turn, for tissue has no way up. Colour: other amounts of haematoxylin and eosin
-    (the image taken apart into its stains, as by Ruifrok and Johnston), hue, saturation, brightness and contrast.
-    Sharpness: blur.
+    Geometry: any flip and rotation by right angles, because a slide has no top. Colour: other amounts of haematoxylin
+    and eosin (by colour deconvolution of Ruifrok and Johnston), hue, saturation, brightness and contrast. Sharpness:
+    blur.
     """
     return A.Compose(
         [

@@ -1,7 +1,8 @@
-"""Datasets from their homes to a folder."""
+"""Download datasets from their publishers to a folder."""
 
 import hashlib
 import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,16 +22,16 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Home:
-    """Where a dataset is published.
+    """A dataset's publication.
 
     Args:
-        title: Its name.
-        images: How many images it has.
+        title: Name of the dataset.
+        images: Number of its images.
         page: Address of its page.
-        licence: What its page says.
-        citation: What its authors ask to cite.
-        files: `(address, MD5 or None)` of each file, zip archives or tables; the sum where the publisher states one.
-            BUSI has none: it comes through kagglehub.
+        licence: The licence that its page states.
+        citation: The citation that its authors ask for.
+        files: `(address, MD5 sum)` of each file, a zip archive or a table; the sum is None if the publisher states
+            none. Empty for BUSI, which kagglehub downloads.
     """
 
     title: str
@@ -81,18 +82,17 @@ HOMES = {
         title="BUS-UCLM",
         images=683,
         page="https://data.mendeley.com/datasets/7fvgj4jsp7",
-        licence="told in two ways, CC BY 4.0 and non-commercial (CC BY-NC): ask its authors before you share a model",
+        licence="stated in two ways, CC BY 4.0 and non-commercial (CC BY-NC): ask its authors before you share a model",
         citation="Vallez et al., Scientific Data 12:242 (2025), https://doi.org/10.1038/s41597-025-04562-3",
         files=(("https://prod-dcd-datasets-cache-zipfiles.s3.eu-west-1.amazonaws.com/7fvgj4jsp7-1.zip", None),),
     ),
 }
 
 
-def download_dataset(name, folder, progress=iter):
-    """Download a dataset. No account is needed.
+def download_dataset(name: str, folder: str | Path, progress: Callable[[Iterable], Iterable] = iter) -> Path:
+    """Download a dataset, all of it or nothing. No account is needed.
 
-    All of it comes to `folder`, or nothing. BUSI's archive stays in the cache of kagglehub, which resumes a download
-    that broke off.
+    kagglehub keeps BUSI's archive in its cache, and resumes an interrupted download.
 
     Args:
         name: One of `HOMES`.
@@ -104,14 +104,14 @@ def download_dataset(name, folder, progress=iter):
 
     Raises:
         ImportError: If kagglehub, for BUSI, or openpyxl, for BrEaST, is not installed.
-        FileExistsError: If the folder holds something, or is a file.
+        FileExistsError: If the folder holds files, or is a file.
         BlockingIOError: If another process downloads to it.
-        OSError: If the dataset's home cannot be reached, or a file cannot be written.
-        ValueError: If there is no such dataset to download, or what came is not as published.
+        OSError: If the publisher cannot be reached, or a file cannot be written.
+        ValueError: If there is no such dataset to download, or the files are not as published.
     """
     if name == "udiat":
         raise ValueError(
-            "Expected a dataset with an open home, found udiat, which its authors give: see data/README.md"
+            "Expected a dataset with a public download, found udiat, which its authors send: see data/README.md"
         )
     if name not in HOMES:
         raise ValueError(f"Expected a dataset of {', '.join(HOMES)}, found {name!r}")
@@ -124,12 +124,12 @@ def download_dataset(name, folder, progress=iter):
             shutil.copytree(cached, temporary)
         else:
             if any(address.endswith(".xlsx") for address, _ in home.files):
-                import_openpyxl(folder)  # before the download, not after it
+                import_openpyxl(folder)  # fails before the download, not after it
             temporary.mkdir()
             for address, md5 in home.files:
                 _fetch(home, address, md5, temporary, folder, progress)
             _check(home, temporary)
-        _refuse_others(home, folder)  # that came meanwhile
+        _refuse_others(home, folder)  # files that another program has written meanwhile
     return folder
 
 
@@ -146,19 +146,19 @@ def _fetch_busi(home, folder):
     except ImportError as error:
         raise ImportError('Expected kagglehub, found it is not installed: pip install "busseg[download]"') from error
     try:
-        # The version is named, so that everyone gets the same images, and a copy in the cache needs no network.
+        # A named version gives everyone the same images, and a copy in the cache needs no network.
         return Path(kagglehub.dataset_download(f"{BUSI}/versions/{BUSI_VERSION}"))
     except Exception as error:  # kagglehub's own errors share no base class
         raise _unreachable(home, folder, error) from error
 
 
 def _fetch(home, address, md5, target, folder, progress):
-    """Put one file, or what its archive holds, into the folder `target`."""
+    """Download one file to the folder `target`, and unpack it if it is an archive."""
     path = target / address.rpartition("/")[2].partition("?")[0]
     digest = hashlib.md5(usedforsecurity=False)
     try:
         request = Request(address, headers={"User-Agent": "busseg"})
-        # No user names the address: it is one of HOMES, so it is no file of this machine.
+        # The address is one of HOMES, never a user's, so it cannot name a file of this machine.
         with urlopen(request, timeout=_TIMEOUT_S) as reply:  # nosec B310
             expected = reply.length
             with path.open("wb") as file:
@@ -166,7 +166,7 @@ def _fetch(home, address, md5, target, folder, progress):
                     digest.update(chunk)
                     file.write(chunk)
         if expected not in (None, path.stat().st_size):
-            raise ConnectionError(f"{path.stat().st_size} of {expected} bytes came")
+            raise ConnectionError(f"received {path.stat().st_size} of {expected} bytes")
     except OSError as error:
         raise _unreachable(home, folder, error) from error
     if md5 and digest.hexdigest() != md5:
@@ -183,7 +183,7 @@ def _fetch(home, address, md5, target, folder, progress):
 def _unreachable(home, folder, error):
     cause = " ".join(f"{type(error).__name__}: {error}".split())
     return OSError(
-        f"Expected to download {home.title}, found that it failed. Try again, or get it by hand from {home.page} and "
+        f"Expected to download {home.title}, found a failure. Try again, or download it by hand from {home.page} and "
         f"unpack it to {folder} ({cause})"
     )
 

@@ -1,8 +1,8 @@
-"""Which images are copies of each other: the published groups of BUSI, and for any folder what the pixels say.
+"""Find copies among images: by the published groups of BUSI, and in any folder by the pixels.
 
-Copies by content are found in three steps, as in image retrieval. Every image is described by upright SIFT features.
-Images with the most alike features on the whole (VLAD vectors) are candidates. A pair of candidates is then laid on
-top of each other by the features they share, and compared where they overlap. Mirrored copies go the same way.
+Copies are found by content in three steps, as in image retrieval. Upright SIFT features describe every image. Images
+with the most similar features overall (VLAD vectors) are candidates. The features that two candidates share then place
+one image on the other, and the two are compared where they overlap. Mirrored copies are found the same way.
 
 References:
     Lowe, "Distinctive Image Features from Scale-Invariant Keypoints", IJCV 60, 2004
@@ -12,6 +12,7 @@ References:
 
 import hashlib
 import os
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
@@ -21,32 +22,31 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from busseg.imaging.images import count_pixels, read_image
 from busseg.imaging.threads import map_in_turn
 from busseg.storage.files import read_csv
 
-# The least similarity of copies: what benchmarks/duplicates.py chooses on one half of BUSI's published groups.
+# Least similarity of copies; benchmarks/duplicates.py chooses it on one half of BUSI's published groups.
 SIMILARITY = 0.23
 SIDE_PX = 192  # longer side of the thumbnails: half of BUSI's smallest images
-THINNEST_PX = (
-    16  # shorter side of a thumbnail that has features: a descriptor is of 16 x 16 px, and OpenCV fails on a line
-)
-FEATURES = 300  # an image
-WORDS = 64  # of the vocabulary that VLAD vectors are made with
-CANDIDATES = 10  # for each image, and again for its mirror image
+THINNEST_PX = 16  # least shorter side of a thumbnail with features: a descriptor covers 16 x 16 px
+FEATURES = 300  # per image
+WORDS = 64  # in the vocabulary of the VLAD vectors
+CANDIDATES = 10  # per image, and again per mirrored image
 BLOCK = 256  # images whose vectors are compared with all others at a time
-RATIO = 0.85  # a feature matches where its nearest neighbour is nearer than this times the second nearest
-MATCHES = 60  # of a pair at most; the strongest features first
-TOLERANCE_PX = 4  # of a feature's place, once two images lie on top of each other
-MIN_MATCHES = 5  # that agree on a place; two always do
-CONTRAST_PX = 4  # standard deviation of the Gaussian window in which brightness and contrast are evened out
-MARGIN_PX = 3  # by which the compared overlap keeps from the borders
+RATIO = 0.85  # a feature matches if its nearest neighbour is nearer than this times the second nearest
+MATCHES = 60  # most matches of a pair; the strongest features first
+TOLERANCE_PX = 4  # error of a feature's place when one image lies on the other
+MIN_MATCHES = 5  # matches that agree on a placement; two always do
+CONTRAST_PX = 4  # standard deviation of the Gaussian window that evens out brightness and contrast
+MARGIN_PX = 3  # distance of the compared overlap from the borders
 
 _NO_FEATURES = np.zeros((0, 2), np.float32), np.zeros((0, 128), np.uint8)
 
-# Where each of SIFT's 4 x 4 x 8 (row, column, direction) entries stands after a flip from left to right.
+# The index of each of SIFT's 4 x 4 x 8 (row, column, direction) entries after a left-right flip.
 _FLIPPED = np.arange(128).reshape(4, 4, 8)[:, ::-1, (4 - np.arange(8)) % 8].ravel()
 
 
@@ -69,10 +69,10 @@ class Copy:
 
 @dataclass(frozen=True, eq=False)
 class _Scan:
-    """What is kept of an image: about 130 kB.
+    """The description of an image, about 130 kB.
 
-    `digest` stands for its pixels; the rest is of its thumbnail: `pixels`, the `(x, y)` of the features, float32
-    `(n, 2)`, strongest first, and their SIFT descriptors, uint8 `(n, 128)`.
+    `digest` is the hash of its pixels. The rest describes its thumbnail: `pixels`; `points`, the `(x, y)` of the
+    features, float32 `(n, 2)`, strongest first; `descriptors`, their SIFT descriptors, uint8 `(n, 128)`.
     """
 
     digest: bytes
@@ -82,8 +82,8 @@ class _Scan:
 
 
 @cache
-def published_busi_groups():
-    """The duplicate groups of BUSI.
+def published_busi_groups() -> dict[str, str]:
+    """The published groups of copies in BUSI.
 
     Returns:
         Dict from image stem, such as `benign (433)`, to group. 780 images, 587 groups, 8 of which cross classes.
@@ -97,15 +97,19 @@ def published_busi_groups():
     return {row["image"]: f"busi-{row['group']}" for row in rows}
 
 
-def find_copies(paths, progress=iter, similarity=SIMILARITY):
+def find_copies(
+    paths: Sequence[str | Path],
+    progress: Callable[[Iterable], Iterable] = iter,
+    similarity: float = SIMILARITY,
+) -> list[Copy]:
     """Find the pairs of images that show the same scan, by their pixels alone.
 
-    Found are copies that were cropped (down to about a third), scaled, mirrored from left to right, made brighter or
-    darker, compressed, or marked with calipers and text; and neighbouring frames of one sweep, the more surely the
-    less the probe moved. Not found are rotated copies, and those whose aspect changed by more than about 15 %. An
-    image without texture has only exact copies.
+    It finds copies that were cropped (down to about a third), scaled, mirrored from left to right, brightened or
+    darkened, compressed, or marked with calipers and text; and neighbouring frames of one sweep, more reliably the less
+    the probe moved. It does not find rotated copies, nor copies whose aspect ratio changed by more than about 15 %. For
+    an image without texture it finds only exact copies.
 
-    Of a group with more than `CANDIDATES` copies not every pair is compared, but enough to join them into a group.
+    In a group with more than `CANDIDATES` copies, not every pair is compared, but enough to join them into a group.
 
     Args:
         paths: Sequence of paths of images.
@@ -120,7 +124,7 @@ def find_copies(paths, progress=iter, similarity=SIMILARITY):
         FileNotFoundError, ValueError: If a file is not a readable image.
     """
     paths = [Path(path) for path in paths]
-    # The matrices are small: threads of the linear algebra's own would cost ten times what they gain.
+    # The matrices are small: threads of the linear algebra library would cost ten times what they save.
     with ThreadPoolExecutor(os.cpu_count()) as pool, threadpool_limits(1, "blas"):
         scans = [scan for _, scan in zip(progress(paths), map_in_turn(pool, _read, paths, count_pixels))]
         candidates = sorted(_candidates(scans))
@@ -133,16 +137,16 @@ def find_copies(paths, progress=iter, similarity=SIMILARITY):
     return [Copy(paths[i], paths[j], score, (i, j) in exact) for (i, j), score in sorted(found.items())]
 
 
-def content_groups(paths, copies):
-    """Put images into groups, so that copies, and copies of copies, are together.
+def content_groups(paths: Sequence[str | Path], copies: Iterable[Copy]) -> dict[Path, str]:
+    """Group images, so that copies, and copies of copies, are together.
 
     Args:
         paths: Sequence of paths of images.
         copies: Iterable of `Copy` among them.
 
     Returns:
-        Dict from each path to its group, which bears the name of its first image: its path from the folder that
-        holds them all, with forward slashes.
+        Dict from each path to its group. A group's name is the path of its first image, relative to the folder that
+        holds all images, with forward slashes.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -172,21 +176,22 @@ def _describe(image):
     pixels = _thumbnail(trimmed(image))
     if min(pixels.shape) < THINNEST_PX:
         return _Scan(digest, pixels, *_NO_FEATURES)
-    # A low threshold, for tissue has little contrast; twice the features, for those in two directions are one upright.
+    # A low threshold, because tissue has little contrast. Twice the features, because those that SIFT finds in two
+    # directions are one feature here.
     sift = cv2.SIFT_create(2 * FEATURES, contrastThreshold=0.01, edgeThreshold=20)
     strongest = sorted(sift.detect(pixels), key=lambda feature: (-feature.response, feature.pt))
     features = list({(feature.pt, feature.size): feature for feature in strongest}.values())[:FEATURES]
     for feature in features:
-        feature.angle = 0  # Scans are not rotated, and a fixed direction makes descriptors more distinct.
+        feature.angle = 0  # scans are not rotated, and a fixed direction makes descriptors more distinct
     features, descriptors = sift.compute(pixels, features)
     if not features:
         return _Scan(digest, pixels, *_NO_FEATURES)
     points = np.float32([feature.pt for feature in features])
-    return _Scan(digest, pixels, points, descriptors.astype(np.uint8))  # SIFT's floats are whole numbers to 255
+    return _Scan(digest, pixels, points, descriptors.astype(np.uint8))  # SIFT's floats are whole numbers up to 255
 
 
-def trimmed(image):
-    """The image without the black frame of the screen."""
+def trimmed(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The image, `(height, width)`, without the black frame of the screen."""
     lit = cv2.blur(image, (5, 5)) > 8
     rows, columns = (np.flatnonzero(lit.mean(axis=axis) > 0.05) for axis in (1, 0))
     if not (len(rows) and len(columns)):
@@ -215,13 +220,13 @@ def _root(descriptors):
 
 
 def _candidates(scans):
-    """Pairs of images whose features are alike on the whole: set of `(i, j, mirrored)`, i < j."""
+    """Pairs of images whose features are similar overall: set of `(i, j, mirrored)`, i < j."""
     words = _vocabulary(scans)
     if words is None:
         return set()
     vectors = np.stack([_vlad(scan, words) for scan in scans])
     flipped = np.stack([_vlad(_mirrored(scan), words) for scan in scans])
-    count = min(CANDIDATES + 1, len(scans))  # one more, for an image is its own nearest
+    count = min(CANDIDATES + 1, len(scans))  # one more, because an image is its own nearest neighbour
     found = set()
     for start in range(0, len(scans), BLOCK):
         for mirrored, queries in ((False, vectors), (True, flipped)):
@@ -233,8 +238,8 @@ def _candidates(scans):
 
 
 def _vocabulary(scans):
-    """Typical descriptors, float32 `(n, 128)`, or None where there are too few features to learn them from."""
-    from sklearn.cluster import KMeans  # takes half a second, which a prediction need not wait for
+    """Typical descriptors, float32 `(n, 128)`; None if there are too few features."""
+    from sklearn.cluster import KMeans  # half a second that a prediction need not wait for
 
     descriptors = np.concatenate([scan.descriptors for scan in scans] or [np.zeros((0, 128), np.uint8)])
     some = np.random.default_rng(0).permutation(len(descriptors))[: 200 * WORDS]
@@ -244,7 +249,7 @@ def _vocabulary(scans):
 
 
 def _vlad(scan, words):
-    """The whole image as one vector of length 1: how its features differ from their nearest words, summed up a word."""
+    """The image as one vector of length 1: for each word, the sum of its features' differences from it."""
     descriptors = _root(scan.descriptors)
     nearest = (descriptors @ words.T - np.sum(words**2, axis=1) / 2).argmax(axis=1)
     member = np.eye(len(words), dtype=np.float32)[nearest]
@@ -264,7 +269,7 @@ def _exact_pairs(scans):
 
 
 def _compare(first, second, mirrored):
-    """Similarity of two scans, in `[0, 1]`; 0 where too few features agree on how one lies on the other."""
+    """Similarity of two scans, in `[0, 1]`; 0 if too few features agree on a placement."""
     if mirrored:
         first = _mirrored(first)
     placement = _placement(*_matches(first, second))
@@ -272,7 +277,7 @@ def _compare(first, second, mirrored):
 
 
 def _matches(first, second):
-    """Places of the features that are each other's nearest, and clearly so: two float32 arrays `(n, 2)`."""
+    """Places of the features that are clearly each other's nearest: two float32 arrays `(n, 2)`."""
     cosine = _root(first.descriptors) @ _root(second.descriptors).T
     if min(cosine.shape) < MIN_MATCHES:
         return first.points[:0], second.points[:0]
@@ -281,7 +286,7 @@ def _matches(first, second):
     best = cosine[rows, nearest]
     mutual = cosine.argmax(axis=0)[nearest] == rows
     cosine[rows, nearest] = -1
-    # Of vectors of length 1, the squared distance is 2 - 2 * cosine.
+    # The squared distance of vectors of length 1 is 2 - 2 * cosine.
     matched = np.flatnonzero(mutual & (1 - best < RATIO**2 * (1 - cosine.max(axis=1))))[:MATCHES]
     return first.points[matched], second.points[nearest[matched]]
 
@@ -289,7 +294,7 @@ def _matches(first, second):
 def _placement(points, others):
     """The scaling and shift, a float32 matrix `(2, 3)`, that puts most of `points` on `others`; None if too few agree.
 
-    RANSAC without the chance: every two matches propose one scale and a shift.
+    Deterministic RANSAC: every two matches propose one scale and a shift.
     """
     i, j = np.triu_indices(len(points), 1)
     span, other_span = points[j] - points[i], others[j] - others[i]
@@ -305,7 +310,7 @@ def _placement(points, others):
     points, others = points[agreeing[best]], others[agreeing[best]]
     if len(points) < MIN_MATCHES:
         return None
-    # Least squares, each direction with a scale of its own where the matches are spread enough to tell it.
+    # Least squares, each direction with its own scale if the matches are spread enough to estimate it.
     middle, other_middle = points.mean(axis=0), others.mean(axis=0)
     spread = np.mean((points - middle) ** 2, axis=0)
     own = np.mean((points - middle) * (others - other_middle), axis=0) / np.maximum(spread, 1)
@@ -314,7 +319,7 @@ def _placement(points, others):
 
 
 def _overlap_correlation(pixels, others, placement):
-    """Correlation, 0 or more, of the overlap when `placement` lays `pixels` on `others`."""
+    """Correlation, 0 or more, of the overlap when `placement` puts `pixels` on `others`."""
     size = others.shape[::-1]
     placed = cv2.warpAffine(pixels, placement, size, borderMode=cv2.BORDER_REPLICATE)
     inside = cv2.warpAffine(np.ones_like(pixels), placement, size, flags=cv2.INTER_NEAREST)
@@ -326,7 +331,7 @@ def _overlap_correlation(pixels, others, placement):
 
 
 def _evened(pixels):
-    """The pixels with local brightness taken away and local contrast made equal, float32."""
+    """The pixels without local brightness and with equal local contrast, float32."""
     detail = pixels - cv2.GaussianBlur(pixels.astype(np.float32), (0, 0), CONTRAST_PX)
     contrast = cv2.GaussianBlur(detail**2, (0, 0), CONTRAST_PX)
-    return detail / np.sqrt(contrast + 20)  # The 20 keeps the noise of black regions small.
+    return detail / np.sqrt(contrast + 20)  # 20 keeps the noise of black regions small

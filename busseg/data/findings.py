@@ -1,10 +1,10 @@
-"""What an audit of a dataset can find: a row each."""
+"""The kinds of findings of a dataset audit."""
 
 from typing import NamedTuple
 
 
 class Finding(NamedTuple):
-    """A kind of finding: how it is counted, what to do about it, and whether it is no more than a note."""
+    """A kind of finding: its title, which follows a number, the advice, and whether it is only a note."""
 
     title: str
     advice: str
@@ -19,15 +19,15 @@ FINDINGS = {
     ),
     "missing_class": Finding(
         "classes without an image",
-        "A model of these images alone cannot learn the class, and no score here tells of it.",
+        "A model of these images alone cannot learn the class, and no score here covers it.",
     ),
     "unreadable": Finding(
         "unreadable files",
-        "Fetch them again, or take them and their masks out.",
+        "Download them again, or remove them and their masks.",
     ),
     "name_clash": Finding(
         "files named like another",
-        "Masks are found by name without the suffix: rename one. Only the first was looked at.",
+        "Masks are found by name without the suffix: rename one. Only the first was examined.",
     ),
     "missing_mask": Finding(
         "images without a mask",
@@ -35,45 +35,45 @@ FINDINGS = {
     ),
     "orphan_mask": Finding(
         "masks without an image",
-        "A wrong name, or a lost image. busseg cannot read the dataset before it is mended.",
+        "A wrong name, or a lost image. busseg cannot read the dataset before it is corrected.",
     ),
     "bad_label": Finding(
         "faults in the table of labels",
-        "busseg cannot read the dataset before they are mended.",
+        "busseg cannot read the dataset before they are corrected.",
     ),
     "wrong_name": Finding(
         "files not named or placed as in BreaKHis",
-        "busseg cannot read the dataset before they are mended: a name tells the class and the patient.",
+        "busseg cannot read the dataset before they are corrected: a name gives the class and the patient.",
     ),
     "two_subtypes": Finding(
-        "slides that stand under two subtypes",
-        "BreaKHis itself has one, 13412. Told apart by subtype, their patients are left out of splits.",
+        "slides with two subtypes",
+        "BreaKHis itself has one, 13412. With subtypes as classes, their patients are left out of splits.",
     ),
     "misaligned_mask": Finding(
         "masks of another size than their image",
-        "No pixel of the mask can be trusted to lie on its tissue: mend them or take them out.",
+        "No pixel of the mask can be trusted to lie on its tissue: correct or remove them.",
     ),
     "empty_mask": Finding(
         "images without a lesion drawn, though not normal",
-        "A model would learn that there is no lesion: draw it, or take the image out.",
+        "A model would learn that there is no lesion: draw it, or remove the image.",
     ),
     "lesion_on_normal": Finding(
         "normal images with a lesion drawn",
         "Either the class or the mask is wrong.",
     ),
     "label_conflict": Finding(
-        "scans that stand under two classes",
-        "No one knows their class. Leave them out, as <code>busseg split</code> does by itself.",
+        "scans with two classes",
+        "Their class is unknown. Leave them out, as <code>busseg split</code> does by default.",
     ),
     "copies": Finding(
-        "scans that are there more than once",
-        "Keep the copies of a scan in one part of a split, or a model is tested on what it was trained with: "
+        "scans with several copies",
+        "Keep the copies of a scan in one part of a split; otherwise a model is tested on images it was trained with: "
         "<code>busseg split DATA --groups groups.csv</code>.",
     ),
     "copies_across": Finding(
-        "scans that are in several sources",
+        "scans in several sources",
         "With <code>--groups groups.csv</code> they stay in one part of a split of these folders, and out of "
-        "training where the source of one is left out.",
+        "training when the source of one is left out.",
     ),
     "colour_overlay": Finding(
         "images with colour in them",
@@ -81,8 +81,8 @@ FINDINGS = {
     ),
     "burned_in": Finding(
         "images with text, calipers or other marks",
-        "A model may read the marks instead of the tissue, the more so if they are commoner in one class. Faint "
-        "marks are passed over, and so is the maker's logo at the top left.",
+        "A model may learn from the marks instead of the tissue, especially if one class has more of them. Faint "
+        "marks and the maker's logo at the top left are not detected.",
     ),
     "several_masks": Finding(
         "images with several masks",

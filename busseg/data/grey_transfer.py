@@ -1,13 +1,14 @@
-"""Grey values of one scanner carried to an image of another."""
+"""Transfer the grey values of one scanner to an image of another."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 
-def match_histogram(image, reference):
+def match_histogram(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Give an image the histogram of another one.
 
-    Pixels of value 0, the fill around an image in its square among them, stay 0 and do not count. A reference of
-    nothing else changes nothing.
+    Pixels of value 0, such as the fill around an image in its square, stay 0 and do not count. If the reference has
+    only such pixels, the image stays unchanged.
 
     Args:
         image: Array `(height, width)`, uint8.
@@ -20,7 +21,7 @@ def match_histogram(image, reference):
         Gonzalez and Woods, "Digital Image Processing", section "Histogram matching"
     """
     shares, wanted = (_cumulative(pixels) for pixels in (image, reference))
-    present = np.flatnonzero(np.diff(wanted, prepend=0))  # of equal shares, `interp` would take the last level
+    present = np.flatnonzero(np.diff(wanted, prepend=0))  # for equal shares, `interp` would take the last level
     if not len(present):
         return image
     levels = np.interp(shares, wanted[present], present).round().astype(np.uint8)

@@ -1,20 +1,23 @@
-"""Lesion-free crops of images with a lesion: normal images for a scanner that has none."""
+"""Lesion-free crops of images with a lesion: normal images for scanners whose data have none."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from busseg.imaging.images import fit_to_square
 
-_MARGIN = 0.03  # of the square's side, kept between crop and lesion: its rim is blurred
-_LEAST = 0.33  # of the image's own width
-_NARROWEST = 0.6  # width over height of a crop
+_MARGIN = 0.03  # between crop and lesion, as a fraction of the square's side: a lesion's rim is blurred
+_LEAST = 0.33  # least width of a crop, as a fraction of the image's width
+_NARROWEST = 0.6  # least width over height of a crop
 
 
-def crop_beside_lesion(image, mask, random):
+def crop_beside_lesion(
+    image: NDArray[np.uint8], mask: NDArray[np.uint8], random: np.random.Generator
+) -> NDArray[np.uint8] | None:
     """Crop an image beside its lesion, and fit the crop to the square.
 
-    The crop lies left or right of the lesion's bounding box and begins at the skin, so that it shows what a scan
-    without a lesion shows. What lies below a lesion is in its shadow. Of two sides one is chosen with a chance in
-    proportion to its width.
+    The crop lies left or right of the lesion's bounding box and begins at the skin, as a scan without a lesion does.
+    The area below a lesion lies in its shadow, so it is not used. If both sides are wide enough, one is drawn with a
+    probability in proportion to its width.
 
     Args:
         image: Array `(size, size)`, uint8, as `fit_to_square` gives it.
@@ -22,7 +25,7 @@ def crop_beside_lesion(image, mask, random):
         random: `numpy.random.Generator`.
 
     Returns:
-        Array `(size, size)`, uint8; or None where neither side is a third as wide as the image.
+        Array `(size, size)`, uint8; None if neither side is a third as wide as the image.
     """
     size = len(image)
     (top, bottom), (left, right) = (_range(image.any(axis)) for axis in (1, 0))
@@ -39,6 +42,6 @@ def crop_beside_lesion(image, mask, random):
 
 
 def _range(present):
-    """First and last place, exclusive, where a boolean vector is True."""
+    """The first index at which a boolean vector is True, and the last one plus 1."""
     places = np.flatnonzero(present)
     return (places[0], places[-1] + 1) if len(places) else (0, len(present))

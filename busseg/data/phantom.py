@@ -1,9 +1,9 @@
 """Synthetic B-mode breast ultrasound with lesions, for the demo, the examples and the tests.
 
-A phantom is drawn as it would be scanned. Tissue is three maps: diffuse echo level, specular sheets and
-attenuation. A lesion changes the maps, never the picture, so its posterior shadow or enhancement follows
-from what it absorbs. `envelope` gives the fully developed speckle of a pulse-echo scanner, and log
-compression the grey levels. Phantoms exercise the toolkit; a score on them says nothing about patients.
+Drawing simulates a scan. Three maps describe the tissue: diffuse echo level, specular sheets and attenuation. A lesion
+changes the maps, not the image, so its posterior shadow or enhancement follows from its attenuation. `envelope`
+computes the fully developed speckle of a pulse-echo scanner, and log compression the grey levels. Phantoms exercise the
+toolkit; a score on them says nothing about patients.
 
 References:
     Wagner et al., "Statistics of Speckle in Ultrasound B-Scans", IEEE Trans. Sonics Ultrason. 30(3), 1983
@@ -11,10 +11,12 @@ References:
     Al-Dhabyani et al., "Dataset of breast ultrasound images" (BUSI), Data in Brief 28, 2020
 """
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from busseg.data.sample import CLASSES
 from busseg.imaging.images import write_image
@@ -30,14 +32,16 @@ LESION_AREA = {"benign": 0.04, "malignant": 0.12}  # medians of BUSI, as fractio
 LAYER_THICKNESS = np.float32([0.035, 0.2, 0.33, 0.08, 0.2])  # of the image height; the chest wall takes the rest
 LAYER_ECHO_DB = np.float32([-4, -17, -8, -17, -19, -26])
 LAYER_ECHO_SPREAD_DB = np.float32([1, 3, 3, 2, 3, 4])
-LAYER_ATTENUATION_DB = np.float32([0, 2, 6, 6, 14, 50])  # per image height: what the machine's gain leaves
-# How strongly each kind of sheet shows in each layer, 0..1
+LAYER_ATTENUATION_DB = np.float32([0, 2, 6, 6, 14, 50])  # per image height, after the machine's gain
+# Strength of each kind of sheet in each layer, 0..1
 SEPTA = np.float32([0, 0.7, 0.5, 0.5, 0.1, 0.05])
 STRANDS = np.float32([0, 0.2, 0.5, 0.3, 0.1, 0.05])
 FIBRES = np.float32([0, 0, 0.1, 0.1, 0.5, 0.05])
 
 
-def draw_phantom(label, seed, height=360, width=440):
+def draw_phantom(
+    label: str, seed: int, height: int = 360, width: int = 440
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Draw one phantom and its mask; the same arguments give the same pixels.
 
     Args:
@@ -46,8 +50,8 @@ def draw_phantom(label, seed, height=360, width=440):
         height, width: Size of the image in pixels.
 
     Returns:
-        `(image, mask)`, both uint8 `(height, width)`: grey levels 0..255; 1 on the body of the lesion, without
-        its halo or shadow, else 0.
+        `(image, mask)`, both uint8 `(height, width)`: grey levels 0..255; 1 on the body of the lesion without
+        its halo and shadow, else 0.
 
     Raises:
         ValueError: If `label` is not one of `CLASSES`.
@@ -56,15 +60,17 @@ def draw_phantom(label, seed, height=360, width=440):
     return image, mask
 
 
-def write_phantoms(root, per_class=20, seed=0, progress=iter):
-    """Write a folder shaped like BUSI: `root/benign/phantom benign (1).png`, `..._mask.png`, ...
+def write_phantoms(
+    root: str | Path, per_class: int = 20, seed: int = 0, progress: Callable[[Iterable], Iterable] = iter
+) -> None:
+    """Write a folder with the layout of BUSI: `root/benign/phantom benign (1).png`, `..._mask.png`, ...
 
-    Sizes vary. Every tenth lesion image holds two lesions and a second mask, `..._mask_1.png`. Masks are 0/255.
-    The stem starts with "phantom", for real BUSI names stand in published lists of duplicates.
+    Sizes vary. Every tenth lesion image holds two lesions and has a second mask, `..._mask_1.png`. Masks are 0/255.
+    The stem starts with "phantom", because the published list of duplicates contains real BUSI names.
 
     Args:
         root: Path of the folder.
-        per_class: Number of images a class.
+        per_class: Number of images per class.
         seed: Int >= 0. The same seed gives the same images.
         progress: Function that wraps the iteration over the images, for a progress bar.
     """
@@ -78,7 +84,13 @@ def write_phantoms(root, per_class=20, seed=0, progress=iter):
             write_image(Path(root) / label / f"{stem}{suffix}.png", mask * 255)
 
 
-def envelope(amplitude, rng, specular=0.0, axial_px=0.7, lateral_px=1.2):
+def envelope(
+    amplitude: NDArray[np.floating],
+    rng: np.random.Generator,
+    specular: NDArray[np.floating] | float = 0.0,
+    axial_px: float = 0.7,
+    lateral_px: float = 1.2,
+) -> NDArray[np.float32]:
     """Echo envelope of unresolved scatterers: speckle with Rayleigh statistics, mean / std = 1.91 where uniform.
 
     The scatterers are a complex Gaussian field, weighted by `amplitude` and blurred by the pulse: short along
@@ -87,7 +99,7 @@ def envelope(amplitude, rng, specular=0.0, axial_px=0.7, lateral_px=1.2):
     Args:
         amplitude: Float array `(height, width)`, rms echo of the scatterers, linear.
         rng: `np.random.Generator`.
-        specular: Array like `amplitude`: echo of smooth interfaces, in one phase, so it does not speckle.
+        specular: Array like `amplitude`: echo of smooth interfaces, which has one phase and so no speckle.
         axial_px, lateral_px: Standard deviations of the pulse in pixels, at the top of the image.
 
     Returns:
@@ -106,7 +118,7 @@ def envelope(amplitude, rng, specular=0.0, axial_px=0.7, lateral_px=1.2):
 
 
 def _draw(label, seed, height, width, lesions):
-    """The image and a list of its masks, one a lesion; one empty mask where the label is normal."""
+    """The image and a list of its masks, one a lesion; one empty mask for a normal image."""
     if label not in CLASSES:
         raise ValueError(f"`label` must be one of {CLASSES}. Received: label={label!r}")
     rng = np.random.default_rng((seed, CLASSES.index(label)))
@@ -123,13 +135,13 @@ def _flat_tissue(rng, height, width):
     """A healthy breast in layers: maps `(height, width)` of echo (dB), sheets (linear), attenuation (dB / height)."""
     shape = height, width
     depth = np.linspace(0, 1, height, dtype=np.float32)[:, None]
-    # === Layers, each boundary with waves of its own ===
+    # === Layers, each with a wavy boundary ===
     thickness = LAYER_THICKNESS * rng.uniform([0.7, 0.3, 0.3, 0.3, 0.4], [1.2, 1.7, 1.7, 1.7, 1.6])
     waves = np.stack([_noise(rng, (1, width), 1, 7)[0] for _ in thickness])
     waves *= np.float32([0.002, 0.03, 0.04, 0.02, 0.02])[:, None]
     layer = sum((depth > boundary).astype(np.uint8) for boundary in np.cumsum(thickness)[:, None] + waves)
     layer_echo = rng.normal(LAYER_ECHO_DB, LAYER_ECHO_SPREAD_DB).astype(np.float32)
-    # === Texture: streaks along the layers, and dark fat lobules that lie in the gland like lesions do ===
+    # === Texture: streaks along the layers, and dark fat lobules in the gland, which resemble lesions ===
     echo = layer_echo[layer] + 2 * _noise(rng, shape, 8, 5)
     echo += rng.uniform(1.5, 4) * _noise(rng, shape, 45, 18) + rng.uniform(1, 4) * _noise(rng, shape, 70, 50)
     lobules = _noise(rng, shape, 14, 10) - rng.uniform(0.6, 2)
@@ -143,14 +155,14 @@ def _flat_tissue(rng, height, width):
     sheets[1:] += layer[1:] != layer[:-1]
     sheets *= np.minimum(patches, 2)
     sheets[0] = 1  # where the sound enters the skin
-    # === Attenuation: the layers, septa that stand along the beam, and bad contact of the probe at the skin ===
+    # === Attenuation: the layers, septa along the beam, and bad contact between probe and skin ===
     contact = np.clip(_noise(rng, (1, width), 1, 7) - rng.uniform(0.5, 2), 0, 1)
     attenuation = LAYER_ATTENUATION_DB[layer] + 40 * upright * (layer < 3) + 140 * contact * (depth < 0.1)
     return echo, sheets, attenuation
 
 
 def _bend(rng, maps, height, width):
-    """The maps at full size, with their flat layers bent by one smooth shift, which grows from none at the skin."""
+    """The maps at full size, with their flat layers bent by one smooth shift, which grows from 0 at the skin."""
     rows = np.linspace(0, 1, height, dtype=np.float32)[:, None]
     columns = np.linspace(0, 1, width, dtype=np.float32)
     tilt = np.float32(rng.normal(0, 0.12)) * (columns - 0.5)
@@ -161,10 +173,10 @@ def _bend(rng, maps, height, width):
 
 
 def _lesion_mask(label, rng, height, width, slot, slots):
-    """uint8 `(height, width)`: one filled outline, whole, inside the `slot`-th of `slots` equal strips."""
+    """uint8 `(height, width)`: one filled outline, completely inside strip `slot` of `slots` equal strips."""
     benign = label == "benign"
     angle = np.linspace(0, 2 * np.pi, 180, endpoint=False)
-    # Radius as a Fourier series: two gentle waves for a lobulated margin, many and steep for an angular one.
+    # Radius as a Fourier series: two gentle waves for a lobulated margin, many steep ones for an angular margin.
     orders = np.arange(2, 4 if benign else 20)[:, None]
     waves = rng.normal(0, 0.08 if benign else rng.uniform(0.12, 0.25), orders.shape) * (2 / orders)
     log_radius = np.sum(waves * np.cos(orders * angle + rng.uniform(0, 2 * np.pi, orders.shape)), axis=0)
@@ -177,7 +189,7 @@ def _lesion_mask(label, rng, height, width, slot, slots):
     points = (points.real + 1j * tall * points.imag) * np.exp(1j * turn)
     outline = np.stack([points.real, points.imag], axis=1).astype(np.float32)
     outline -= outline.min(axis=0)
-    # === To the wanted area, then smaller where it would not fit ===
+    # === Scale to the wanted area, then smaller if it does not fit ===
     area = LESION_AREA[label] * np.exp(rng.normal(0, 1 if benign else 0.7)) * height * width
     outline *= np.sqrt(area / cv2.contourArea(outline))
     room = 0.94 * np.array([width / slots, 0.75 * height])
@@ -192,12 +204,12 @@ def _with_lesion(label, rng, mask, echo, sheets, attenuation):
     """The three maps with a lesion in place of the tissue under `mask`."""
     benign = label == "benign"
     body = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), rng.uniform(0.8, 2) if benign else rng.uniform(1.5, 6))
-    tall = float(np.mean(mask.any(axis=1)))  # the lesion's height as a part of the image's
+    tall = float(np.mean(mask.any(axis=1)))  # the lesion's height as a fraction of the image's
     host = cv2.mean(echo, mask)[0]
     if benign:
         cyst = rng.uniform() < 0.35
         inside = -45 if cyst else host - rng.uniform(4, 19) + 2 * _noise(rng, mask.shape, 30, 20)
-        # The capsule shines where it faces the beam; where it stands along the beam it bends sound away.
+        # The capsule reflects where it faces the beam; where it runs along the beam, it refracts sound away.
         upright, facing = (np.abs(cv2.Sobel(body, cv2.CV_32F, dx, 1 - dx, scale=1 / 4)) for dx in (1, 0))
         loss = -rng.normal(8, 5) / tall * body + rng.uniform(0, 200) * upright
         rim = rng.uniform(0.1, 0.7) * facing * np.exp(0.7 * _noise(rng, mask.shape, 12, 12))
@@ -206,13 +218,13 @@ def _with_lesion(label, rng, mask, echo, sheets, attenuation):
         halo = cv2.GaussianBlur(body, (0, 0), 0.03 * len(mask)) * (1 - body)
         echo = echo + rng.uniform(0, 45) * halo
         loss = rng.normal(13, 9) / tall * body
-        rim = rng.uniform(0, 0.12) * sheets * body  # strands that the tumour has not yet replaced
+        rim = rng.uniform(0, 0.12) * sheets * body  # strands that the tumour has not replaced yet
     rest = 1 - body
     return rest * echo + body * inside, rest * sheets + rim, rest * attenuation + loss
 
 
 def _scan(rng, echo, sheets, attenuation):
-    """uint8 `(height, width)`: what the machine shows of the three maps."""
+    """uint8 `(height, width)`: the machine's image of the three maps."""
     height, width = echo.shape
     depth = np.linspace(0, 1, height, dtype=np.float32)[:, None]
     # The beam is a few millimetres wide, so the edges of shadows are soft.
@@ -220,9 +232,9 @@ def _scan(rng, echo, sheets, attenuation):
     focus = 4 * np.exp(-(((depth - rng.uniform(0.2, 0.6)) / 0.25) ** 2))
     gain = rng.normal(0, 2) - rng.uniform(5, 25) * depth**2
     beam = _linear(gain + focus - loss)
-    # Sheets are a little rough: a part of their echo speckles like the tissue.
+    # Sheets are slightly rough: a part of their echo speckles like tissue.
     received = envelope(beam * (_linear(echo) + sheets), rng, specular=beam * sheets * SPECULAR)
-    # Compounding of several looks calms the speckle; electronic noise hides what is weaker than itself.
+    # Compounding of several views reduces speckle; electronic noise hides weaker echoes.
     received = cv2.GaussianBlur(received, (0, 0), sigmaX=1.1, sigmaY=0.7) + _linear(np.float32(NOISE_DB))
     grey = 255 + 255 / DYNAMIC_RANGE_DB * (20 * np.log10(received) - WHITE_DB)
     return np.clip(grey, 0, 255).astype(np.uint8)
@@ -239,7 +251,7 @@ def _noise(rng, shape, rows, columns):
 
 
 def _sheets(field, width_px):
-    """Thin curved sheets where a smooth field crosses zero, as two maps in [0, 1]: facing the beam, and upright."""
+    """Thin curved sheets along a smooth field's zero crossings, as two maps in [0, 1]: facing the beam, and upright."""
     across, along = (cv2.Sobel(field, cv2.CV_32F, dx, 1 - dx, scale=1 / 8) ** 2 for dx in (1, 0))
     slope = across + along
     slope += 0.1 * slope.mean()  # no wide blots where the field is flat

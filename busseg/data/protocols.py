@@ -1,39 +1,41 @@
-"""The protocols of cross-validation, each by its name: which images, which folds, scored at which size."""
+"""Named protocols of cross-validation: which images, which folds, and the size at which masks are scored."""
 
 import csv
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
+from busseg.data.sample import Sample
 from busseg.data.splits import Split, grouped_splits, leave_one_source_out, patient_splits, random_splits
 from busseg.storage.files import read_csv
 
 PUBLISHED = files("busseg.data") / "published"
 PROTOCOLS = ("grouped", "leave-one-source-out", "random", "tang", "curated", "busbra5", "busbra10", "patient")
-# Side in pixels of the square that masks are scored at; the others score at native size.
+# Side in pixels of the square at which masks are scored; the other protocols score at native size.
 SCORED_SIZE = {"tang": 256}
 
 
-def default_protocol(task):
-    """The protocol whose numbers are to be trusted, of one of `TASKS`."""
+def default_protocol(task: str) -> str:
+    """The protocol for reliable figures, for one of `TASKS`."""
     return "grouped" if task == "ultrasound" else "patient"
 
 
-def make_splits(protocol, samples, folds=5, seed=0):
+def make_splits(protocol: str, samples: Sequence[Sample], folds: int = 5, seed: int = 0) -> list[Split]:
     """Split samples by a named protocol.
 
-    - "grouped": `grouped_splits`. No copy of a tested image is trained with. The protocol for numbers to trust.
-    - "leave-one-source-out": `leave_one_source_out`. Fold by fold another source is new to its model.
+    - "grouped": `grouped_splits`. No model is trained on a copy of a test image. The protocol for reliable figures.
+    - "leave-one-source-out": `leave_one_source_out`. Each fold tests a source that is new to its model.
     - "random": `random_splits`, the field's habit, for comparison.
     - "tang": `tang_splits`, three published splits of BUSI's lesion images.
-    - "curated": `curated_splits`, four folds of a published choice of 450 images of BUSI.
+    - "curated": `curated_splits`, four folds of a published selection of 450 images of BUSI.
     - "busbra5", "busbra10": `busbra_splits`, the published five or ten folds of BUS-BRA.
-    - "patient": `patient_splits`, for BreaKHis: no patient of a tested image is trained with.
+    - "patient": `patient_splits`, for BreaKHis. No model is trained on a patient of a test image.
 
     Args:
         protocol: One of `PROTOCOLS`.
         samples: Sequence of `Sample`.
-        folds: Number of folds of "grouped", "random" and "patient"; the others have theirs.
+        folds: Number of folds of "grouped", "random" and "patient"; the other protocols fix it.
         seed: Integer. The same seed gives the same folds.
 
     Returns:
@@ -54,11 +56,11 @@ def make_splits(protocol, samples, folds=5, seed=0):
     return tang_splits(samples) if protocol == "tang" else curated_splits(samples, seed)
 
 
-def tang_splits(samples, folder=PUBLISHED / "tang"):
+def tang_splits(samples: Sequence[Sample], folder: Path = PUBLISHED / "tang") -> list[Split]:
     """Read the three splits of BUSI's 647 lesion images behind a much used table of U-shaped networks.
 
-    They have no test part: the table's authors chose each model's epoch on the part they report, and so does this.
-    28 to 30 % of its images have a copy in training, so every image is a group of its own, as in `random_splits`.
+    They have no test part: the table's authors chose each model's epoch on the part that they report. 28 to 30 % of
+    that part's images have a copy in the training part, so every image is its own group, as in `random_splits`.
 
     Args:
         samples: The samples of BUSI.
@@ -84,11 +86,13 @@ def tang_splits(samples, folder=PUBLISHED / "tang"):
     return splits
 
 
-def curated_splits(samples, seed=0, path=PUBLISHED / "curated_busi.csv"):
+def curated_splits(
+    samples: Sequence[Sample], seed: int = 0, path: Path = PUBLISHED / "curated_busi.csv"
+) -> list[Split]:
     """Split Curated BUSI, 450 images without artefacts (222 benign, 164 malignant, 64 normal), into four folds.
 
-    The list is the authors', the folds are not published: these are `grouped_splits`, so of the ten copies that the
-    list still holds none is scored.
+    The authors published the list, but not their folds. These are `grouped_splits`, so they score no image of the ten
+    copies that the list still contains.
 
     Args:
         samples: The samples of BUSI.
@@ -112,14 +116,14 @@ def curated_splits(samples, seed=0, path=PUBLISHED / "curated_busi.csv"):
     return grouped_splits(_chosen(stems, by_stem, path), folds=4, seed=seed)
 
 
-def busbra_splits(samples, folds=5, seed=0):
-    """Split BUS-BRA into the five or ten folds of its authors, whose files lie in its folder.
+def busbra_splits(samples: Sequence[Sample], folds: int = 5, seed: int = 0) -> list[Split]:
+    """Split BUS-BRA into the five or ten folds of its authors, from the files in its folder.
 
     Fold 0 tests all images of the patients in the authors' fold 1, and so on. The validation part is a fifth of the
-    other patients, as `grouped_splits` draws it, not the authors' (`valid_1`, ...), which puts one view of a patient
-    into training and the other into validation: those of 111 to 127 patients of 620. Nor is trained with an image of a
-    group that is tested: the authors' folds part cases 853 and 854, which show one lesion. Rows without an image, as in
-    a part of the dataset, are passed over.
+    other patients, as `grouped_splits` draws it. The authors' own (`valid_1`, ...) separates the two views of 111 to
+    127 patients of 620 into training and validation. No model is trained on an image of a tested group: the authors'
+    folds separate cases 853 and 854, which show one lesion. Rows without an image, as in a part of the dataset, are
+    ignored.
 
     Args:
         samples: The samples of BUS-BRA, or of some of its patients.
@@ -131,7 +135,7 @@ def busbra_splits(samples, folds=5, seed=0):
 
     Raises:
         FileNotFoundError: If the samples' folder has no `5-fold-cv.csv` or `10-fold-cv.csv`.
-        ValueError: If it lacks an image, or the images of a fold are all missing.
+        ValueError: If that file lacks an image, or all images of a fold are missing.
 
     Reference:
         Gómez-Flores et al., Medical Physics 51:3110-3123 (2024), https://doi.org/10.1002/mp.16812
@@ -173,5 +177,5 @@ def _chosen(stems, by_stem, path):
     stems = [stem.strip() for stem in stems if stem.strip()]
     for stem in stems:
         if stem not in by_stem:
-            raise ValueError(f"Expected the images of BUSI, found none named {stem!r}; it is in the list {path}")
+            raise ValueError(f"Expected the images of BUSI, found none named {stem!r}, which is in the list {path}")
     return tuple(by_stem[stem] for stem in stems)

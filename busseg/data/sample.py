@@ -1,11 +1,11 @@
-"""One labelled image, as paths, and the names every room agrees on."""
+"""A labelled image, as paths, and names that all rooms share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 CLASSES = ("normal", "benign", "malignant")
-# What is asked of an image, and the answers in the order of a model's outputs. Lesions are marked in ultrasound only.
+# Tasks, and their classes in the order of a model's outputs. Only ultrasound has lesion masks.
 TASKS = {
     "ultrasound": CLASSES,
     "histology": ("benign", "malignant"),
@@ -20,25 +20,29 @@ TASKS = {
         "papillary_carcinoma",
     ),
 }
-# What a dataset may know of an image beside its class. `patient` pools the views of one patient in the scores.
+# Attributes that tables of scores report. `patient` pools the views of one patient in the scores.
 ATTRIBUTES = ("patient", "birads", "histology", "device", "side")
 MASK = "mask"
 LABEL = "label"
+# A fault of a dataset: its kind, one of `findings.FINDINGS`; the path; and the error to raise.
+Fault = tuple[str, Path, Exception]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with its ground truth. Holds paths only; pixels are read when they are needed.
+    """One image with its ground truth, as paths. Pixels are read on demand.
 
     Args:
-        name: Path of the image relative to its dataset's root, with forward slashes. Names a sample in every CSV.
+        name: Path of the image relative to its dataset's root, with forward slashes. Identifies the sample in every
+            CSV file.
         image: Path of the image file.
         masks: Paths of the mask files. The lesion is their union.
-        label: One of the classes of its task, see `TASKS`, or None where the dataset tells no class.
+        label: One of the classes of its task, see `TASKS`; None if the dataset gives no class.
         group: Samples of one group (copies of one scan, scans of one patient) must stay in one part of a split.
         source: Name of the dataset that the sample comes from.
-        pixel_mm: Side of a pixel in mm, or None where the dataset gives no scale.
-        attributes: What the dataset knows beside the class, by name, as text: see `ATTRIBUTES`.
+        pixel_mm: Side of a pixel in mm; None if the dataset gives no scale.
+        attributes: Further facts from the dataset, name to text: those of `ATTRIBUTES`, and `magnification` of BreaKHis
+            images, "40" to "400".
     """
 
     name: str

@@ -1,13 +1,14 @@
-"""Grouped, stratified folds, written and read as CSV."""
+"""Split datasets into grouped, stratified folds; write and read folds as CSV."""
 
 import warnings
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from busseg.data.readers.breakhis import parse_name
 from busseg.data.sample import Sample
 from busseg.storage.claims import claim
 from busseg.storage.escaping import match_names
@@ -19,30 +20,32 @@ _FIELDS = ("fold", "file", "label", "group", "part")
 
 @dataclass(frozen=True)
 class Split:
-    """One fold: what to learn from, what to choose the model by, and what to report on."""
+    """One fold: samples to train on, to choose the model with, and to report scores on."""
 
     train: tuple[Sample, ...]
     validation: tuple[Sample, ...]
     test: tuple[Sample, ...]
 
 
-def grouped_splits(samples, folds=5, seed=0, keep_conflicts=False):
-    """Split samples into stratified folds that never part a group.
+def grouped_splits(
+    samples: Sequence[Sample], folds: int = 5, seed: int = 0, keep_conflicts: bool = False
+) -> list[Split]:
+    """Split samples into stratified folds that keep each group in one part.
 
-    Groups whose images carry different labels are left out: no one knows their class. Training parts keep all the
-    images of a group. Validation and test parts keep all the views of a patient, and of copies the first one. The
-    validation part is a fifth of the groups outside the test part; or one group of the rarest class, where that has
-    fewer than five.
+    Groups whose images have different labels are left out, because their class is unknown. Training parts keep all
+    images of a group. Validation and test parts keep all views of a patient, but only the first of several copies. The
+    validation part is a fifth of the groups outside the test part; or one group of the rarest class, if it has fewer
+    than five.
 
-    Every source is split by itself, so its folds are the ones that it has alone. Of several sources, one may have fewer
-    groups of a class than there are folds. A group that crosses sources, as a file of groups may have it, is split with
-    the source of its first image.
+    Every source is split separately, so its folds do not depend on the other sources. With several sources, one may
+    have fewer groups of a class than there are folds. A group that spans sources, as a file of groups may define, is
+    split with the source of its first image.
 
     Args:
         samples: Sequence of `Sample`.
         folds: Number of folds, at least 2. Every group is tested in exactly one.
         seed: Integer. The same seed gives the same folds.
-        keep_conflicts: Whether to keep the groups whose images carry different labels.
+        keep_conflicts: Whether to keep the groups whose images have different labels.
 
     Returns:
         List of `Split`, one a fold.
@@ -56,7 +59,7 @@ def grouped_splits(samples, folds=5, seed=0, keep_conflicts=False):
         samples = _of_one_class(samples)
     if not samples:
         raise ValueError("Expected samples to split, found none whose group has a single class")
-    # Of two folds one is tested; the other holds one to validate by, one to learn from.
+    # With two folds, one is for testing; the other needs a group for validation and one for training.
     least = max(folds, 4)
     sources = _by_home(samples)
     if len(sources) == 1:
@@ -65,18 +68,18 @@ def grouped_splits(samples, folds=5, seed=0, keep_conflicts=False):
     return [_join(of_one_fold) for of_one_fold in zip(*splits)]
 
 
-def leave_one_source_out(samples, seed=0):
-    """Split samples so that each source is tested by a model that has seen none of it.
+def leave_one_source_out(samples: Sequence[Sample], seed: int = 0) -> list[Split]:
+    """Split samples so that each source tests a model that was trained without it.
 
-    Which images are kept is decided as in `grouped_splits`. The validation part is a fifth of the groups of the other
-    sources, from which groups that have an image in the tested source are left out.
+    The parts keep the same images as in `grouped_splits`. The validation part is a fifth of the groups of the other
+    sources; groups that have an image in the tested source are left out.
 
     Args:
         samples: Sequence of `Sample` of at least two sources.
         seed: Integer. The same seed gives the same validation parts.
 
     Returns:
-        List of `Split`, one a source, by the sources' names.
+        List of `Split`, one a source, in the order of the sources' names.
 
     Raises:
         ValueError: If there are fewer than two sources, or the others cannot be split.
@@ -96,8 +99,8 @@ def leave_one_source_out(samples, seed=0):
     return splits
 
 
-def by_source(samples):
-    """The samples of each source: a dict by the sources' names, in their order."""
+def by_source(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+    """Dict from each source's name, in alphabetical order, to its samples."""
     return {
         name: [sample for sample in samples if sample.source == name]
         for name in sorted({sample.source for sample in samples})
@@ -105,7 +108,7 @@ def by_source(samples):
 
 
 def _by_home(samples):
-    """The samples of each source, by the sources' names; all of a group stand with its first one."""
+    """The samples of each source, in the order of the sources' names. A whole group goes to its first one's source."""
     home = {}
     for sample in samples:
         home.setdefault(sample.group, sample.source)
@@ -116,11 +119,11 @@ def _join(splits):
     return Split(*(tuple(sample for split in splits for sample in getattr(split, part)) for part in PARTS))
 
 
-def patient_splits(samples, folds=5, seed=0):
-    """Split the slides of BreaKHis into stratified folds that never part a patient, whose images are all scored.
+def patient_splits(samples: Sequence[Sample], folds: int = 5, seed: int = 0) -> list[Split]:
+    """Split the images of BreaKHis into stratified folds that keep each patient in one part. All images are scored.
 
-    Arguments, the share of the parts and the patients left out are those of `grouped_splits`. Each part has its share
-    of each magnification. A class of fewer patients than folds is not tested in all of them.
+    The sizes of the parts and the patients left out are those of `grouped_splits`. Each part has its share of each
+    magnification. A class with fewer patients than folds is missing from the test part of some folds.
 
     Args:
         samples: Sequence of `Sample` of BreaKHis, whose groups are the patients.
@@ -131,7 +134,7 @@ def patient_splits(samples, folds=5, seed=0):
         List of `Split`, one a fold.
 
     Raises:
-        ValueError: If a class has fewer than three patients, or a sample is not named as in BreaKHis.
+        ValueError: If a class has fewer than three patients, or a sample has no magnification.
     """
     if folds < 2:
         raise ValueError(f"Expected at least 2 folds, found {folds}")
@@ -139,7 +142,13 @@ def patient_splits(samples, folds=5, seed=0):
     if not samples:
         raise ValueError("Expected samples to split, found none whose patient has a single class")
     _check_classes(samples, least=3)
-    return _split(samples, folds, seed, 3, lambda sample: f"{sample.label} at {parse_name(sample.name).magnification}X")
+    return _split(samples, folds, seed, 3, _class_and_magnification)
+
+
+def _class_and_magnification(sample):
+    if "magnification" not in sample.attributes:
+        raise ValueError(f"Expected the magnification of a BreaKHis image, found none: {sample.name}")
+    return f"{sample.label} at {sample.attributes['magnification']}X"
 
 
 def _check_classes(samples, least):
@@ -149,7 +158,7 @@ def _check_classes(samples, least):
 
 
 def _split(samples, folds, seed, least, stratum=lambda sample: str(sample.label)):
-    """Splits of one source; those of a `stratum` are spread evenly over the folds."""
+    """Splits of one source. The samples of each `stratum` are spread evenly over the folds."""
     common = [label for label, count in _groups_a_class(samples).items() if count >= least]
     splits = []
     for rest, test in _folds(samples, folds, seed, stratum):
@@ -160,40 +169,40 @@ def _split(samples, folds, seed, least, stratum=lambda sample: str(sample.label)
     return splits
 
 
-def train_on_all(samples):
-    """The split of a model that is to be used, not scored: all is trained with.
+def train_on_all(samples: Sequence[Sample]) -> Split:
+    """The split of a model for use that is not scored: all samples are for training.
 
-    Groups whose images carry different labels are left out, as in `grouped_splits`.
+    Groups whose images have different labels are left out, as in `grouped_splits`.
 
     Args:
         samples: Sequence of `Sample`.
 
     Returns:
-        A `Split` of `train` alone.
+        A `Split` whose other parts are empty.
     """
     return Split(tuple(_of_one_class(samples)), (), ())
 
 
-def random_splits(samples, folds=5, seed=0):
-    """Split samples into stratified folds image by image, as if none were a copy of another: the field's habit.
+def random_splits(samples: Sequence[Sample], folds: int = 5, seed: int = 0) -> list[Split]:
+    """Split samples into stratified folds image by image, without regard to copies: the field's habit.
 
-    On a dataset with copies the scores reward remembering; see `leaked`. Arguments and folds are those of
-    `grouped_splits`, with every image a group of its own.
+    On a dataset with copies the scores reward memorising; see `leaked`. Arguments and folds are those of
+    `grouped_splits`, with every image as its own group.
     """
     return grouped_splits([replace(sample, group=sample.name) for sample in samples], folds, seed)
 
 
-def learnt(split):
+def learnt(split: Split) -> tuple[Sample, ...]:
     """The samples that a fold's model is trained or chosen with. Without a test part, the validation part is scored."""
     return split.train + (split.validation if split.test else ())
 
 
-def leaked(split, samples):
-    """The images a fold is scored on that have a copy among those its model was trained or chosen with.
+def leaked(split: Split, samples: Sequence[Sample]) -> list[Sample]:
+    """The scored images of a fold that have a copy among the images its model was trained or chosen with.
 
     Args:
-        split: A `Split`. Without a test part, it is scored on the validation part.
-        samples: The samples of the dataset, whose groups tell which are copies.
+        split: A `Split`. Without a test part, the validation part is scored.
+        samples: The samples of the dataset. Copies share a group.
 
     Returns:
         List of `Sample` of the scored part.
@@ -204,7 +213,7 @@ def leaked(split, samples):
 
 
 def _of_one_class(samples):
-    """The samples of the groups whose images all carry one label."""
+    """The samples of the groups whose images all have the same label."""
     labels_of = defaultdict(set)
     for sample in samples:
         labels_of[sample.group].add(str(sample.label))
@@ -216,7 +225,7 @@ def _groups_a_class(samples):
 
 
 def _commonest(samples, stratum):
-    """The stratum of the most samples, and how many they are."""
+    """The stratum with the most samples, and their number."""
     return Counter(map(stratum, samples)).most_common(1)[0]
 
 
@@ -227,7 +236,7 @@ def _folds(samples, folds, seed, stratum):
     strata = [stratum(sample) for sample in samples]
     groups = [sample.group for sample in samples]
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():  # a magnification of one image, say, cannot be spread, and need not be
+    with warnings.catch_warnings():  # a stratum of one image, for example, cannot be spread and need not be
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         parts = list(splitter.split(np.zeros(len(samples)), strata, groups))
     for inside, outside in parts:
@@ -235,25 +244,25 @@ def _folds(samples, folds, seed, stratum):
 
 
 def _scored(samples):
-    """What of some samples is scored: all views of a patient, and the first one of copies."""
+    """The samples that are scored: all views of a patient, and the first of several copies."""
     first = {}
     for sample in samples:
         first.setdefault(sample.name if "patient" in sample.attributes else sample.group, sample)
     return tuple(first.values())
 
 
-def read_groups(path, samples):
-    """Give samples the groups that a CSV file tells, as `busseg audit` writes it or as a hospital knows its patients.
+def read_groups(path: str | Path, samples: Sequence[Sample]) -> list[Sample]:
+    """Give samples the groups in a CSV file, which `busseg audit` writes or a hospital makes from its patient list.
 
     Args:
         path: Path of a file with the columns `file` and `group`, a row for every sample.
         samples: Sequence of `Sample`.
 
     Returns:
-        List of `Sample`, the same with other groups.
+        List of `Sample`, the same samples with other groups.
 
     Raises:
-        ValueError: If a sample has no row, or two that differ.
+        ValueError: If a sample has no row, or two rows that differ.
     """
     groups, spelt = {}, match_names(sample.name for sample in samples)
     for row in read_csv(path, required=("file", "group")):
@@ -265,17 +274,17 @@ def read_groups(path, samples):
     return [replace(sample, group=groups[sample.name]) for sample in samples]
 
 
-def write_splits(path, splits, first_fold=0, force=False):
+def write_splits(path: str | Path, splits: Sequence[Split], first_fold: int = 0, force: bool = False) -> None:
     """Write folds to a CSV file: one row for every image of every fold, `fold,file,label,group,part`.
 
     Args:
         path: Path of the file.
         splits: Sequence of `Split`.
-        first_fold: Number of the first of them.
-        force: Whether to replace a file that is no such table of busseg, too.
+        first_fold: Number of the first fold.
+        force: Whether to replace any other file, too.
 
     Raises:
-        FileExistsError: If a folder or another file stands there.
+        FileExistsError: If a folder is there, or another file and `force` is False.
     """
     rows = [
         {"fold": fold, "file": sample.name, "label": sample.label or "", "group": sample.group, "part": part}
@@ -287,21 +296,21 @@ def write_splits(path, splits, first_fold=0, force=False):
         write_csv(path, _FIELDS, rows)
 
 
-def read_split(path, samples, fold=None):
+def read_split(path: str | Path, samples: Sequence[Sample], fold: int | str | None = None) -> Split:
     """Read one fold of a CSV file.
 
     Args:
-        path: Path of a file with the columns `fold`, `file` and `part`. A column `group`, where it is there, says
-            which images belong together; where not, the samples' own groups do.
+        path: Path of a file with the columns `fold`, `file` and `part`. A column `group`, if there is one, replaces the
+            samples' own groups.
         samples: The samples of the dataset, which the rows name.
-        fold: Number of the fold to read. May be None if the file holds one only.
+        fold: Number of the fold to read. May be None if the file holds a single fold.
 
     Returns:
         A `Split`.
 
     Raises:
-        ValueError: If the fold or an image is not there, an image is named twice, a part is unknown, or a group
-            stands in two parts.
+        ValueError: If the fold or an image is missing, an image is named twice, a part is unknown, or a group is in two
+            parts.
     """
     rows = read_csv(path, required=("fold", "file", "part"))
     found = sorted({row["fold"] for row in rows})

@@ -1,9 +1,9 @@
-"""Synthetic stained tissue, for the examples and the tests of the second task.
+"""Synthetic histology images, for the examples and the tests of the histology task.
 
-Nuclei in haematoxylin lie on a ground in eosin; a stain takes away light as Beer and Lambert have it. What tells the
-classes apart is what a pathologist looks at first: benign nuclei are small, round and alike and keep apart; malignant
-ones are large, uneven, of all sizes, and crowd. Each patient has a stain and a density of her own. Phantoms exercise
-the toolkit; a score on them says nothing about patients.
+Haematoxylin stains the nuclei, eosin the background; the stains absorb light by the Beer-Lambert law. The classes
+differ in the features that a pathologist checks first: benign nuclei are small, round, similar and separate; malignant
+ones are large, irregular, of all sizes, and crowded. Each patient has her own stain and density of nuclei. Phantoms
+exercise the toolkit; a score on them says nothing about patients.
 
 References:
     Elston and Ellis, "Pathological prognostic factors in breast cancer", Histopathology 19(5), 1991: nuclear grading
@@ -11,35 +11,39 @@ References:
     23(4), 2001: the two stains' colours
 """
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from busseg.data.readers.breakhis import CLASSES, MAGNIFICATIONS
 from busseg.imaging.images import write_image
 
 # Optical density of the two stains in red, green and blue.
 HAEMATOXYLIN, EOSIN = np.float32([0.65, 0.70, 0.29]), np.float32([0.07, 0.99, 0.11])
-NUCLEUS_PX = {40: 2.5, 100: 4, 200: 7, 400: 12}  # radius of a benign nucleus, at each magnification
+NUCLEUS_PX = {40: 2.5, 100: 4, 200: 7, 400: 12}  # radius of a benign nucleus at each magnification
 CROWDED = 0.4  # share of nuclei in the most crowded malignant image
 
 
-def draw_tissue(label, magnification, patient, number, height=230, width=350):
-    """Draw one image of stained tissue; the same arguments give the same pixels.
+def draw_tissue(
+    label: str, magnification: int, patient: int, number: int, height: int = 230, width: int = 350
+) -> NDArray[np.uint8]:
+    """Draw one histology image; the same arguments give the same pixels.
 
     Args:
         label: One of `breakhis.CLASSES`.
         magnification: One of `breakhis.MAGNIFICATIONS`.
-        patient: Int >= 0, who has a stain and a density of nuclei of her own.
-        number: Int >= 0, of the image.
+        patient: Number of the patient, int >= 0; it determines stain and density of nuclei.
+        number: Number of the image, int >= 0.
         height, width: Size of the image in pixels.
 
     Returns:
         Array `(height, width, 3)`, uint8, RGB.
 
     Raises:
-        ValueError: If `label` or `magnification` is none of those.
+        ValueError: If `label` or `magnification` has another value.
     """
     for name, value, allowed in (("label", label, CLASSES), ("magnification", magnification, MAGNIFICATIONS)):
         if value not in allowed:
@@ -68,12 +72,14 @@ def draw_tissue(label, magnification, patient, number, height=230, width=350):
     return np.clip(245 * light + rng.normal(0, 2, light.shape), 0, 255).astype(np.uint8)
 
 
-def write_tissue(root, patients=10, images=5, progress=iter):
-    """Write a folder shaped like BreaKHis, of made-up adenosis and ductal carcinoma.
+def write_tissue(
+    root: str | Path, patients: int = 10, images: int = 5, progress: Callable[[Iterable], Iterable] = iter
+) -> None:
+    """Write a folder with the layout of BreaKHis, with synthetic adenosis and ductal carcinoma.
 
     Args:
         root: Path of the folder.
-        patients: Number of patients a class, at most 1,000.
+        patients: Number of patients per class, at most 1,000.
         images: Number of images of each patient at each magnification.
         progress: Function that wraps the iteration over the patients, for a progress bar.
     """

@@ -1,37 +1,40 @@
-"""The frames of images that move or have pages, and of videos, one after the other: decoded, in grey or in colour.
+"""Decode the frames of videos, animations and images with pages, one after the other, in grey or in colour.
 
-What stands here runs in the process of `decoder.py`.
+This code runs in the process of `decoder.py`.
 """
 
 import math
 import os
 from collections import deque
+from collections.abc import Callable
 from contextlib import contextmanager
+from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from busseg.imaging.images import bits_in_use, check_size, count_frames, refuse_picture, to_colour, to_grey
+from busseg.imaging.images import bits_in_use, check_size, count_frames, refuse_image, to_colour, to_grey
 from busseg.imaging.kinds import IMAGES, VIDEOS, find_kind
 
-MAX_FRAMES = 20_000  # eleven minutes of 30 a second; a file may tell of billions in some bytes
-_RECENT = 16  # frames that stay at hand, for threads do not ask in order
+MAX_FRAMES = 20_000  # eleven minutes at 30 a second; a small file may claim billions
+_RECENT = 16  # frames kept in memory, because threads do not ask in order
 _FORMATS = (*IMAGES, "WEBP", "GIF", "JPEG2000", "AVIF")
 
-# Of a playlist, FFmpeg would fetch what it names.
+# FFmpeg would otherwise fetch the addresses in a playlist.
 os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "protocol_whitelist;file"
 
 
-def measure_clip(path, alive):
-    """Count the frames of a file; of a video, whose header may be wrong, by going through it.
+def measure_clip(path: Path, alive: Callable[[], None]) -> tuple[int, tuple[int, int]]:
+    """Count the frames of a file. A video's header may be wrong, so its frames are decoded to count them.
 
     Args:
         path: Absolute `Path`.
-        alive: Function that is called after each frame, to show that there is an end.
+        alive: Function that is called after each frame, to show progress.
 
     Returns:
-        `(frames, (height, width))`, the size that of the largest.
+        `(frames, (height, width))`, with the size of the largest frame in pixels.
 
     Raises:
         ValueError: If the file is broken, a frame has a size that is refused, or there are more than `MAX_FRAMES`.
@@ -48,11 +51,11 @@ def measure_clip(path, alive):
 
 @contextmanager
 def _blaming(path):
-    """Tell what Pillow and OpenCV raise, which may be anything, in one line that names the file."""
+    """Turn any error of Pillow and OpenCV into one line that names the file."""
     try:
         yield
     except Exception as error:
-        if str(error).endswith(f": {path}"):  # a line of ours
+        if str(error).endswith(f": {path}"):  # busseg's own line
             raise
         found = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"Expected a complete image or video, found a broken file ({found}): {path}") from error
@@ -69,7 +72,7 @@ def _measure_video(path, alive):
 def _measure_image(path, alive):
     with _open_image(path) as image:
         count, shapes = count_frames(image), [image.size[::-1]]
-        if image.format == "TIFF" and count <= MAX_FRAMES:  # whose pages differ
+        if image.format == "TIFF" and count <= MAX_FRAMES:  # pages differ in size
             for number in range(count):
                 image.seek(number)
                 shapes.append(image.size[::-1])
@@ -78,7 +81,7 @@ def _measure_image(path, alive):
 
 
 class ClipReader:
-    """The frames of one file, read forwards; for one that lies behind, from the start again.
+    """Reader of one file's frames. It reads forwards, and starts again for an earlier frame.
 
     Args:
         path: Absolute `Path`.
@@ -86,7 +89,7 @@ class ClipReader:
         alive: See `measure_clip`.
     """
 
-    def __init__(self, path, colour, alive):
+    def __init__(self, path: Path, colour: bool, alive: Callable[[], None]):
         self._path, self._colour, self._alive = path, colour, alive
         self._restart()
 
@@ -94,17 +97,17 @@ class ClipReader:
         read = _video_frames if find_kind(self._path) in VIDEOS else _image_frames
         self._frames, self._next, self._recent = read(self._path, self._colour, self._alive), 1, deque(maxlen=_RECENT)
 
-    def read(self, number):
-        """Read frame `number`, from 1: array `(height, width)`, or in colour `(height, width, 3)`, uint8.
+    def read(self, number: int) -> NDArray[np.uint8]:
+        """Read frame `number`, counted from 1: array `(height, width)`, or in colour `(height, width, 3)`, uint8.
 
         Raises:
-            ValueError: If there is no such frame, or it or one before it is broken.
+            ValueError: If there is no such frame, or it or an earlier frame is broken.
         """
         if number < self._next - len(self._recent):
             self._restart()
         with _blaming(self._path):
             while self._next <= number:
-                frame = next(self._frames, None)  # a generator that has raised is over
+                frame = next(self._frames, None)  # after an error the generator is exhausted
                 if frame is None:
                     found = self._next - 1
                     raise ValueError(f"Expected a frame {number}, found that {found} can be read: {self._path}")
@@ -125,7 +128,7 @@ def _image_frames(path, colour, alive):
             bits = max(_bits_of_page(image, number, alive) for number in numbers)  # one scale for all pages
         for number in numbers:
             image.seek(number)
-            if refusal := refuse_picture(image):
+            if refusal := refuse_image(image):
                 raise ValueError(f"Expected {refusal}: {path}")
             upright = ImageOps.exif_transpose(image)
             yield to_colour(upright) if colour else to_grey(upright, bits)
@@ -134,13 +137,13 @@ def _image_frames(path, colour, alive):
 def _bits_of_page(image, number, alive):
     image.seek(number)
     alive()
-    if not image.mode.startswith("I;16") or refuse_picture(image):
+    if not image.mode.startswith("I;16") or refuse_image(image):
         return 0
     return bits_in_use(np.asarray(image))
 
 
 def _open_video(path):
-    one_thread = [cv2.CAP_PROP_N_THREADS, 1]  # each more takes some frames' memory
+    one_thread = [cv2.CAP_PROP_N_THREADS, 1]  # each further thread needs the memory of some frames
     return cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, one_thread)
 
 
@@ -150,6 +153,6 @@ def _video_frames(path, colour, _):
         there, frame = video.read()
         if not there:
             return
-        # The luma of `images.to_grey`, so that a frame and its screenshot have the same answer.
+        # The luma of `images.to_grey`, so that a frame and its screenshot give the same result.
         image = Image.fromarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
         yield to_colour(image) if colour else to_grey(image)

@@ -1,39 +1,41 @@
-"""Read images of newer formats, and the frames of those that move or have pages, and of videos.
+"""Read images of newer formats, and the frames of videos, animations and images with pages.
 
-PNG, JPEG, BMP and TIFF of one picture are read by `images.py`, DICOM by `dicom.py`. All else is decoded in the process
-of `decoder.py`, frame by frame.
+`images.py` reads PNG, JPEG, BMP and TIFF files with a single image, `dicom.py` reads DICOM. The process of `decoder.py`
+decodes every other file, frame by frame.
 """
 
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from busseg.imaging.decoder import DecoderDiedError, measure_apart, read_apart
 from busseg.imaging.images import check_file, count_frames, read_image
-from busseg.imaging.kinds import IMAGES, PICTURES, VIDEOS, find_kind, refuse_kind
+from busseg.imaging.kinds import IMAGES, NEWER_IMAGES, VIDEOS, find_kind, refuse_kind
 
-_MEASURED = 1024  # files whose frames are counted once
+_MEASURED = 1024  # files whose frame counts are cached
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A file of one frame or several, none of them read yet.
+    """A file of one or more frames. Frames are read on demand.
 
     Args:
         path: Path of the file.
-        frame_count: Number of its frames; of a video, of those that can be decoded, whatever its header says.
+        frame_count: Number of frames; for a video, the number that can be decoded, even if its header says otherwise.
         shape: `(height, width)` of the largest frame in pixels.
     """
 
     path: Path
     frame_count: int
     shape: tuple[int, int]
-    # Why a frame ended the process that decoded it; the others are not tried, for each might cost as much time.
+    # Why a frame ended the decoder's process. The other frames are then not tried: each might take as long.
     _fatal: list[str] = field(default_factory=list, repr=False, compare=False)
 
-    def read_frame(self, number=1, colour=False):
+    def read_frame(self, number: int = 1, colour: bool = False) -> NDArray[np.uint8]:
         """Read one frame.
 
         Args:
@@ -55,25 +57,25 @@ class Clip:
             raise
 
 
-def find_clip(path):
+def find_clip(path: str | Path) -> Clip | None:
     """Count the frames of an image or video file.
 
     Args:
         path: Path of the file.
 
     Returns:
-        A `Clip`; None of a PNG, JPEG, BMP or TIFF of a single picture, which `read_image` reads.
+        A `Clip`; None for a PNG, JPEG, BMP or TIFF file with a single image, which `read_image` reads.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is of a kind that is not read, or broken.
+        ValueError: If the file is broken, or of a kind that busseg does not read.
     """
     path = Path(path)
     check_file(path, "an image")
     kind = find_kind(path)
     if kind in IMAGES and _frames_by_header(path) == 1:
         return None
-    if kind not in (*IMAGES, *PICTURES, *VIDEOS):
+    if kind not in (*IMAGES, *NEWER_IMAGES, *VIDEOS):
         raise ValueError(f"Expected {refuse_kind(kind)}: {path}")
     status = path.stat()
     clip, error = _measure(path, status.st_size, status.st_mtime_ns)
@@ -92,20 +94,20 @@ def _frames_by_header(path):
 
 @lru_cache(_MEASURED)
 def _measure(path, size, changed):
-    """`(clip, error)` of a file as it was; one of them is None."""
+    """`(clip, error)` for a file of this size and time of change; one of them is None."""
     try:
         return Clip(path, *measure_apart(path)), None
     except ValueError as error:
         return None, str(error)
 
 
-def read_picture(path, colour=False):
-    """Read an image file of any format that busseg reads, as `read_image` does.
+def read_picture(path: str | Path, colour: bool = False) -> NDArray[np.uint8]:
+    """Read an image file of any format that busseg reads; arguments and result are those of `read_image`.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is of a kind that is not read, broken, or has several frames.
-        OSError: If the system lets nobody read it.
+        ValueError: If the file is broken, has several frames, or is of a kind that busseg does not read.
+        OSError: If the system denies reading it.
     """
     clip = find_clip(path)
     if clip is None:

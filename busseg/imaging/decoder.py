@@ -1,10 +1,10 @@
-"""Decode compressed DICOM, videos and images of newer formats in a process of its own, with limits of time and memory.
+"""Decode compressed DICOM, videos and images of newer formats in a separate process with limits of time and memory.
 
-Some broken files make GDCM, FFmpeg and other decoders end the process that they run in, or never come to an end. Here
-that is a process which does nothing else: the file that ended it is named, and the next one gets a new process.
+Some broken files make GDCM, FFmpeg and other decoders crash their process, or run forever. This module gives them a
+process that does nothing else: the error names the file that ended it, and the next file gets a new process.
 
-A request is a line of JSON; the answer is a line of JSON, followed by the pixels. Nothing is unpickled, for a decoder
-that a file has taken over could send anything.
+A request is a line of JSON; the answer is a line of JSON, followed by the pixels. Nothing is unpickled, because a
+hijacked decoder could send anything.
 """
 
 import atexit
@@ -22,38 +22,39 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from busseg.imaging.clip_pixels import MAX_FRAMES, ClipReader, measure_clip
 from busseg.imaging.dicom_pixels import decode_frame, import_pydicom
 from busseg.imaging.images import check_size
 
-TIME_LIMIT_S = 8  # of a frame; one of half a million pixels takes some hundredths of a second
-MEMORY_LIMIT = 2**31  # bytes of addresses, where the system can limit them; the largest frames take half of it
-_FRAMES_AT_ONCE = 20  # so many times the limit for a request that goes through many frames
-_OUT_OF_TIME = 1  # the exit status by `faulthandler`
+TIME_LIMIT_S = 8  # for a frame; half a million pixels take some hundredths of a second
+MEMORY_LIMIT = 2**31  # bytes of address space, where the system can limit it; the largest frames need half
+_FRAMES_AT_ONCE = 20  # a request for many frames may take this many times the limit
+_OUT_OF_TIME = 1  # exit status that `faulthandler` sets
 
 _at_once = threading.BoundedSemaphore(os.cpu_count() or 1)
-_idle = []  # the processes that wait for a request
+_idle = []  # processes that wait for a request
 
 
 class DecoderDiedError(ValueError):
-    """The process that decoded a file ended, or was ended by its limits."""
+    """The process that decoded a file crashed, or exceeded its limits."""
 
 
-def decode_apart(path, number, shape):
-    """Decode one frame in another process, in grey; see `dicom_pixels.decode_frame`.
+def decode_apart(path: Path, number: int, shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Decode one frame of a DICOM file in another process, in grey; see `dicom_pixels.decode_frame`.
 
-    The first call starts the process, which takes half a second; later ones, by any thread, find it waiting.
+    The first call starts the process, which takes half a second; later calls, from any thread, reuse it.
 
     Raises:
-        DecoderDiedError: If the frame ends the process, or takes more than `TIME_LIMIT_S` or `MEMORY_LIMIT`.
+        DecoderDiedError: If the frame crashes the process, or exceeds `TIME_LIMIT_S` or `MEMORY_LIMIT`.
         ValueError: If the pixels are missing, cut short, broken or of another size.
         OSError: If no process can be started.
     """
     return _ask({"what": "dicom", "path": path, "number": number, "shape": shape})[1].reshape(shape)
 
 
-def measure_apart(path):
+def measure_apart(path: Path) -> tuple[int, tuple[int, int]]:
     """Count the frames of an image or a video in another process; see `clip_pixels.measure_clip`.
 
     Returns:
@@ -67,14 +68,14 @@ def measure_apart(path):
     return min(int(answer["frames"]), MAX_FRAMES), (height, width)
 
 
-def read_apart(path, number, colour=False):
+def read_apart(path: Path, number: int, colour: bool = False) -> NDArray[np.uint8]:
     """Read a frame of an image or a video in another process; see `clip_pixels.ClipReader`.
 
     Returns:
         Array `(height, width)`, or with `colour` `(height, width, 3)`, uint8.
 
     Raises:
-        DecoderDiedError: If a frame ends the process, or takes more than `TIME_LIMIT_S` or `MEMORY_LIMIT`.
+        DecoderDiedError: If a frame crashes the process, or exceeds `TIME_LIMIT_S` or `MEMORY_LIMIT`.
         ValueError: If the file is broken.
         OSError: If no process can be started.
     """
@@ -82,7 +83,7 @@ def read_apart(path, number, colour=False):
 
 
 def _ask(request):
-    """`(answer, pixels)` of a process that is idle, or of a new one."""
+    """`(answer, pixels)` from an idle process, or from a new one."""
     with _at_once:
         while True:
             try:
@@ -92,7 +93,7 @@ def _ask(request):
             try:
                 answered = process.ask(request)
             except DecoderDiedError:
-                # A file before this one may have left it damaged: only what ends a fresh one is to blame.
+                # An earlier file may have damaged the process: only a crash of a fresh one is this file's fault.
                 if fresh or process.out_of_time:
                     raise
                 continue
@@ -105,14 +106,14 @@ def _ask(request):
 
 class _Process:
     def __init__(self):
-        # The same modules as here, and none that happens to lie in the folder that the user stands in. One thread: of
-        # several, each would reserve memory.
-        places = os.pathsep.join(os.path.abspath(place) for place in sys.path)  # noqa: PTH100 - of "" the folder, too
+        # The module path of this process, without the user's current folder. One thread, because each would reserve
+        # memory.
+        places = os.pathsep.join(os.path.abspath(place) for place in sys.path)  # noqa: PTH100 - resolves "", too
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": places, "OPENBLAS_NUM_THREADS": "1"},
         )  # fmt: skip
-        if not self._process.stdout.readline():  # which says that it is ready
+        if not self._process.stdout.readline():  # it says that it is ready
             raise OSError(f"Expected a process that decodes files, found that it ended ({self.close()})")
 
     @property
@@ -121,22 +122,22 @@ class _Process:
 
     def ask(self, request):
         path = request["path"]
-        told = json.dumps(request | {"path": str(path.absolute()), "time_limit_s": TIME_LIMIT_S})
+        line = json.dumps(request | {"path": str(path.absolute()), "time_limit_s": TIME_LIMIT_S})
         try:
-            self._process.stdin.write(f"{told}\n".encode())
+            self._process.stdin.write(f"{line}\n".encode())
             self._process.stdin.flush()
             answer = json.loads(self._process.stdout.readline())
             if "error" not in answer:
                 shape = _checked_shape(answer["shape"])
                 return answer, np.frombuffer(self._process.stdout.read(math.prod(shape)), np.uint8).reshape(shape)
-        except (OSError, ValueError) as error:  # no answer, or half of one
+        except (OSError, ValueError) as error:  # no answer, or an incomplete one
             status = self.close()
             found = f"no end within {TIME_LIMIT_S} s" if self.out_of_time else f"that the decoder died ({status})"
             raise DecoderDiedError(f"Expected pixels that can be decoded, found {found}: {path}") from error
         raise ValueError(answer["error"].replace(str(path.absolute()), str(path)))
 
     def close(self):
-        """Wait for the end of the process; return its exit status, which is below 0 if a signal ended it."""
+        """End the process. Returns its exit status, which is negative if a signal ended it."""
         self._process.stdin.close()
         self._process.stdout.close()
         try:
@@ -147,7 +148,11 @@ class _Process:
 
 
 def _checked_shape(shape):
-    """The shape of the pixels that a process tells of, `(height, width)` or `(height, width, 3)`, as a tuple."""
+    """The shape in a process's answer, `(height, width)` or `(height, width, 3)`, as a tuple.
+
+    Raises:
+        ValueError: If it is no shape of an image that busseg accepts.
+    """
     height, width, *channels = map(int, shape)
     if min(height, width) < 0 or check_size((height, width)) or channels not in ([], [3]):
         raise ValueError(f"Expected a shape of pixels, found {shape}")
@@ -161,16 +166,16 @@ def _close_idle():
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_idle.clear)  # or else two would talk to one process
+    os.register_at_fork(after_in_child=_idle.clear)  # else two processes would share one decoder
 
 
 # === In the process ===
 def _serve():
     """Answer the requests of stdin until it is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C stops who asks, and then this
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C stops the parent, whose end stops this process
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # decoders print, too
-    with suppress(ImportError):  # it reads clips without it
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # decoders print to stdout
+    with suppress(ImportError):  # clips need no pydicom
         import_pydicom("")
     _limit_memory()
     reader = None
@@ -188,7 +193,7 @@ def _serve():
             elif request["what"] == "measure":
                 answer["frames"], answer["size"] = measure_clip(path, wait)
             else:
-                # Kept for the next frame, which most often is the next asked for.
+                # Kept, because the next request is most often for the next frame.
                 file = str(path), path.stat().st_mtime_ns, request["colour"]
                 if not reader or reader[0] != file:
                     reader = file, ClipReader(path, request["colour"], lambda: wait())  # noqa: B023 - of the request
@@ -203,9 +208,9 @@ def _serve():
 
 
 def _wait(seconds, end):
-    """Let the process end itself after some seconds, or at the `end`, unless it comes by here again before.
+    """Make the process exit after `seconds`, or at the time `end`, unless this function is called again before.
 
-    By a thread that needs nothing of Python, so that it ends a decoder that never gives up Python's lock, too.
+    `faulthandler` uses a thread that does not need Python's lock, so it also ends a decoder that never releases it.
     """
     faulthandler.dump_traceback_later(max(0.001, min(seconds, end - time.monotonic())), exit=True)
 
@@ -217,7 +222,7 @@ def _limit_memory():
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         limit = MEMORY_LIMIT if hard == resource.RLIM_INFINITY else min(MEMORY_LIMIT, hard)
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-    except (ImportError, ValueError, OSError):  # Windows, macOS: codestreams of a wrong size are refused there, too
+    except (ImportError, ValueError, OSError):  # Windows and macOS, which also refuse codestreams of a wrong size
         pass
 
 

@@ -1,13 +1,15 @@
-"""Read ultrasound DICOM: grey frames, where in them the pictures lie, and how many millimetres a pixel is.
+"""Read ultrasound DICOM: grey frames, their B-mode regions, and the size of a pixel in millimetres.
 
-Only the technical attributes that stand here are read, so nothing that tells who was scanned can reach a line of ours.
-`dicom_seg.py` writes what was seen.
+Only the technical attributes named here are read, so no output of busseg can identify the patient. `dicom_seg.py`
+writes results as DICOM.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from busseg.imaging.dicom_pixels import (
     START_BYTES,
@@ -23,7 +25,7 @@ from busseg.imaging.images import check_file, check_size
 # Ultrasound Image Storage and Ultrasound Multi-frame Image Storage, each with its retired form.
 SINGLE_CLASSES = ("1.2.840.10008.5.1.4.1.1.6.1", "1.2.840.10008.5.1.4.1.1.6")
 SOP_CLASSES = (*SINGLE_CLASSES, "1.2.840.10008.5.1.4.1.1.3.1", "1.2.840.10008.5.1.4.1.1.3")
-# What a result must refer to, and what pixels cannot be read without.
+# Attributes that a result must reference, or that the pixels need.
 _REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns")
 _OPTIONAL = (
     "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "SequenceOfUltrasoundRegions", "PixelSpacing",
@@ -33,15 +35,15 @@ _OPTIONAL = (
 
 @dataclass(frozen=True)
 class Scan:
-    """What the header of an ultrasound DICOM file tells; pixels are read frame by frame, when they are needed.
+    """The header of an ultrasound DICOM file. Pixels are read frame by frame, on demand.
 
     Args:
         path: Path of the file.
-        frame_count: Number of its frames, 1 of a single image; those that are there, where a file is cut short.
+        frame_count: Number of frames, 1 for a single image. For a file that is cut short, the frames it still holds.
         shape: `(height, width)` of each frame in pixels.
-        regions: Where the pictures lie in the frame, and what is not right with them; see `find_regions`.
-        missing: How many more frames the header tells of than are there.
-        compressed: Whether its pixels are compressed. Those are decoded in a process of their own.
+        regions: The frame's regions and their faults; see `find_regions`.
+        missing: Number of frames that the header claims and the file lacks.
+        compressed: Whether the pixels are compressed. A separate process decodes those.
     """
 
     path: Path
@@ -50,17 +52,17 @@ class Scan:
     regions: Regions
     missing: int = 0
     compressed: bool = False
-    # Why a frame ended the process that decoded it; the others are not tried, for each might cost as much time.
+    # Why a frame ended the decoder's process. The other frames are then not tried: each might take as long.
     _fatal: list[str] = field(default_factory=list, repr=False, compare=False)
 
-    def read_frame(self, number=1):
-        """Read one frame as it is shown, in grey.
+    def read_frame(self, number: int = 1) -> NDArray[np.uint8]:
+        """Read one frame as viewers show it, in grey.
 
         Args:
             number: Number of the frame, from 1, as DICOM counts.
 
         Returns:
-            Array `(height, width)` uint8: the whole frame, with all that is written on it.
+            Array `(height, width)` uint8: the whole frame, with any text on it.
 
         Raises:
             ValueError: If the pixels are missing, cut short or broken.
@@ -79,33 +81,31 @@ class Scan:
             raise
 
     @property
-    def boxes(self):
-        """Tuple of `(left, top, width, height)` in pixels: the regions, or the whole frame where none is usable."""
+    def boxes(self) -> tuple[tuple[int, int, int, int], ...]:
+        """Tuple of `(left, top, width, height)` in pixels: the regions, or the whole frame if none is usable."""
         return self.regions.boxes or ((0, 0, *self.shape[::-1]),)
 
     @property
-    def region(self):
+    def region(self) -> tuple[int, int, int, int]:
         """The largest of `boxes`."""
         return max(self.boxes, key=lambda box: box[2] * box[3])
 
     @property
-    def spacing_mm(self):
-        """`(row, column)`: millimetres from one row to the next, and from one column to the next; None where the file
-        does not tell.
-        """
+    def spacing_mm(self) -> tuple[float, float] | None:
+        """`(row, column)`: millimetres from one row to the next and from one column to the next; None if unknown."""
         return self.regions.spacing_mm
 
-    def crops(self, frame):
-        """The parts of a frame in `boxes`, a list of arrays `(height, width)`; the rest stays out of the answer."""
+    def crops(self, frame: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+        """The parts of a frame in `boxes`, a list of arrays `(height, width)`."""
         return [
             np.ascontiguousarray(frame[top : top + height, left : left + width])
             for left, top, width, height in self.boxes
         ]
 
-    def place(self, crops):
-        """Undo `crops`: values of each box, such as masks, in a whole frame that is 0 elsewhere.
+    def place(self, crops: Sequence[NDArray]) -> NDArray:
+        """Undo `crops`: put the values of each box, such as masks, into a whole frame that is 0 elsewhere.
 
-        Where boxes overlap, the greatest value stands.
+        Where boxes overlap, the greatest value counts.
         """
         frame, placed = np.zeros(self.shape, crops[0].dtype), np.zeros(self.shape, bool)
         for (left, top, width, height), values in zip(self.boxes, crops, strict=True):
@@ -115,13 +115,13 @@ class Scan:
         return frame
 
 
-def is_dicom(path):
-    """Whether a file is DICOM by its content, or says so by the name `*.dcm`."""
+def is_dicom(path: str | Path) -> bool:
+    """Whether a file is DICOM by its content, or is named `*.dcm`."""
     path = Path(path)
     if path.suffix.lower() == ".dcm":
         return True
     try:
-        if not path.is_file():  # to open a pipe may never end
+        if not path.is_file():  # opening a pipe may block forever
             return False
         with path.open("rb") as file:
             return looks_like_dicom(file.read(START_BYTES))
@@ -129,7 +129,7 @@ def is_dicom(path):
         return False
 
 
-def read_dicom(path):
+def read_dicom(path: str | Path) -> Scan:
     """Read the header of an ultrasound DICOM file.
 
     Args:
@@ -140,7 +140,7 @@ def read_dicom(path):
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is no complete DICOM, or no ultrasound, or nothing that is installed decodes its pixels.
+        ValueError: If the file is not complete DICOM, is not ultrasound, or no installed package decodes its pixels.
         ImportError: If pydicom is missing.
     """
     path = Path(path)
@@ -149,23 +149,23 @@ def read_dicom(path):
     try:
         with path.open("rb") as file:
             header = read_header(file, (*_REQUIRED, *_OPTIONAL))
-            told_frames = int(header.get("NumberOfFrames") or 1)
-            frames = told_frames if told_frames == 1 else min(told_frames, count_frames(file, header))
-        told = {keyword: header.get(keyword) for keyword in _REQUIRED}
-        told["TransferSyntaxUID"] = header.file_meta.get("TransferSyntaxUID")
-        kind = pydicom.uid.UID(told["SOPClassUID"] or header.file_meta.get("MediaStorageSOPClassUID", ""))
+            claimed = int(header.get("NumberOfFrames") or 1)
+            frames = claimed if claimed == 1 else min(claimed, count_frames(file, header))
+        required = {keyword: header.get(keyword) for keyword in _REQUIRED}
+        required["TransferSyntaxUID"] = header.file_meta.get("TransferSyntaxUID")
+        kind = pydicom.uid.UID(required["SOPClassUID"] or header.file_meta.get("MediaStorageSOPClassUID", ""))
     except pydicom.errors.InvalidDicomError as error:
         raise ValueError(f"Expected a DICOM file, found something else: {path}") from error
-    except Exception as error:  # broken content ends anywhere in pydicom, and its words may quote the content
-        if isinstance(error, OSError) and error.errno:  # of the system: no permission, too many open files
+    except Exception as error:  # pydicom raises any error for broken content, and its text may quote a patient's data
+        if isinstance(error, OSError) and error.errno:  # a system error: no permission, too many open files
             raise
         raise ValueError(f"Expected a complete DICOM file, found a broken one: {path}") from error
     if kind and kind not in SOP_CLASSES:
         raise ValueError(f"Expected an ultrasound image, found {_name(kind)}: {path}")
-    for keyword, value in told.items():
+    for keyword, value in required.items():
         if not value:
             raise ValueError(f"Expected a DICOM image with {keyword}, found none: {path}")
-    _check_decoder(told["TransferSyntaxUID"], path)
+    _check_decoder(required["TransferSyntaxUID"], path)
     try:
         shape = int(header.Rows), int(header.Columns)
         regions = find_regions(header)
@@ -173,13 +173,13 @@ def read_dicom(path):
         raise ValueError(f"Expected a DICOM image with regions and frames, found broken ones: {path}") from error
     if refusal := check_size(shape):
         raise ValueError(f"Expected {refusal}: {path}")
-    if not (frames > 0 and told_frames < path.stat().st_size):
-        raise ValueError(f"Expected a number of frames that fit into the file, found {told_frames}: {path}")
-    return Scan(path, frames, shape, regions, told_frames - frames, told["TransferSyntaxUID"].is_encapsulated)
+    if not (frames > 0 and claimed < path.stat().st_size):
+        raise ValueError(f"Expected a number of frames that fit into the file, found {claimed}: {path}")
+    return Scan(path, frames, shape, regions, claimed - frames, required["TransferSyntaxUID"].is_encapsulated)
 
 
 def _name(uid):
-    """The name that the standard gives; a broken identifier may hold the text that stands beside it in the file."""
+    """The standard's name of an identifier. A broken identifier may contain other text of the file, so it has none."""
     return uid.name if uid.is_valid else "something else"
 
 
@@ -191,8 +191,8 @@ def _check_decoder(transfer_syntax, path):
         decoder = get_decoder(transfer_syntax)
     except NotImplementedError:
         decoder = None
-    # pydicom finds no single frames in a deflated file, as in a film.
+    # pydicom cannot separate the frames of a deflated file or a video.
     if decoder is None or transfer_syntax.is_deflated:
-        raise ValueError(f"Expected still pictures of a known transfer syntax, found {name}: {path}")
+        raise ValueError(f"Expected separate frames in a known transfer syntax, found {name}: {path}")
     if not decoder.is_available:
         raise ValueError(f'Expected a decoder of {name}, found none; pip install "busseg[dicom]": {path}')

@@ -1,8 +1,7 @@
-"""Where in a frame of ultrasound DICOM the pictures lie; names, dates and measurements stand around them.
+"""Find the image regions in a frame of ultrasound DICOM. Names, dates and measurements lie around them.
 
-Read is each region that the scanner marked as two-dimensional and of tissue, or of colour flow, which is tissue with
-colours over it. Of a dual or quad screen that is several. One that lies in another is read with it, as the colour box
-in its picture is.
+busseg reads each region that the scanner marked as two-dimensional, with tissue or colour flow (tissue under colours).
+A dual or quad screen has several. A region within another one, such as a colour box, is read with the region around it.
 
 References:
     DICOM PS3.3, C.8.5.5 US Region Calibration
@@ -10,17 +9,21 @@ References:
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-MOST = 8  # regions that are read of a frame; a quad screen has four
-_LISTED = 64  # items that are gone through; a broken file may hold many thousands
-SMALLEST_PX = 16  # side of a picture; some files mark a corner of a few pixels, or a single one
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+MOST = 8  # regions read in a frame; a quad screen has four
+_LISTED = 64  # items examined; a broken file may hold many thousands
+SMALLEST_PX = 16  # side of a region; some files mark a corner of a few pixels, or a single pixel
 _2D = 1
 _FORMATS = {0: "of no format", 2: "an M-mode", 3: "a Doppler spectrum", 4: "a waveform", 5: "graphics"}
 _TISSUE, _COLOUR_FLOW = 1, 2
 _CM = 3
 _MM_PER_CM = 10
-_SLACK_PX = 2  # by which scanners round the corners of a region in another
-_NAMED = 4  # of the regions that are not read
+_SLACK_PX = 2  # rounding of the corners of a region within another
+_NAMED = 4  # faulty regions named in a note
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,11 @@ class Regions:
     """The regions of a frame.
 
     Args:
-        boxes: Tuple of `(left, top, width, height)` in pixels, in the order of the file; empty where none is usable.
-        spacing_mm: `(row, column)`, the millimetres from one pixel to the next; None where the file does not tell, or
+        boxes: Tuple of `(left, top, width, height)` in pixels, in the order of the file; empty if no region is usable.
+        spacing_mm: `(row, column)`, the millimetres from one pixel to the next; None if the file does not say, or the
             regions differ.
-        fault: Why none is usable, part of a sentence; None where one is.
-        notes: Tuple of lines, what the answer leaves out or shows too much of.
+        fault: Why no region is usable, as part of a sentence; None if one is.
+        notes: Tuple of lines: which regions the result leaves out, or that it shows the whole frame.
     """
 
     boxes: tuple[tuple[int, int, int, int], ...]
@@ -41,18 +44,19 @@ class Regions:
     notes: tuple[str, ...] = ()
 
 
-def find_regions(header):
+def find_regions(header: "Dataset") -> Regions:
     """The `Regions` of a DICOM header.
 
     Args:
-        header: `pydicom.Dataset` with Rows and Columns. A broken or incomplete region is passed over, and named.
+        header: `pydicom.Dataset` with Rows and Columns. A broken or incomplete region is skipped and named in the
+            notes.
     """
     items = header.get("SequenceOfUltrasoundRegions") or ()
     found, faults = [], []
     for number, item in enumerate(items[:_LISTED], start=1):
         try:
             flat, fault = int(item.RegionSpatialFormat) == _2D, _fault(item, header)
-        except Exception:  # an attribute is missing, or its value is broken; pydicom raises what it likes
+        except Exception:  # an attribute is missing or broken; pydicom raises errors of any kind
             flat, fault = True, "incomplete"
         if fault:
             faults.append((flat, f"region {number} is {fault}"))
@@ -91,7 +95,7 @@ def _listed(faults):
 
 
 def _fault(item, header):
-    """Why a region cannot be read, or None."""
+    """Why a region cannot be read, as part of a sentence; None if it can."""
     if (kind := int(item.RegionSpatialFormat)) != _2D:
         return _FORMATS.get(kind, f"of format {kind}")
     if (data := int(item.RegionDataType)) not in (_TISSUE, _COLOUR_FLOW):
@@ -101,18 +105,20 @@ def _fault(item, header):
         return f"empty, inverted or smaller than {SMALLEST_PX} px"
     if not (0 <= left < header.Columns and 0 <= top < header.Rows):
         return "outside of the frame"
-    # That of a larger frame, which was shrunk later: its place is another.
+    # The frame was shrunk after the region was marked, so the region's place is wrong.
     return "larger than the frame" if all(_reaches_out(item, header)) else None
 
 
 def _box(item):
-    """`(left, top, width, height)` of a region; the corners that it tells both belong to it."""
+    """`(left, top, width, height)` of a region. Both corners in the header belong to it."""
     left, top = int(item.RegionLocationMinX0), int(item.RegionLocationMinY0)
     return left, top, int(item.RegionLocationMaxX1) - left + 1, int(item.RegionLocationMaxY1) - top + 1
 
 
 def _reaches_out(item, header):
-    """Whether a region reaches out of its frame on the right and below. One pixel is a scanner that counts from 1."""
+    """Whether a region extends beyond its frame on the right, and below. One pixel is allowed: some scanners count
+    from 1.
+    """
     left, top, width, height = _box(item)
     return left + width > header.Columns + 1, top + height > header.Rows + 1
 
@@ -123,7 +129,7 @@ def _inside(box, header):
 
 
 def _outermost(items):
-    """`(kept, more)`: the items that lie in no larger one, at most the `MOST` largest, and how many more there are."""
+    """`(kept, more)`: the items within no larger one, at most the `MOST` largest, and the number of further ones."""
     boxes = [_box(item) for item in items]
     kept, more = [], 0
     for i in sorted(range(len(items)), key=lambda i: -boxes[i][2] * boxes[i][3]):
@@ -143,13 +149,13 @@ def _lies_in(box, other):
 
 
 def _spacing_mm(item, header):
-    # A region that reaches out of the frame is that of a larger one, which was cut: its scale may be another.
+    # A region that extends beyond the frame shows that the frame was cropped or shrunk: its scale may be wrong.
     if any(_reaches_out(item, header)):
         return None
     try:
         units = item.PhysicalUnitsYDirection, item.PhysicalUnitsXDirection
         steps = [abs(float(step)) for step in (item.PhysicalDeltaY, item.PhysicalDeltaX)]
-    except Exception:  # as in `find_regions`; the picture can be read without a scale
+    except Exception:  # as in `find_regions`; the image can be read without a scale
         return None
     if units != (_CM, _CM) or not all(0 < step < math.inf for step in steps):
         return None
@@ -159,4 +165,4 @@ def _spacing_mm(item, header):
 def _alike(scale, other):
     if scale is None or other is None:
         return scale is other
-    return all(math.isclose(mm, told, rel_tol=1e-3) for mm, told in zip(scale, other))
+    return all(math.isclose(mm, other_mm, rel_tol=1e-3) for mm, other_mm in zip(scale, other))

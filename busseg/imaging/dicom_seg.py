@@ -1,46 +1,57 @@
-"""Write what was seen in ultrasound DICOM as DICOM: a segmentation, and pictures as secondary captures.
+"""Write results for ultrasound DICOM as DICOM: a segmentation, and overlays as secondary captures.
 
-Who was scanned is copied from the source as the standard demands, but only after all else is made: what makes it, and
-might complain, never sees a patient.
+The standard demands that a result carries the patient's data. They are copied from the source after everything else is
+done, so the code that might print an error never sees them.
 
 References:
     DICOM PS3.3, A.51 Segmentation IOD, C.8.20 Segmentation, A.8.1 Secondary Capture Image IOD
     Bridge et al., "Highdicom", J. Digital Imaging 35(6), 2022
 """
 
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from busseg import __version__
-from busseg.imaging.dicom import SINGLE_CLASSES
+from busseg.imaging.dicom import SINGLE_CLASSES, Scan
 from busseg.imaging.dicom_pixels import import_pydicom, read_header
 from busseg.storage.files import replacing
 
-LESIONS = ("benign", "malignant")  # in the order of their segments; of a normal frame, nothing is segmented
+LESIONS = ("benign", "malignant")  # in the order of their segments; a normal frame has no segment
 NOTICE = "Research software, not a medical device"
 _SERIES_NUMBERS = {"segmentation": 9001, "overlays": 9002}
 _MAKER = {"manufacturer": "busseg", "manufacturer_model_name": "busseg", "software_versions": __version__}
-# By these a result refers to its source.
+# With these attributes a result references its source.
 _REFERENCE = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns")
 _COMPRESSION = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 _PATIENT = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "ReferringPhysicianName")
 _STUDY = ("AccessionNumber", "StudyID", "StudyDate", "StudyTime")
 
 
-def write_segmentation(path, scan, masks, labels, model, remark="", assumed_mm=1.0):
+def write_segmentation(
+    path: str | Path,
+    scan: Scan,
+    masks: Iterable[NDArray[np.uint8]],
+    labels: Sequence[str],
+    model: str,
+    remark: str = "",
+    assumed_mm: float | None = 1.0,
+) -> None:
     """Write the lesions of a scan as DICOM SEG (BINARY): one segment for each class of lesion, all frames in one file.
 
     A segment is an SCT 49755003 "Morphologically Abnormal Structure", of the type SCT 52988006 "Lesion" with the
     modifier SCT 30807003 "Benign" or SCT 21594007 "Malignant", in the SCT 76752008 "Breast". The codes are those of
-    DICOM PS3.16 (CID 7150, 7159, 6063 and 4). Not "Neoplasm": benign ones of BUSI are cysts, too.
+    DICOM PS3.16 (CID 7150, 7159, 6063 and 4). The type is not "Neoplasm", because BUSI's benign lesions include cysts.
 
-    Each frame of a lesion refers to its frame of the source, pixel by pixel. Normal frames are left out. Where all are
-    normal, one empty segment, "lesion", says that lesions were looked for.
+    Each frame of a lesion references its frame of the source, pixel by pixel. Normal frames are left out. If all are
+    normal, one empty segment, "lesion", says that busseg searched for lesions.
 
     OHIF's loader and dcmqi read no segmentation without the plane and the scale of its pixels. Two-dimensional
-    ultrasound has no patient coordinates, so the plane is made up, in a frame of reference of its own: rows run along
+    ultrasound has no patient coordinates, so the plane is invented, in a frame of reference of its own: rows run along
     x, columns along y, and frame n of a clip lies at z = n - 1 mm.
 
     Args:
@@ -48,28 +59,28 @@ def write_segmentation(path, scan, masks, labels, model, remark="", assumed_mm=1
         scan: The `busseg.imaging.dicom.Scan` that was predicted.
         masks: Iterable of arrays `(height, width)` uint8, 0 or 1, one a frame, at the size of the frame. Only one is in
             memory at a time.
-        labels: Sequence of classes, one a frame. A normal frame has no segment, whatever its mask.
-        model: Name of the model, which the algorithm's identification tells beside busseg and its version.
-        remark: What else to tell of the segments.
-        assumed_mm: Millimetres a pixel where the scan tells none; the segments' descriptions then say that the scale is
-            made up. None leaves plane and scale of such scans out.
+        labels: Sequence of classes, one a frame. A normal frame has no segment, even if its mask is not empty.
+        model: Name of the model, for the algorithm's identification beside busseg and its version.
+        remark: Further text for the segments' descriptions.
+        assumed_mm: Millimetres a pixel for a scan without a scale; the segments' descriptions then say that it is
+            assumed. None leaves plane and scale of such scans out.
 
     Raises:
-        ValueError: If the header of the scan is none that a result can refer to.
+        ValueError: If the header of the scan lacks attributes that a SEG must reference.
         ImportError: If highdicom is missing.
     """
     highdicom = _import_highdicom(scan.path)
     spacing_mm = scan.spacing_mm
     if spacing_mm is None and assumed_mm is not None:
         spacing_mm = (assumed_mm, assumed_mm)
-        scale = f"The scan tells no scale: {assumed_mm:g} mm a pixel is made up"
+        scale = f"The scan states no scale: {assumed_mm:g} mm a pixel is assumed"
         remark = f"{remark}. {scale}" if remark else scale
     model = "".join(letter if " " <= letter <= "~" and letter != "\\" else "_" for letter in model)[:64]
     found = [label for label in LESIONS if label in labels]
     with _without_quotes(scan.path):
         source = _read_source(scan)
-        # highdicom knows no clips without patient coordinates: it makes the segmentation of one frame, whose
-        # description is the model of all.
+        # highdicom cannot segment clips without patient coordinates: it creates a segmentation of one frame, and
+        # `_fill` copies that frame's description for all frames.
         segmentation = highdicom.seg.Segmentation(
             source_images=[_reference(source)],
             pixel_array=np.zeros(scan.shape, np.uint8),
@@ -98,18 +109,18 @@ def write_segmentation(path, scan, masks, labels, model, remark="", assumed_mm=1
         _write(path, segmentation, source)
 
 
-def write_overlay(path, scan, number, picture, run):
-    """Write a picture of a frame, such as its overlay, as a DICOM Secondary Capture, which every viewer shows.
+def write_overlay(path: str | Path, scan: Scan, number: int, overlay: NDArray[np.uint8], run: str) -> None:
+    """Write the overlay of a frame as a DICOM Secondary Capture, which every viewer shows.
 
     Args:
         path: Path of the file to write.
-        scan: The `busseg.imaging.dicom.Scan` that the frame is of.
+        scan: The `busseg.imaging.dicom.Scan` that the frame belongs to.
         number: Number of the frame, from 1.
-        picture: Array `(height, width, 3)` uint8, RGB. The file says that it may hold names, as the frame may.
-        run: Text that no other run has. The pictures of a scan by one run are a series.
+        overlay: Array `(height, width, 3)` uint8, RGB. Like the frame, it may show names; the file says so.
+        run: Text that is unique to the run. The overlays of a scan from one run form a series.
 
     Raises:
-        ValueError: If the header of the scan is none that a result can refer to.
+        ValueError: If the header of the scan lacks attributes that a capture must reference.
         ImportError: If highdicom is missing.
     """
     highdicom = _import_highdicom(scan.path)
@@ -119,11 +130,11 @@ def write_overlay(path, scan, number, picture, run):
         source = _read_source(scan)
         capture = highdicom.sc.SCImage.from_ref_dataset(
             _reference(source),
-            pixel_array=picture,
+            pixel_array=overlay,
             photometric_interpretation=highdicom.PhotometricInterpretationValues.RGB,
             bits_allocated=8,
             coordinate_system=highdicom.CoordinateSystemNames.PATIENT,
-            patient_orientation=("L", "P"),  # highdicom wants one; nobody knows it, and `_write` takes it back
+            patient_orientation=("L", "P"),  # highdicom demands one; it is unknown, and `_write` removes it
             series_instance_uid=generate_uid(entropy_srcs=[run, source.SOPInstanceUID]),
             series_number=_SERIES_NUMBERS["overlays"],
             series_description="Overlays, by busseg",
@@ -153,14 +164,14 @@ def _import_highdicom(path):
 
 @contextmanager
 def _without_quotes(path):
-    """Tell of a header that cannot be used by the kind of the error alone: its words may quote the header."""
+    """Report an unusable header by the kind of the error alone: its text may quote a patient's data."""
     try:
         yield
     except Exception as error:
-        if isinstance(error, OSError) and error.errno:  # of the system; pydicom raises others for broken content
+        if isinstance(error, OSError) and error.errno:  # a system error; pydicom raises others for broken content
             raise
         kind = type(error).__name__
-        raise ValueError(f"Expected a header that a result can refer to, found another ({kind}): {path}") from error
+        raise ValueError(f"Expected a header that a result can reference, found another ({kind}): {path}") from error
 
 
 def _read_source(scan):
@@ -169,7 +180,7 @@ def _read_source(scan):
 
 
 def _reference(source):
-    """What highdicom needs to know of the source: a single frame, of nobody."""
+    """A copy of the source's header for highdicom: a single frame, without the patient."""
     from pydicom import Dataset
 
     reference = Dataset()
@@ -213,14 +224,14 @@ def _describe(number, label, model, remark):
 
 
 def _fill(segmentation, lesions, scan, source):
-    """Put the frames with a lesion, `(number, segment, mask)`, in place of the one, empty, of `segmentation`."""
+    """Replace the one empty frame of `segmentation` by the frames with a lesion, `(number, segment, mask)`."""
     from pydicom import Dataset
 
     model = segmentation.PerFrameFunctionalGroupsSequence[0]
     frames, bits, rest = [], bytearray(), np.empty(0, np.uint8)
     for number, segment, mask in lesions:
         frames.append(_frame(model, number, segment, source))
-        # A frame may end within a byte; the next then begins there.
+        # A frame may end within a byte; the next one then begins there.
         pixels = np.concatenate([rest, mask.ravel()])
         whole = len(pixels) // 8 * 8
         bits += np.packbits(pixels[:whole], bitorder="little").tobytes()
@@ -231,13 +242,13 @@ def _fill(segmentation, lesions, scan, source):
     segmentation.PerFrameFunctionalGroupsSequence = frames
     segmentation.NumberOfFrames = len(frames)
     segmentation.PixelData = bytes(bits) + b"\0" * (len(bits) % 2)
-    segmentation.ContentCreatorName = None  # nobody, and must be told so
+    segmentation.ContentCreatorName = None  # unknown; DICOM demands the attribute
     segmentation.SourceImageSequence = [_frame_reference(source)]
     (series,) = segmentation.ReferencedSeriesSequence
     series.ReferencedInstanceSequence = [_frame_reference(source)]
     (shared,) = segmentation.SharedFunctionalGroupsSequence
-    shared.pop("SegmentIdentificationSequence", None)  # where highdicom tells of a segment that is the only one
-    # The frames are told apart by their segment, and by their place in the clip.
+    shared.pop("SegmentIdentificationSequence", None)  # highdicom adds it for a single segment
+    # A frame is identified by its segment and by its place in the clip.
     (by_segment,) = segmentation.DimensionIndexSequence
     by_time = Dataset()
     by_time.DimensionOrganizationUID = by_segment.DimensionOrganizationUID
@@ -267,7 +278,7 @@ def _place(segmentation, spacing_mm):
 
 
 def _frame(model, number, segment, source):
-    """What the segmentation tells of one of its frames."""
+    """The description of one frame of the segmentation: a copy of `model` with its segment and source frame."""
     from pydicom import Dataset
 
     frame = deepcopy(model)
@@ -282,7 +293,7 @@ def _frame(model, number, segment, source):
 
 
 def _frame_reference(source, number=None):
-    """A reference to the source, or to the `number`-th of its frames."""
+    """A reference to the source, or to its frame `number`."""
     from pydicom import Dataset
 
     reference = Dataset()
@@ -294,14 +305,14 @@ def _frame_reference(source, number=None):
 
 
 def _write(path, result, source):
-    """Copy what the source tells of patient and study, and write the file, whole or not at all."""
-    source.SOPClassUID = SINGLE_CLASSES[0]  # highdicom knows no retired class; of none is anything else copied
+    """Copy patient and study from the source, and write the file, whole or not at all."""
+    source.SOPClassUID = SINGLE_CLASSES[0]  # highdicom does not know retired classes; nothing else depends on it
     result.copy_patient_and_study_information(source)
     if "SpecificCharacterSet" in source:
         result.SpecificCharacterSet = source.SpecificCharacterSet
-    result.PatientOrientation = None  # unknown, and must be told so
+    result.PatientOrientation = None  # unknown; DICOM demands the attribute
     for element in result:
-        # Some files have dates and times as they were before DICOM, 1997.04.24 and 14:04:38.
+        # Some files write dates and times as before DICOM: 1997.04.24 and 14:04:38.
         mark = {"DA": ".", "TM": ":"}.get(element.VR)
         if mark and element.value:
             element.value = str(element.value).replace(mark, "")

@@ -1,4 +1,4 @@
-"""Read and write images, fit them to the model's square, and put its maps back to native size."""
+"""Read and write images, fit them to the model's square, and resize its maps back to native size."""
 
 import ctypes
 import logging
@@ -6,11 +6,13 @@ import math
 import os
 import stat
 import warnings
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from busseg.imaging.masks import lesion_levels, mask_pixels
@@ -18,17 +20,17 @@ from busseg.storage.files import replacing
 from busseg.storage.signature import sign
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-MAX_PIXELS = 25_000_000  # A B-mode frame has about half a million; beyond this a file is a mistake or an attack.
+MAX_PIXELS = 25_000_000  # a B-mode frame has about half a million; a larger file is a mistake or an attack
 MAX_SIDE_PX = 32_767  # OpenCV counts some pixels in 16 bits
 
-MAX_SCANS = 100  # of a progressive JPEG, over all of its pixels each; encoders make about ten
+MAX_SCANS = 100  # passes of a progressive JPEG over all its pixels; encoders write about ten
 
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
-_BITS = (8, 10, 12, 14, 16)  # that scanners and cameras store in 16
+_BITS = (8, 10, 12, 14, 16)  # bit depths that scanners and cameras store in 16 bits
 _NO_FILES = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
 
-# What Pillow warns of and logs, broken content and many pixels, `read_image` refuses or can do without; and what its
-# libtiff prints to the terminal, where it can be reached.
+# Silence Pillow and, where it can be reached, its libtiff: `read_image` refuses broken content and too many pixels with
+# errors of its own.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 warnings.filterwarnings("ignore", module="PIL")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -37,17 +39,17 @@ with suppress(AttributeError, OSError):
     ctypes.CDLL(Image.core.__file__).TIFFSetWarningHandler(None)
 
 
-def is_image(path):
-    """Whether the file's name is that of an image: a known suffix in any case, and not hidden."""
+def is_image(path: Path) -> bool:
+    """Whether a file has the suffix of an image, in any case, and is not hidden."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
-def read_image(path, colour=False):
-    """Read an image file as grey values, or as colours.
+def read_image(path: str | Path, colour: bool = False) -> NDArray[np.uint8]:
+    """Read an image file as grey values or as colours.
 
-    To grey values, colour is turned to luma, and transparent pixels are laid on black, where there is no echo; colours
-    are laid on white, where there is no tissue. 16 bit is scaled to 8 by the range of the bits in use (`bits_in_use`),
-    and the orientation a camera noted in the file is applied.
+    For grey values, colours become luma, and transparent pixels become black, which means no echo. For colours,
+    transparent pixels become white, which means no tissue. 16 bits are scaled to 8 by the bits in use (`bits_in_use`).
+    The orientation that a camera noted in the file is applied.
 
     Args:
         path: Path of a PNG, JPEG, BMP or TIFF file.
@@ -58,9 +60,9 @@ def read_image(path, colour=False):
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is not a readable, complete, single image of at most `MAX_PIXELS`, and `MAX_SIDE_PX` a
-            side.
-        OSError: If the system lets nobody read it.
+        ValueError: If the file is not a readable, complete, single image of at most `MAX_PIXELS` pixels and
+            `MAX_SIDE_PX` pixels a side.
+        OSError: If the system denies reading it.
     """
     return _read(path, to_colour if colour else to_grey)
 
@@ -70,31 +72,31 @@ def _read(path, convert):
     check_file(path, "an image")
     try:
         with Image.open(path, formats=_FORMATS) as image:
-            refusal = refuse_picture(image) or refuse_frames(image)
+            refusal = refuse_image(image) or refuse_frames(image)
             if not refusal:
                 return convert(ImageOps.exif_transpose(image))
-    except Image.DecompressionBombError as error:  # from twice Pillow's own limit on
+    except Image.DecompressionBombError as error:  # raised above twice Pillow's own limit
         raise ValueError(f"Expected at most {MAX_PIXELS} pixels, found more ({error}): {path}") from error
     except Image.UnidentifiedImageError as error:
         raise ValueError(f"Expected a PNG, JPEG, BMP or TIFF image, found something else: {path}") from error
-    except Exception as error:  # broken content ends anywhere in Pillow
-        if isinstance(error, OSError) and error.errno:  # of the system: no permission, too many open files
+    except Exception as error:  # Pillow raises any error for broken content
+        if isinstance(error, OSError) and error.errno:  # a system error: no permission, too many open files
             raise
         found = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"Expected a complete image, found a broken file ({found}): {path}") from error
     raise ValueError(f"Expected {refusal}: {path}")
 
 
-def check_file(path, expected):
-    """Refuse what is no file with content. To open a pipe or a device may never end.
+def check_file(path: Path, expected: str) -> None:
+    """Check that a path is a regular file with content. Opening a pipe or a device may block forever.
 
     Args:
         path: A `Path`.
-        expected: What is wanted, for the error, such as "an image".
+        expected: What the caller needs, for the error, such as "an image".
 
     Raises:
-        FileNotFoundError: If there is nothing.
-        ValueError: If there is something else, or an empty file.
+        FileNotFoundError: If nothing is there.
+        ValueError: If it is not a regular file, or an empty one.
     """
     try:
         status = path.stat()
@@ -108,8 +110,8 @@ def check_file(path, expected):
         raise ValueError(f"Expected {expected}, found an empty file (0 bytes): {path}")
 
 
-def count_pixels(path):
-    """The number of pixels that an image file has by its header; 0 of one that `read_image` refuses by it."""
+def count_pixels(path: str | Path) -> int:
+    """The number of pixels in an image file's header; 0 for a file whose header cannot be read."""
     try:
         check_file(Path(path), "an image")
         with Image.open(path, formats=_FORMATS) as image:
@@ -118,8 +120,8 @@ def count_pixels(path):
         return 0
 
 
-def check_size(shape):
-    """What is wrong with an image of `shape`, `(height, width)`, in words, or None."""
+def check_size(shape: tuple[int, int]) -> str | None:
+    """Why an image of `shape`, `(height, width)` in pixels, is refused, as part of an error; None if it is accepted."""
     height, width = shape
     if width * height > MAX_PIXELS:
         return f"at most {MAX_PIXELS} pixels, found {width} x {height}"
@@ -128,19 +130,22 @@ def check_size(shape):
     return None
 
 
-def refuse_frames(image):
-    """Why an open Pillow image is no single one, in words, or None."""
+def refuse_frames(image: Image.Image) -> str | None:
+    """Why an open Pillow image with several frames is refused, as part of an error; None if it has a single one."""
     frames = count_frames(image)
     return f"a single image, found {frames} frames" if frames > 1 else None
 
 
-def count_frames(image):
-    """Number of frames of an open Pillow image. A phone's JPEG is one, whatever previews and gain maps it carries."""
+def count_frames(image: Image.Image) -> int:
+    """Number of frames of an open Pillow image. A phone's JPEG counts as one, even with previews and gain maps."""
     return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
 
 
-def refuse_picture(image):
-    """What is wrong with a frame of an open Pillow image whose header alone has been read, in words, or None."""
+def refuse_image(image: Image.Image) -> str | None:
+    """Why the current frame of an open Pillow image is refused by its header, as part of an error; None if it is not.
+
+    Pixels are not decoded.
+    """
     if refusal := check_size(image.size[::-1]):
         return refusal
     if (scans := _count_scans(image)) > MAX_SCANS:
@@ -153,26 +158,26 @@ def refuse_picture(image):
 
 
 def _count_scans(image):
-    """How many times the pixels of a progressive JPEG are refined; 1 of other images."""
+    """Number of passes of a progressive JPEG over its pixels; 1 for other images."""
     start_of_scan = b"\xff\xda"
     return Path(image.filename).read_bytes().count(start_of_scan) if "progressive" in image.info else 1
 
 
-def bits_in_use(values):
-    """The bits that values stored in 16 use: the fewest of 8, 10, 12, 14 and 16 that hold the greatest.
+def bits_in_use(values: NDArray[np.uint16]) -> int:
+    """The bits that 16-bit values use: the fewest of 8, 10, 12, 14 and 16 that hold the greatest value.
 
-    A scanner's 12 bits, 0 to 4095, would be nearly black in a range of 65535. Steps of two bits, not the image's own
-    least and greatest value, let images of one scanner share a scale.
+    A scanner's 12 bits, 0 to 4095, would be nearly black in a range of 65535. Steps of two bits, instead of the image's
+    own lowest and highest value, give images of one scanner the same scale.
     """
     return next(bits for bits in _BITS if values.max() < 2**bits)
 
 
-def to_grey(image, bits=None):
+def to_grey(image: Image.Image, bits: int | None = None) -> NDArray[np.uint8]:
     """The grey values of an open Pillow image; see `read_image`.
 
     Args:
         image: Pillow image, of any mode but "I", "F" and "LAB".
-        bits: Of 16-bit values, those in use; by default those of this image.
+        bits: Bits in use of 16-bit values; by default those of this image.
 
     Returns:
         Array `(height, width)`, uint8.
@@ -188,7 +193,7 @@ def to_grey(image, bits=None):
     return np.asarray(image.convert("L"))
 
 
-def to_colour(image):
+def to_colour(image: Image.Image) -> NDArray[np.uint8]:
     """The colours of an open Pillow image; see `read_image`. Array `(height, width, 3)`, uint8."""
     if image.mode.startswith("I;16"):
         return np.repeat(to_grey(image)[..., None], 3, axis=2)
@@ -198,14 +203,14 @@ def to_colour(image):
     return np.asarray(image.convert("RGB"))
 
 
-def read_mask_file(path):
-    """Read one mask file as grey values, of which those above 127 are lesion; see `masks.lesion_levels`.
+def read_mask_file(path: str | Path) -> NDArray[np.uint8]:
+    """Read one mask file as grey values, where values above 127 are lesion; see `masks.lesion_levels`.
 
     Returns:
         Array `(height, width)`, uint8.
 
     Raises:
-        ValueError: If the lesion cannot be told from the background, or for what `read_image` refuses.
+        ValueError: If the lesion cannot be distinguished from the background, or `read_image` refuses such a file.
         FileNotFoundError, OSError: As `read_image` does.
     """
     pixels = _read(path, mask_pixels)
@@ -215,19 +220,19 @@ def read_mask_file(path):
         raise ValueError(f"{error}: {path}") from error
 
 
-def read_mask(paths, shape):
+def read_mask(paths: Iterable[str | Path], shape: tuple[int, int]) -> NDArray[np.uint8]:
     """Read the lesion of one image: the union of its mask files.
 
     Args:
-        paths: Paths of the mask files; see `masks.lesion_levels` for what is lesion in them.
-        shape: `(height, width)` of the image, which every mask must share.
+        paths: Paths of the mask files; `masks.lesion_levels` says which of their pixels are lesion.
+        shape: `(height, width)` of the image in pixels. Every mask must have it.
 
     Returns:
         Array `(height, width)`, uint8, 0 or 1.
 
     Raises:
-        ValueError: If a mask's size differs from the image's, it cannot be read, or its lesion not be told from its
-            background.
+        ValueError: If a mask cannot be read, its size differs from the image's, or its lesion cannot be distinguished
+            from its background.
     """
     lesion = np.zeros(shape, np.uint8)
     for path in paths:
@@ -243,7 +248,7 @@ def _size(shape):
     return f"{width} x {height} px"
 
 
-def write_image(path, pixels, place=None):
+def write_image(path: str | Path, pixels: NDArray[np.uint8], place: Path | None = None) -> None:
     """Write an image file, whole or not at all.
 
     Args:
@@ -252,12 +257,12 @@ def write_image(path, pixels, place=None):
         place: See `replacing`.
 
     Raises:
-        ValueError: If the suffix is none of an image, or no such file can hold the pixels.
+        ValueError: If the suffix is not in `SUFFIXES`, or the format cannot hold the pixels.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"Expected a file name that ends in one of {', '.join(SUFFIXES)}, found: {path}")
-    # A third of the time that Pillow takes for a PNG, which would otherwise be most of what `busseg predict` does.
+    # OpenCV takes a third of Pillow's time for a PNG, which would otherwise dominate `busseg predict`.
     try:
         done, encoded = cv2.imencode(
             path.suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
@@ -270,11 +275,11 @@ def write_image(path, pixels, place=None):
         temporary.write_bytes(sign(encoded.tobytes()) if path.suffix.lower() == ".png" else encoded)
 
 
-def fit_to_square(pixels, size):
-    """Fit an image or mask into the model's square: aspect kept, centred, the rest filled with 0.
+def fit_to_square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Fit an image or mask into the model's square: same aspect ratio, centred, the rest filled with 0.
 
     Args:
-        pixels: Array `(height, width)` or `(height, width, 3)`, uint8. A mask, 0 or 1, stays so.
+        pixels: Array `(height, width)` or `(height, width, 3)`, uint8. A mask of 0 and 1 keeps these values.
         size: Side of the square in pixels.
 
     Returns:
@@ -282,15 +287,15 @@ def fit_to_square(pixels, size):
     """
     shape, channels = pixels.shape[:2], pixels.shape[2:]
     top, left, height, width = placement(shape, size)
-    # Area averaging keeps speckle from aliasing when the image shrinks; for growing, linear.
+    # Area averaging keeps speckle from aliasing when the image shrinks; linear interpolation enlarges it.
     method = cv2.INTER_AREA if size < max(shape) else cv2.INTER_LINEAR
     square = np.zeros((size, size, *channels), np.uint8)
     square[top : top + height, left : left + width] = cv2.resize(pixels, (width, height), interpolation=method)
     return square
 
 
-def fit_to_native(values, shape):
-    """Undo `fit_to_square`: cut the image's part out of a square map and resize it to native size.
+def fit_to_native(values: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Undo `fit_to_square`: crop the image's part from a square map and resize it to native size.
 
     Args:
         values: Array `(size, size)`, float32, for example lesion probabilities.
@@ -304,8 +309,8 @@ def fit_to_native(values, shape):
     return cv2.resize(part, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
 
 
-def placement(shape, size):
-    """Where `fit_to_square` lays an image in the square: `(top, left, height, width)` in pixels of the square."""
+def placement(shape: tuple[int, int], size: int) -> tuple[int, int, int, int]:
+    """Where `fit_to_square` places an image in the square: `(top, left, height, width)` in pixels of the square."""
     scale = size / max(shape)
     height, width = (max(1, round(side * scale)) for side in shape)
     return (size - height) // 2, (size - width) // 2, height, width

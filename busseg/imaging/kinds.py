@@ -1,16 +1,16 @@
-"""What kind of file a path is, by its first bytes, and how to convert the kinds that are not read.
+"""Recognise a file's kind by its first bytes, and say how to convert the kinds that busseg does not read.
 
-`docs/inputs.md` lists what becomes of each kind.
+`docs/inputs.md` lists how busseg treats each kind.
 """
 
 from pathlib import Path
 
 from busseg.imaging.images import SUFFIXES
 
-# Read by `images.read_image`; of TIFF and PNG, several frames by `clips.py`.
+# `images.read_image` reads these; `clips.py` reads TIFF and PNG files with several frames.
 IMAGES = ("PNG", "JPEG", "BMP", "TIFF")
-# Read by `clips.py`, in the decoders' own process.
-PICTURES = ("WebP", "GIF", "JPEG 2000", "AVIF")
+# `clips.py` reads these, in the decoder's process.
+NEWER_IMAGES = ("WebP", "GIF", "JPEG 2000", "AVIF")
 VIDEOS = ("MP4 or QuickTime video", "AVI video", "Matroska or WebM video", "MPEG video", "Windows Media video")
 
 _VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
@@ -43,29 +43,29 @@ _STARTS = {
     b"%PDF": "PDF", b"<svg": "SVG", b"8BPS": "Photoshop",
     b"PK\x03\x04": "ZIP", b"PK\x05\x06": "ZIP", b"\x1f\x8b": "gzip", b"7z\xbc\xaf": "7-Zip", b"Rar!": "RAR",
 }  # fmt: skip
-# Of containers, by the bytes 8 to 12.
+# Containers, by their bytes 8 to 12.
 _RIFF = {b"WEBP": "WebP", b"AVI ": "AVI video"}
 _BRANDS = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys(
     (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"), "HEIC"
 )
 
 
-def is_readable_name(path):
-    """Whether a file's name is that of an image or video that busseg reads, and not hidden."""
+def is_readable_name(path: Path) -> bool:
+    """Whether a file has the suffix of an image or video that busseg reads, and is not hidden."""
     return path.suffix.lower() in _READ_SUFFIXES and not path.name.startswith(".")
 
 
-def find_kind(path):
-    """The kind of a file, in words: one of `IMAGES`, `PICTURES` or `VIDEOS`, or one that is not read.
+def find_kind(path: str | Path) -> str | None:
+    """The kind of a file, in words: one of `IMAGES`, `NEWER_IMAGES` or `VIDEOS`, or a kind that busseg does not read.
 
     Returns:
-        Text such as "PNG" or "NIfTI"; "text" of other text; None of other files, and where there is no file.
+        Text such as "PNG" or "NIfTI"; "text" for other text files; None for other files, and if there is no file.
 
     Raises:
-        OSError: If the system lets nobody read it.
+        OSError: If the system denies reading it.
     """
     path = Path(path)
-    if not path.is_file():  # to open a pipe may never end
+    if not path.is_file():  # opening a pipe may block forever
         return None
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
@@ -79,7 +79,7 @@ def find_kind(path):
         return _RIFF[head[8:12]]
     if head[4:8] == b"ftyp":
         return _BRANDS.get(head[8:12], "MP4 or QuickTime video")
-    if head[4:8] in (b"moov", b"mdat", b"wide"):  # QuickTime's of old
+    if head[4:8] in (b"moov", b"mdat", b"wide"):  # old QuickTime files
         return "MP4 or QuickTime video"
     starts = (kind for start, kind in _STARTS.items() if head.startswith(start))
     return next(starts, "text" if _is_text(head) else None)
@@ -89,17 +89,17 @@ def _is_text(head):
     try:
         head.decode()
     except UnicodeDecodeError as error:
-        if error.start < _HEAD_BYTES - 3:  # else a letter that the end of the head cuts
+        if error.start < _HEAD_BYTES - 3:  # later, the head may end within a character
             return False
     return bool(head) and b"\0" not in head
 
 
-def refuse_kind(kind):
-    """What is wrong with a file of a kind that is not read, in words, with the way to convert it."""
+def refuse_kind(kind: str | None) -> str:
+    """The part of an error that names a kind of file that busseg does not read, and how to convert it."""
     way = f"; {_CONVERT[kind]}" if kind in _CONVERT else ""
     return f"an image or a video, found {kind or 'something else'}{way}"
 
 
-def is_convertible(kind):
-    """Whether a file of a kind that is not read may hold pictures that can be got out of it."""
+def is_convertible(kind: str | None) -> bool:
+    """Whether a kind of file that busseg does not read may hold images that a user can extract."""
     return kind in _CONVERT

@@ -1,21 +1,23 @@
-"""The pixels of a mask file -> its lesion, however an annotation tool has written it."""
+"""Find the lesion in a mask file's pixels, in the encodings that annotation tools use."""
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 MOST_CLASS = 20  # class numbers are small; a soft edge has more values
 _BRIGHT = 192  # a soft mask of 0..255 reaches at least this inside its lesions
 
 
-def mask_pixels(image):
-    """The pixels of a mask as its file has them.
+def mask_pixels(image: Image.Image) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """The pixels of a mask as its file stores them.
 
     Args:
         image: A `PIL.Image`.
 
     Returns:
-        Array `(height, width)`, uint8 or uint16, of a grey image; of one with colours or transparency
-        `(height, width, 4)` uint8, RGBA.
+        Array `(height, width)`, uint8 or uint16, for a grey image; `(height, width, 4)`, uint8, RGBA, for an image with
+        colours or transparency.
     """
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)
@@ -26,15 +28,15 @@ def mask_pixels(image):
     return np.asarray(image.convert("RGBA"))
 
 
-def lesion_levels(pixels):
-    """Turn the pixels of a mask into grey values, of which those above 127 are lesion.
+def lesion_levels(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """Turn the pixels of a mask into grey values, where values above 127 are lesion.
 
-    - Two values: one is background, 0 or black or transparent if it is there, else the one along the border. The other
-      is lesion, however dark it is.
+    - Two values: the background is 0, black or transparent if the mask has it, else the value along the border. The
+      other value is lesion, however dark it is.
     - Class numbers (0 and up to `MOST_CLASS`), and up to `MOST_CLASS` grey levels or colours that fill areas: all but
       the background are lesion.
-    - Soft edges: values stay as they are. A colour's value is its distance from the background's, in its brightest
-      channel.
+    - Soft edges: values stay as they are. A colour's value is its distance from the background's colour, in its
+      brightest channel.
 
     Args:
         pixels: Array, see `mask_pixels`.
@@ -43,7 +45,7 @@ def lesion_levels(pixels):
         Array `(height, width)`, uint8.
 
     Raises:
-        ValueError: If the lesion cannot be told from the background. One line, without the path.
+        ValueError: If the lesion cannot be distinguished from the background. One line, without the path.
     """
     values = _distance_from_background(pixels) if pixels.ndim == 3 else pixels
     found = np.flatnonzero(np.bincount(values.ravel()))
@@ -82,7 +84,7 @@ def _distance_from_background(rgba):
     clear = opacity == 0
     if clear.all():
         return np.zeros(clear.shape, np.uint8)
-    if clear.any() and not np.ptp(rgba[~clear][:, :3], axis=0).any():  # one colour on nothing, be it black
+    if clear.any() and not np.ptp(rgba[~clear][:, :3], axis=0).any():  # one colour, perhaps black, on transparency
         levels = np.round(opacity).astype(np.uint8)
         return 255 - levels if _border(clear).mean() < 0.5 else levels
     colours = np.round(rgba[..., :3] * (opacity[..., None] / 255)).astype(np.int16)
@@ -102,13 +104,13 @@ def _border(values):
 
 
 def _along_border(values):
-    """The value that most pixels of the border have, of several the least."""
+    """The value that most pixels of the border have; the lowest of equally frequent ones."""
     found, counts = np.unique(_border(values), return_counts=True)
     return int(found[counts.argmax()])
 
 
 def _values_of_areas(values):
-    """The values that fill at least one square of 3 x 3 pixels, which those of a soft edge do not."""
+    """The values that fill at least one square of 3 x 3 pixels. Values of a soft edge do not."""
     square = np.ones((3, 3), np.uint8)
     return np.unique(values[cv2.erode(values, square) == cv2.dilate(values, square)])
 

@@ -1,27 +1,39 @@
-"""Work of threads on many images, in bounded memory."""
+"""Process many images with threads in bounded memory."""
 
 import ctypes
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import TypeVar
 
 PIXELS_AHEAD = 16_000_000  # sixteen images of a million pixels each, or one that is larger
 
+Thing = TypeVar("Thing")
+Result = TypeVar("Result")
 
-def map_in_turn(pool, function, things, count_pixels, ahead=16):
-    """`map(function, things)` by the threads of a pool, in order, only a little ahead of who takes the results.
 
-    What is at work, or done and not yet taken, is at most `ahead` things with `PIXELS_AHEAD` pixels in all; or a
-    single one that has more. So a folder takes as much memory as its largest image, however many threads there are.
+def map_in_turn(
+    pool: ThreadPoolExecutor,
+    function: Callable[[Thing], Result],
+    things: Iterable[Thing],
+    count_pixels: Callable[[Thing], int],
+    ahead: int = 16,
+) -> Iterator[Result]:
+    """`map(function, things)` with the threads of a pool, in order, only a little ahead of the consumer.
+
+    At most `ahead` things with `PIXELS_AHEAD` pixels in all, or a single larger thing, are in work or done and not yet
+    taken. So a folder needs as much memory as its largest image, with any number of threads.
 
     Args:
         pool: A `ThreadPoolExecutor`.
         function: Function of a thing.
         things: Iterable.
-        count_pixels: Function that gives the number of pixels that a thing holds in memory.
+        count_pixels: Function that returns the number of pixels that a thing holds in memory.
         ahead: Number of things.
 
     Yields:
-        What the function gives for each thing, or raises what it raises.
+        The function's result for each thing, in order. An error of the function is raised in its turn.
     """
     _give_back_large_blocks()
     waiting, held = deque(), 0
@@ -33,7 +45,7 @@ def map_in_turn(pool, function, things, count_pixels, ahead=16):
             yield first.result()
         waiting.append((pool.submit(function, thing), pixels))
         held += pixels
-        del thing  # or else it stays in memory while the next one is waited for
+        del thing  # else it stays in memory while the loop waits for the next one
         while waiting and waiting[0][0].done():
             first, freed = waiting.popleft()
             held -= freed
@@ -44,9 +56,9 @@ def map_in_turn(pool, function, things, count_pixels, ahead=16):
 
 @cache
 def _give_back_large_blocks():
-    """Let glibc give blocks of 8 MB and more back to the system once they are free.
+    """Make glibc return free blocks of 8 MB and more to the system.
 
-    By itself it learns to keep blocks of up to 32 MB, in a heap for each thread: the memory of several large images.
+    By default it adapts to keep blocks of up to 32 MB, in one heap a thread: the memory of several large images.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

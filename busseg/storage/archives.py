@@ -1,12 +1,13 @@
-"""What stands beside the network in a `.keras` or `.tflite` file, both of which are zip archives."""
+"""Metadata inside `.keras` and `.tflite` files, both of which are zip archives."""
 
 import json
 import zipfile
+from pathlib import Path
 
 METADATA = "busseg.json"
 
 
-def add_metadata(path, metadata):
-    """Add to a `.keras` or `.tflite` file, which has none yet, what it is to tell of itself."""
-    with zipfile.ZipFile(path, "a") as archive:  # where LiteRT has such files: behind the network
+def add_metadata(path: str | Path, metadata: dict) -> None:
+    """Add metadata, as JSON, to a `.keras` or `.tflite` file that has none yet."""
+    with zipfile.ZipFile(path, "a") as archive:  # behind the network, where LiteRT keeps such files
         archive.writestr(METADATA, json.dumps(metadata))

@@ -1,36 +1,38 @@
-"""Who may write where: nothing that busseg did not write is written over, and no two processes write to one place.
+"""Claims on output paths: busseg overwrites only what it wrote, and only one process writes to a path at a time.
 
-A folder is busseg's if the file that marks its kind is there, with the columns or keys that busseg gives it: the names
-that this kind of output has are then busseg's, and whatever else lies there stays. What stands by itself, a file or a
-folder that is replaced as a whole, is known by its own content.
+A folder is busseg's if it holds the marker file of its kind, with the columns or keys that busseg gives it. busseg then
+owns the file names of this kind of output, and every other file in the folder stays. A single file, and a folder that
+is replaced as a whole, are recognised by their own content.
 """
 
 import os
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from busseg.storage.files import HIDDEN, clear_leftovers, names_in
 from busseg.storage.locks import hold_lock, release
+from busseg.storage.run_folder import Kind
 
-PATIENCE_S = 2  # a killed process takes a moment to go
-_held = set()  # what this process has claimed, so that it may do so again inside
+PATIENCE_S = 2  # a killed process takes a moment to end
+_held = set()  # the paths that this process has claimed, so that it may claim them again inside
 
 
-def check_folder(path, kind):
-    """Make sure that a folder may be written to: that it is new or empty, or holds an output of this kind.
+def check_folder(path: str | Path, kind: Kind) -> None:
+    """Check that busseg may write to a folder: it is new or empty, or holds an output of this kind.
 
     Args:
         path: Path of the folder.
         kind: A `run_folder.Kind`.
 
     Raises:
-        FileExistsError: If it is a file, or holds something else.
+        FileExistsError: If it is a file, or holds other files.
     """
     path = Path(path)
     if os.path.lexists(path) and not path.is_dir():
         raise FileExistsError(f"Expected a folder for the results, found a file: {path}")
-    # Hidden files do not count: a killed writer may have left one, and desktops strew them.
+    # Hidden files do not count: a killed process may have left one, and desktops create them.
     if not path.is_dir() or all(file.name.startswith(".") for file in path.iterdir()):
         return
     if not (path / kind.marker).exists():
@@ -40,11 +42,11 @@ def check_folder(path, kind):
 
 
 @contextmanager
-def claim_folder(path, kind):
-    """Have an output folder to oneself for the time of a block.
+def claim_folder(path: str | Path, kind: Kind) -> Iterator[Path]:
+    """Claim an output folder for the duration of a block.
 
-    The folder is made, or one is taken that an earlier output of the same kind left. What killed processes left hidden
-    in it is cleared. One that stays empty is removed again.
+    Creates the folder, or takes one that holds an earlier output of the same kind. Deletes the hidden files that killed
+    processes left in it. Removes a new folder that stays empty.
 
     Args:
         path: Path of the folder.
@@ -54,7 +56,7 @@ def claim_folder(path, kind):
         The folder as a `Path`.
 
     Raises:
-        FileExistsError: If the folder holds something else.
+        FileExistsError: If the folder holds other files.
         BlockingIOError: If another process writes to it.
     """
     path = Path(path)
@@ -62,7 +64,7 @@ def claim_folder(path, kind):
     new = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
     try:
-        with _to_oneself(path, path / f"{HIDDEN}lock"):
+        with _exclusively(path, path / f"{HIDDEN}lock"):
             clear_leftovers(path, deep=True)
             check_folder(path, kind)
             yield path
@@ -73,26 +75,26 @@ def claim_folder(path, kind):
 
 
 @contextmanager
-def claim(path, what, is_ours, force=None):
-    """Have a name to oneself for the time of a block: that of a single file, or of a folder replaced as a whole.
+def claim(path: str | Path, what: str, is_ours: Callable[[Path], bool], force: bool | None = None) -> Iterator[Path]:
+    """Claim the path of a single file, or of a folder that is replaced as a whole, for the duration of a block.
 
     Args:
-        path: Path of the file or folder. Missing parent folders are made.
+        path: Path of the file or folder. Missing parent folders are created.
         what: What it is, such as "an ONNX file", for the error.
-        is_ours: Function that tells of what stands at the path whether busseg wrote it.
-        force: Whether to replace any other file, too; never a folder. None where there is no such choice.
+        is_ours: Function that says whether busseg wrote the file or folder at a path.
+        force: Whether to replace any other file, too; never a folder. None where the caller offers no such choice.
 
     Yields:
         The path as a `Path`.
 
     Raises:
-        FileExistsError: If something else stands there.
+        FileExistsError: If something else is there.
         BlockingIOError: If another process writes there.
     """
     path = Path(path)
     _check_name(path, what, is_ours, force)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _to_oneself(path, path.parent / f"{HIDDEN}lock-{path.name}"):
+    with _exclusively(path, path.parent / f"{HIDDEN}lock-{path.name}"):
         clear_leftovers(path.parent)
         _check_name(path, what, is_ours, force)
         yield path
@@ -109,7 +111,7 @@ def _check_name(path, what, is_ours, force):
 
 
 @contextmanager
-def _to_oneself(path, lock):
+def _exclusively(path, lock):
     place = path.resolve()
     if place in _held:
         yield

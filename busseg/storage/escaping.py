@@ -1,41 +1,48 @@
-"""Names and words of others as text that a terminal, a table and UTF-8 can hold."""
+"""Escape names and text for terminals, tables and UTF-8."""
 
 import re
 import unicodedata
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
-# What spreadsheet programs take for the beginning of a formula, which may call other programs; see OWASP, "CSV
-# Injection". An apostrophe before it makes it text, so one that stands there already gets one, too.
+Value = TypeVar("Value")
+
+# Spreadsheet programs read these characters as the beginning of a formula, which may call other programs; see OWASP,
+# "CSV Injection". An apostrophe before them makes the cell text, so text with an apostrophe there gets one more.
 FORMULA = r"'*[=+\-@\t\r\n]"
-# Bytes of a file name that are no UTF-8, which Python keeps as lone surrogates, and those as text.
+# Python keeps the bytes of a file name that are not UTF-8 as lone surrogates; in a table they are text.
 _ESCAPED_BYTE = re.compile(r"\\u(dc[89a-f][0-9a-f])")
-_SPACES = "\u00a0\u2007\u202f\u3000"  # which Python does not call printable
+_SPACES = "\u00a0\u2007\u202f\u3000"  # `isprintable` is False for them
 
 
-def printable(text):
-    """The text with all that does not print, such as the escape sequences of terminals, as `\\x1b` and the like."""
+def printable(text: str) -> str:
+    """The text with its unprintable characters, such as a terminal's escape sequences, written as `\\x1b` and so on."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in _SPACES else c.encode("unicode_escape").decode() for c in text)
 
 
-def to_cell(value):
-    """A value as a table holds it: of text, no formula, and no byte that is not UTF-8; undone by `from_cell`."""
+def to_cell(value: Value) -> Value:
+    """A value for a table's cell: text is UTF-8 and no formula, other values stay as they are.
+
+    `from_cell` restores the text.
+    """
     if not isinstance(value, str):
         return value
     text = value.encode("utf-8", "backslashreplace").decode("utf-8")
     return f"'{text}" if re.match(FORMULA, text) and not _is_number(text) else text
 
 
-def from_cell(text):
-    """The text that `to_cell` made a cell of."""
+def from_cell(text: str) -> str:
+    """The text that `to_cell` was given."""
     text = text[1:] if re.match(f"'{FORMULA}", text) else text
     return _ESCAPED_BYTE.sub(lambda match: chr(int(match[1], 16)), text)
 
 
-def match_names(names):
-    """A function that finds a name as it is spelt among `names`; one that is not there it gives back.
+def match_names(names: Iterable[str]) -> Callable[[str], str]:
+    """Make a function from a name to its spelling among `names`; a name that is not among them stays as it is.
 
-    "e" and its accent may be one letter or two (NFC, NFD): macOS tells file names by two, tables are typed with one.
+    "é" may be one character or two (NFC, NFD): macOS lists file names with two, people type tables with one.
 
     Args:
         names: Iterable of names.

@@ -1,9 +1,10 @@
-"""Locks on files that the system drops when the process that holds them dies."""
+"""File locks that the system releases when the process that holds them dies."""
 
 import errno
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 if os.name == "nt":
     import msvcrt
@@ -11,17 +12,18 @@ else:
     import fcntl
 
 _HELD = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}
-_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP}  # of file systems that have none
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP}  # of file systems without locks
 
 
-def try_lock(path):
-    """Lock a file, which is made if it is missing.
+def try_lock(path: str | Path) -> TextIO | None:
+    """Lock a file; create it if it is missing.
 
     Args:
         path: Path of the file.
 
     Returns:
-        The open file, which holds the lock until `release` or the end of this process; or None if another holds it.
+        The open file, which holds the lock until `release` or the end of this process; None if another process holds
+        the lock.
 
     Raises:
         OSError: If the file cannot be opened, or its file system has no locks.
@@ -34,7 +36,7 @@ def try_lock(path):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(file.fileno()), Path(path).stat()):
             return file
-    except FileNotFoundError:  # its holder took it away meanwhile
+    except FileNotFoundError:  # its holder has just deleted it
         pass
     except OSError as error:
         if error.errno not in _HELD:
@@ -44,8 +46,8 @@ def try_lock(path):
     return None
 
 
-def hold_lock(path):
-    """As `try_lock`, where a file system that has no locks is no error: there is nothing to hold."""
+def hold_lock(path: str | Path) -> TextIO | None:
+    """Lock a file as `try_lock` does; on a file system without locks, only open it."""
     try:
         return try_lock(path)
     except OSError as error:
@@ -54,9 +56,9 @@ def hold_lock(path):
         return Path(path).open("a")
 
 
-def release(file):
-    """Release what `try_lock` gave, and take its file away."""
-    if os.name == "nt":  # which deletes no open file
+def release(file: TextIO) -> None:
+    """Release the lock that `try_lock` returned, and delete its file."""
+    if os.name == "nt":  # Windows deletes no open file
         file.close()
     with suppress(OSError):
         Path(file.name).unlink()

@@ -1,13 +1,14 @@
-"""The names of all files and folders that busseg writes, by the kind of output folder they stand in."""
+"""The names of all files and folders that busseg writes, by the kind of output folder that holds them."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 
 class Kind(NamedTuple):
-    """A kind of output folder: the file that marks it, and columns or keys which that has."""
+    """A kind of output folder: the name of its marker file, and columns or keys that the marker must have."""
 
     marker: str
-    names: tuple
+    names: tuple[str, ...]
 
 
 # === A run: `busseg train` ===
@@ -29,18 +30,18 @@ REPORT = "report.html"
 MASKS = "masks"
 FIGURES = "figures"
 
-# === A cross-validation: `busseg crossval`. Each fold is a run with an evaluation in it. ===
+# === A cross-validation: `busseg crossval`. Each fold is a run that holds an evaluation. ===
 CROSSVAL = Kind("crossval.json", ("protocol", "folds", "seed", "recipe"))
 SETTINGS = CROSSVAL.marker
 
 
-def fold_folder(out, fold):
-    """Path of the run of a fold, in the folder `out` of a cross-validation."""
+def fold_folder(out: Path, fold: int) -> Path:
+    """Path of a fold's run in the folder `out` of a cross-validation."""
     return out / f"fold-{fold}"
 
 
-def evaluation_folder(run):
-    """Path of the evaluation in the folder of a fold's run, or of a demo."""
+def evaluation_folder(run: Path) -> Path:
+    """Path of the evaluation in the folder of a fold's run or of a demo."""
     return run / "evaluation"
 
 
@@ -50,12 +51,12 @@ COMPARISON_TABLE = "compare.csv"
 RELEASE = Kind("release.json", ("temperature", "ood_limit"))
 ONNX_MODEL = "model.onnx"
 
-# === Answers: `busseg predict`, `busseg explain` ===
+# === Results for single images: `busseg predict`, `busseg explain` ===
 PREDICTION = Kind("predictions.csv", ("file", "label", "warning", "error"))
 PREDICTIONS = PREDICTION.marker
 PREDICTION_LINES = "predictions.jsonl"
 PREDICTION_PARQUET = "predictions.parquet"
-SEGMENTATION = "_seg.dcm"  # ends the name of what is written of each DICOM file
+SEGMENTATION = "_seg.dcm"  # suffix of the results of a DICOM file
 OVERLAY_DICOM = "_overlay.dcm"
 EXPLANATION = Kind("explanations.csv", ("file", "label", "occlusion_peak", "warning", "error"))
 EXPLANATIONS = EXPLANATION.marker

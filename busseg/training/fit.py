@@ -19,7 +19,6 @@ import numpy as np
 from rich.progress import track
 
 from busseg.data.fingerprints import describe_fingerprints, fingerprint_samples
-from busseg.data.readers.breakhis import parse_name
 from busseg.data.sample import LABEL, MASK, TASKS
 from busseg.data.splits import PARTS, Split, learnt, read_split, write_splits
 from busseg.models.classifier import build_classifier
@@ -84,7 +83,7 @@ def fit(recipe, split, out, fold=0, resume=False, workers=2, devices=None):
 
 def _parts_to_learn(recipe, split):
     if recipe.magnification:
-        learnt = ([s for s in part if parse_name(s.name).magnification == recipe.magnification]
+        learnt = ([s for s in part if s.attributes.get("magnification") == str(recipe.magnification)]
                   for part in (split.train, split.validation))  # fmt: skip
         split = Split(*map(tuple, learnt), split.test)
     if not recipe.validation and split.test:

@@ -87,7 +87,7 @@ def test_classes_are_counted(root):
     assert audit["classes"]["normal"]["share"] == 2 / 8
 
 
-def test_sizes_and_formats_are_told(root):
+def test_sizes_and_formats_are_counted(root):
     for number, (size, mode) in enumerate([((100, 90), "RGB"), ((300, 200), "RGBA"), ((160, 150), "1")]):
         path = root / "benign" / f"b{number}.png"
         mask = root / "benign" / f"b{number}_mask.png"
@@ -141,18 +141,18 @@ def test_folders_are_looked_over_together(root, pair_root):
     lines = [line.split() for line in format_audit(audit).splitlines()]
     assert ["source", "images", "normal", "benign", "malignant"] in lines
     assert ["pairs", "3", "1", "1", "1"] in lines
-    assert "scans that are in several sources: 0" in format_audit(audit)
+    assert "scans in several sources: 0" in format_audit(audit)
 
 
-def test_copies_across_sources_are_told(root, pair_root, search):
+def test_copies_across_sources_are_reported(root, pair_root, search):
     shutil.copy(root / "benign" / "b1.png", pair_root / "images" / "benign.png")
     shutil.copy(root / "benign" / "b1.png", root / "benign" / "b2.png")
     shutil.copy(root / "normal" / "n1.png", root / "normal" / "n2.png")
     audit = audit_dataset([root, pair_root])
-    told = {"data/benign/b1.png": "and data/benign/b2.png, pairs/benign.png"}
-    assert found(audit, "copies_across") == told
-    assert found(audit, "copies") == told | {"data/normal/n1.png": "and data/normal/n2.png"}
-    assert "scans that are in several sources: 1" in format_audit(audit)
+    across = {"data/benign/b1.png": "and data/benign/b2.png, pairs/benign.png"}
+    assert found(audit, "copies_across") == across
+    assert found(audit, "copies") == across | {"data/normal/n1.png": "and data/normal/n2.png"}
+    assert "scans in several sources: 1" in format_audit(audit)
     group_of = {file["file"]: file["group"] for file in audit["files"]}
     assert group_of["data/benign/b1.png"] == group_of["pairs/benign.png"]
 
@@ -164,7 +164,7 @@ def test_relative_folders_are_looked_over_together(root, pair_root, monkeypatch)
     assert {file["path"] for file in audit["files"]} >= {"data/benign/b0.png", "pairs/images/benign.png"}
 
 
-def test_one_folder_is_told_without_sources(root):
+def test_one_folder_is_reported_without_sources(root):
     audit = audit_dataset([root])
     assert audit == audit_dataset(root)
     assert "source" not in format_audit(audit)
@@ -193,7 +193,7 @@ def test_unreadable_files_are_named_with_the_reason(root):
     assert len({file["group"] for file in audit["files"]}) == 9  # the unreadable have a group too
 
 
-def test_dataset_of_unreadable_images_is_told_as_such(pair_root):
+def test_dataset_of_unreadable_images_is_reported_as_such(pair_root):
     for path in (pair_root / "images").iterdir():
         path.write_bytes(b"")
     audit = audit_dataset(pair_root)
@@ -242,7 +242,7 @@ def test_second_image_of_a_name_is_named_in_busi_too(root):
     assert list(found(audit_dataset(root), "name_clash")) == ["benign/b0.tif"]
 
 
-def test_faults_in_the_labels_are_told_and_the_images_keep_no_class(pair_root):
+def test_faults_in_the_labels_are_reported_and_the_images_keep_no_class(pair_root):
     write_labels(pair_root, "benign.png,cyst", "malignant.png,malignant", "gone.png,benign")
     audit = audit_dataset(pair_root)
     details = [entry["detail"] for entry in audit["findings"]["bad_label"]]
@@ -327,7 +327,7 @@ def test_burned_in_marks_are_found_and_counted_by_class(root):
     }
     text = format_audit(audit)
     assert "malignant         3   33.3%   50.0%" in text
-    assert "7 images are too small to tell marks from echoes" in text
+    assert "7 images are too small to distinguish marks from echoes" in text
 
 
 # === Copies ===
@@ -344,7 +344,7 @@ def test_copies_are_grouped_and_a_scan_under_two_classes_is_named(root, search):
     groups = {file["file"]: file["group"] for file in audit["files"]}
     assert groups["benign/b0.png"] == groups["malignant/m0.png"] != groups["benign/b1.png"] == groups["benign/b2.png"]
     assert len(set(groups.values())) == 7  # of 9 images
-    assert "2 scans that are there more than once, 4 images in all: benign/b0.png, benign/b1.png" in format_audit(audit)
+    assert "2 scans with several copies, 4 images in all: benign/b0.png, benign/b1.png" in format_audit(audit)
 
 
 def test_published_groups_of_busi_are_compared_with_those_by_content(root, monkeypatch):
@@ -478,7 +478,7 @@ def test_mask_in_red_is_a_lesion_and_a_missing_row_a_fault(tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such names")
-def test_names_of_all_sorts_are_told_without_driving_the_terminal(root, search):
+def test_names_of_all_sorts_are_printed_without_driving_the_terminal(root, search):
     image, mask = draw_phantom("benign", 9, 120, 160)
     for name in ("\x1b[2J", "two\nlines", b"\xc8\xe9".decode("utf-8", "surrogateescape")):
         write_image(root / "benign" / f"{name}.png", image)

@@ -129,7 +129,7 @@ def test_strong_moves_the_mask_and_keeps_it_a_mask(pair, strong):
 def test_strong_moves_image_and_mask_together(pair):
     lesion = pair[1]
     for image, mask in draws("strong", lesion * 200, lesion, count=200):
-        # A white lesion on black: image and mask stay one picture, but for noise, blur and the holes of the dropout.
+        # A white lesion on black: image and mask stay aligned, but for noise, blur and the holes of the dropout.
         assert np.corrcoef(image.ravel(), mask.ravel())[0, 1] > 0.5
 
 
@@ -164,7 +164,7 @@ def test_scanner_moves_image_and_mask_together(pair):
 
 # === The library ===
 @pytest.mark.parametrize(("set_before", "expected"), [(None, "1"), ("0", "0")])
-def test_importing_asks_albumentations_not_to_use_the_network_unless_told(set_before, expected):
+def test_importing_keeps_albumentations_from_the_network_unless_set_otherwise(set_before, expected):
     environment = {key: value for key, value in os.environ.items() if key != "NO_ALBUMENTATIONS_UPDATE"}
     if set_before:
         environment["NO_ALBUMENTATIONS_UPDATE"] = set_before
@@ -174,8 +174,8 @@ def test_importing_asks_albumentations_not_to_use_the_network_unless_told(set_be
         "import busseg.data.augmentation\n"
         "print(os.environ['NO_ALBUMENTATIONS_UPDATE'])"
     )
-    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == expected
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == expected
 
 
 # === Tissue ===

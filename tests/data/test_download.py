@@ -190,7 +190,7 @@ def busbra_zip(tmp_path_factory):
 
 @pytest.fixture
 def home(monkeypatch, server, busbra_zip):
-    """Function that gives BUS-BRA a home on `server`, with other fields if told."""
+    """Function that gives BUS-BRA a home on `server`, with other fields if given."""
 
     def settle(**fields):
         Server.files.setdefault("/BUSBRA.zip?download=1", busbra_zip)
@@ -242,7 +242,7 @@ def test_breast_without_openpyxl_is_refused_before_any_download(server, monkeypa
 def test_download_that_breaks_off_or_is_not_there_names_the_page_and_leaves_nothing(home, server, tmp_path):
     home()
     Server.broken.add("/BUSBRA.zip?download=1")
-    with pytest.raises(OSError, match=r"^Expected to download BUS-BRA, .*zenodo.* \d+ of \d+ bytes came"):
+    with pytest.raises(OSError, match=r"^Expected to download BUS-BRA, .*zenodo.* received \d+ of \d+ bytes"):
         download_dataset("busbra", tmp_path / "busbra")
     Server.files.clear()
     with pytest.raises(OSError, match=r"^Expected to download BUS-BRA, .*HTTP Error 404"):

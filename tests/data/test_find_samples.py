@@ -56,7 +56,7 @@ def test_other_folders_beside_the_classes_do_no_harm(tmp_path):
         ("masks/a.png", "found no images"),
     ],
 )
-def test_half_a_dataset_is_told_what_it_lacks(tmp_path, only, message):
+def test_error_names_what_half_a_dataset_lacks(tmp_path, only, message):
     add(tmp_path, only)
     with pytest.raises(FileNotFoundError, match=message):
         find_samples(tmp_path)
@@ -85,7 +85,7 @@ def test_samples_of_several_folders_know_their_source_and_share_no_name_or_group
     assert [sample.image for sample in samples[1:3]] == [tmp_path / "one/images/b.png", tmp_path / "two/images/a.png"]
 
 
-def test_folders_of_one_name_are_told_apart_by_as_much_of_their_paths_as_it_takes(tmp_path):
+def test_folders_of_one_name_are_distinguished_by_the_ends_of_their_paths(tmp_path):
     names = ("a/scans/busi", "b/scans/busi", "x/y/pairs")
     for name in names:
         add(tmp_path / name, "images/a.png", "masks/a.png")

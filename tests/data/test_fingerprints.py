@@ -93,7 +93,7 @@ def test_metadata_holds_them_in_22_letters_each_and_gives_them_back(fingerprints
 
 
 @pytest.mark.parametrize("metadata", [{}, {"task": "ultrasound"}, {FINGERPRINTS: {"of a later kind": "AAAA"}}])
-def test_model_without_fingerprints_that_compare_tells_none(metadata):
+def test_model_without_comparable_fingerprints_has_none(metadata):
     assert read_fingerprints(metadata, "model") is None
 
 

@@ -32,7 +32,7 @@ def test_image_and_mask_are_uint8_of_the_asked_size(label, height, width):
     image, mask = draw_phantom(label, 0, height, width)
     assert image.shape == mask.shape == (height, width)
     assert image.dtype == mask.dtype == np.uint8
-    assert image.std() > 20  # a picture, not a constant
+    assert image.std() > 20  # not a constant
     assert set(np.unique(mask)) <= {0, 1}
 
 

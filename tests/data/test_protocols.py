@@ -180,7 +180,7 @@ def test_busbra_s_folds_of_some_patients_are_their_part_of_the_whole_ones(busbra
         assert set(part.test) == set(whole.test) & set(some)
 
 
-def test_busbra_s_folds_that_do_not_fit_are_told(busbra, tmp_path):
+def test_busbra_s_folds_that_do_not_fit_are_refused(busbra, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"^Expected the folds of BUS-BRA .*10-fold-cv\.csv$"):
         make_splits("busbra10", busbra)
     with pytest.raises(ValueError, match=r"^Expected images of all 5 folds of BUS-BRA, found none of fold 3$"):

@@ -31,11 +31,11 @@ def save_video(path, frames, codec):
     return path
 
 
-# === Pictures ===
+# === Images ===
 @pytest.mark.parametrize(
     ("name", "options"), [("a.webp", {"lossless": True}), ("a.gif", {}), ("a.jp2", {}), ("a.j2k", {}), ("a.png", {})]
 )
-def test_lossless_picture_comes_back_exactly(tmp_path, name, options):
+def test_lossless_image_comes_back_exactly(tmp_path, name, options):
     path = save(tmp_path / name, GREY, **options)
     np.testing.assert_array_equal(read_picture(path), GREY)
 
@@ -48,7 +48,7 @@ def test_lossless_picture_comes_back_exactly(tmp_path, name, options):
         pytest.param("a.avif", {"quality": 95}, marks=needs_avif),
     ],
 )
-def test_lossy_picture_comes_back_within_its_loss(tmp_path, name, options):
+def test_lossy_image_comes_back_within_its_loss(tmp_path, name, options):
     read = read_picture(save(tmp_path / name, GREY, **options))
     assert np.abs(read.astype(int) - GREY).mean() < 3
 
@@ -75,7 +75,7 @@ def test_twelve_bits_in_sixteen_span_black_to_white(tmp_path, name):
     np.testing.assert_array_equal(read, np.round(values / (4095 / 255)))
 
 
-def test_photograph_of_a_phone_is_one_picture_whatever_previews_it_carries(tmp_path):
+def test_photograph_of_a_phone_is_one_image_with_any_previews(tmp_path):
     path = save(tmp_path / "a.jpg", GREY, 255 - GREY, format="MPO", quality=95)
     with Image.open(path) as image:
         assert (image.format, image.n_frames) == ("MPO", 2)
@@ -108,16 +108,16 @@ def test_frames_of_a_video_come_back_within_their_loss(tmp_path, name, codec):
         assert np.abs(clip.read_frame(number).astype(int) - FRAMES[number - 1]).mean() < 6
 
 
-@pytest.mark.parametrize("told", [3, 5000])
-def test_video_is_read_until_its_end_whatever_number_of_frames_its_header_tells(tmp_path, told):
+@pytest.mark.parametrize("claimed", [3, 5000])
+def test_video_is_read_until_its_end_with_any_number_of_frames_in_its_header(tmp_path, claimed):
     path = save_video(tmp_path / "a.avi", FRAMES, "MJPG")
     content = bytearray(path.read_bytes())
     # In the main header, behind its name and length, are four numbers before that of the frames; in the stream's, eight
     # before its length.
     for header, place in ((b"avih", 8 + 4 * 4), (b"strh", 8 + 8 * 4)):
-        struct.pack_into("<I", content, content.index(header) + place, told)
+        struct.pack_into("<I", content, content.index(header) + place, claimed)
     path.write_bytes(content)
-    assert cv2.VideoCapture(str(path), cv2.CAP_FFMPEG).get(cv2.CAP_PROP_FRAME_COUNT) == told
+    assert cv2.VideoCapture(str(path), cv2.CAP_FFMPEG).get(cv2.CAP_PROP_FRAME_COUNT) == claimed
     clip = find_clip(path)
     assert clip.frame_count == 30
     assert np.abs(clip.read_frame(30).astype(int) - FRAMES[29]).mean() < 6
@@ -136,7 +136,7 @@ def test_pages_of_sixteen_bits_share_their_scale(tmp_path):
     np.testing.assert_array_equal(clip.read_frame(2), np.round(bright / (4095 / 255)))
 
 
-def test_single_picture_of_a_common_format_is_no_clip(tmp_path):
+def test_single_image_of_a_common_format_is_no_clip(tmp_path):
     for name in ("a.png", "a.jpg", "a.bmp", "a.tif"):
         path = save(tmp_path / name, GREY)
         assert find_clip(path) is None

@@ -72,7 +72,7 @@ def test_pixels_come_back(stub):
 def test_process_is_another_one_and_stays_for_the_next_file(stub):
     first = pid()
     assert first != os.getpid()
-    with pytest.raises(ValueError, match=r"^Expected more: bad$"):  # the path as it was told
+    with pytest.raises(ValueError, match=r"^Expected more: bad$"):  # the path as it was given
         decode_apart(Path("bad"), 1, (2, 3))
     assert pid() == first
 

@@ -43,7 +43,7 @@ def change(path, **attributes):
 
 
 # === Recognising ===
-def test_dicom_is_told_by_its_content_whatever_its_name(tmp_path, write_scan):
+def test_dicom_is_recognised_by_its_content_under_any_name(tmp_path, write_scan):
     for name in ("IM_0001", "1.2.840.113", "a.png", "a.dcm", "A.DCM"):
         assert is_dicom(write_scan(tmp_path / name, GREY))
 
@@ -112,7 +112,7 @@ def test_monochrome1_is_white_where_it_stores_0(tmp_path, write_scan):
         ([0, 1000, 4095], {"BitsStored": 12, "RescaleSlope": 2, "RescaleIntercept": -100}, [0, 62, 255]),
     ],
 )
-def test_more_than_8_bits_are_shown_as_the_file_tells(tmp_path, write_scan, values, attributes, expected):
+def test_more_than_8_bits_are_shown_as_the_file_says(tmp_path, write_scan, values, attributes, expected):
     path = write_scan(tmp_path / "a.dcm", np.uint16([values]), **attributes)
     np.testing.assert_array_equal(read_dicom(path).read_frame(), [expected])
 
@@ -227,7 +227,7 @@ def test_test_card_is_the_same_in_every_transfer_syntax(tmp_path, wheel, name):
 @pytest.mark.parametrize(
     ("name", "frames", "shape", "region"),
     [
-        # Both were cut or shrunk by those who gave them: the regions of the clip are of a picture twice as large.
+        # Both were cut or shrunk by those who gave them: the regions of the clip are of a frame twice as large.
         ("examples_ybr_color.dcm", 30, (240, 320), (0, 0, 320, 240)),
         ("examples_palette.dcm", 1, (350, 800), (120, 60, 680, 290)),
         ("examples_rgb_color.dcm", 1, (240, 320), (0, 0, 320, 240)),
@@ -350,8 +350,8 @@ def test_codestream_of_another_size_is_refused_before_it_is_decoded(tmp_path, wr
 def test_no_more_frames_are_read_than_are_there(tmp_path, write_scan, phantom, packed):
     frames = [phantom] * 3
     if packed:
-        told = {"Rows": 60, "Columns": 80, "transfer_syntax": pydicom.uid.JPEGBaseline8Bit}
-        path = write_scan(tmp_path / "a.dcm", [encode(frame, "JPEG") for frame in frames], **told)
+        attributes = {"Rows": 60, "Columns": 80, "transfer_syntax": pydicom.uid.JPEGBaseline8Bit}
+        path = write_scan(tmp_path / "a.dcm", [encode(frame, "JPEG") for frame in frames], **attributes)
     else:
         path = write_scan(tmp_path / "a.dcm", np.stack(frames))
     scan = read_dicom(change(path, NumberOfFrames=1000))
@@ -393,7 +393,7 @@ def test_frame_of_another_size_is_refused(tmp_path, write_scan):
 
 
 @pytest.mark.parametrize("syntax", ["MPEG4HP41", "DeflatedExplicitVRLittleEndian"])
-def test_transfer_syntax_without_single_pictures_is_refused_by_its_name(tmp_path, write_scan, syntax):
+def test_transfer_syntax_without_separate_frames_is_refused_by_its_name(tmp_path, write_scan, syntax):
     path = write_scan(tmp_path / "a.dcm", GREY, transfer_syntax=pydicom.uid.ExplicitVRLittleEndian)
     scan = pydicom.dcmread(path)
     scan.file_meta.TransferSyntaxUID = getattr(pydicom.uid, syntax)
@@ -420,7 +420,7 @@ def test_missing_pydicom_names_the_extra(tmp_path, monkeypatch):
 def test_nothing_of_a_patient_is_printed_even_of_broken_values(tmp_path, write_scan, patient):
     path = write_scan(tmp_path / "a.dcm", GREY)
     whole = path.read_bytes()
-    # Values that pydicom warns of, and quotes: a birth date that is none, and a name of three alphabets too many.
+    # Values that pydicom warns of, and quotes: an invalid birth date, and a name of three alphabets too many.
     broken = whole.replace(b"19531224", b"Xmas1953").replace(b"Muster^", b"M=u=s=t").replace(b"101500", b"noon  ")
     assert broken != whole
     path.write_bytes(broken)

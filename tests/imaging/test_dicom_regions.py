@@ -58,7 +58,7 @@ def test_both_halves_of_a_dual_screen_are_read_in_their_order(read):
 
 
 @pytest.mark.parametrize("box", [(20, 10, 30, 30), (10, 5, 60, 50), (8, 5, 62, 50)])  # within, the same, 2 px out
-def test_colour_box_in_its_picture_is_read_with_it(read, box):
+def test_colour_box_in_its_image_is_read_with_it(read, box):
     scan = read(region(10, 5, 60, 50), region(*box, data=2))
     assert len(scan.boxes) == 1
     assert scan.regions.notes == ()
@@ -71,7 +71,7 @@ def test_overlapping_regions_are_both_read_and_the_greatest_value_stands(read):
     assert (placed[0, 0], placed[35, 35], placed[50, 60], placed[0, 99]) == (0.2, 0.2, -0.5, 0)
 
 
-def test_spectrum_beside_a_picture_is_no_picture_and_no_fault(read):
+def test_spectrum_beside_an_image_is_no_image_and_no_fault(read):
     assert read(region(0, 0, 40, 60), region(50, 0, 50, 60, format=3, data=3)).regions.notes == ()
 
 

@@ -22,7 +22,7 @@ SOURCES = (
 
 
 @pytest.mark.parametrize("error", [OSError("No tag to read at file position 42C"), EOFError(), KeyError("Muster^A")])
-def test_whatever_a_broken_header_raises_is_told_without_its_words(error):
+def test_any_error_of_a_broken_header_is_reported_without_its_words(error):
     with pytest.raises(ValueError, match=rf"^Expected a header .*, found another \({type(error).__name__}\): a\.dcm$"):  # noqa: SIM117
         with _without_quotes("a.dcm"):
             raise error
@@ -86,7 +86,7 @@ def test_lesion_of_a_single_image_comes_back(tmp_path, write_scan):
     assert complaints(tmp_path / "seg.dcm") == []
 
 
-def test_segmentation_tells_what_was_seen_by_what_and_where(tmp_path, clip):
+def test_segmentation_names_the_lesions_the_model_and_the_place(tmp_path, clip):
     scan, masks = clip
     write_segmentation(tmp_path / "seg.dcm", scan, masks, ["malignant", *["benign"] * 4], "best", "Look here")
     segmentation = highdicom.seg.segread(tmp_path / "seg.dcm")
@@ -148,7 +148,7 @@ def test_name_of_a_model_may_be_anything(tmp_path, clip):
     scan, masks = clip
     write_segmentation(tmp_path / "seg.dcm", scan, masks, ["benign"] * 5, "größe\\2 " + 80 * "x")
     algorithm = highdicom.seg.segread(tmp_path / "seg.dcm").get_segment_description(1).algorithm_identification
-    assert algorithm.parameters["model"] == "gr__e_2 " + 56 * "x"  # 64 letters, none of them a separator
+    assert algorithm.parameters["model"] == "gr__e_2 " + 56 * "x"  # 64 characters without a separator
     assert complaints(tmp_path / "seg.dcm") == []
 
 
@@ -191,7 +191,7 @@ def test_plane_and_scale_are_those_of_the_scan(tmp_path, clip):
     assert "SegmentDescription" not in segmentation.SegmentSequence[0]
 
 
-def test_scale_that_the_scan_does_not_tell_is_made_up_and_says_so_or_is_left_out(tmp_path, write_scan):
+def test_scale_that_the_scan_lacks_is_assumed_and_says_so_or_is_left_out(tmp_path, write_scan):
     mask = np.uint8([[0, 1, 1], [1, 0, 0]])
     scan = read_dicom(write_scan(tmp_path / "a.dcm", 100 * mask))
     write_segmentation(tmp_path / "made-up.dcm", scan, [mask], ["benign"], "best", "Look here")
@@ -199,10 +199,10 @@ def test_scale_that_the_scan_does_not_tell_is_made_up_and_says_so_or_is_left_out
     made_up, without = (pydicom.dcmread(tmp_path / f"{name}.dcm") for name in ("made-up", "without"))
     assert made_up.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing == [1, 1]
     (segment,) = made_up.SegmentSequence
-    assert segment.SegmentDescription == "Look here. The scan tells no scale: 1 mm a pixel is made up"
+    assert segment.SegmentDescription == "Look here. The scan states no scale: 1 mm a pixel is assumed"
     assert without.SegmentSequence[0].SegmentDescription == "Look here"
-    told = {element.keyword for element in without.iterall()}
-    assert not told & {"PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "FrameOfReferenceUID"}
+    keywords = {element.keyword for element in without.iterall()}
+    assert not keywords & {"PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "FrameOfReferenceUID"}
     assert complaints(tmp_path / "made-up.dcm") == complaints(tmp_path / "without.dcm") == []
 
 
@@ -216,13 +216,13 @@ def test_scale_of_many_digits_is_written_in_the_sixteen_letters_of_dicom(tmp_pat
 
 
 # === Overlays ===
-def test_overlay_is_a_picture_that_refers_to_its_frame(tmp_path, clip):
+def test_overlay_is_an_image_that_refers_to_its_frame(tmp_path, clip):
     scan, _ = clip
-    picture = np.random.default_rng(0).integers(0, 256, (21, 19, 3), np.uint8)
+    overlay = np.random.default_rng(0).integers(0, 256, (21, 19, 3), np.uint8)
     for number, run in ((2, "first"), (3, "first"), (3, "second")):
-        write_overlay(tmp_path / f"{number}-{run}.dcm", scan, number, picture, run)
+        write_overlay(tmp_path / f"{number}-{run}.dcm", scan, number, overlay, run)
     second, third, again = (pydicom.dcmread(tmp_path / f"{name}.dcm") for name in ("2-first", "3-first", "3-second"))
-    np.testing.assert_array_equal(second.pixel_array, picture)
+    np.testing.assert_array_equal(second.pixel_array, overlay)
     (reference,) = second.SourceImageSequence
     assert reference.ReferencedSOPInstanceUID == pydicom.dcmread(scan.path).SOPInstanceUID
     assert (reference.ReferencedFrameNumber, second.InstanceNumber) == (2, 2)

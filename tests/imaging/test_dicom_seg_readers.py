@@ -62,10 +62,10 @@ def test_loader_of_ohif_finds_each_lesion_in_its_frame(written):
         ["node", script, packages, source, segmentation], capture_output=True, text=True, check=False
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
+    answer = json.loads(done.stdout.splitlines()[-1])
     found = found_labels(labels)
-    assert told["labels"][1:] == found  # segments count from 1
-    for mask, label, frame in zip(masks, labels, told["frames"], strict=True):
+    assert answer["labels"][1:] == found  # segments count from 1
+    for mask, label, frame in zip(masks, labels, answer["frames"], strict=True):
         expected = {} if label == "normal" else {str(found.index(label) + 1): np.flatnonzero(mask).tolist()}
         assert frame == expected
 

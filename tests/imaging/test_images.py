@@ -128,7 +128,7 @@ def test_transparent_palette_entry_lies_on_black(tmp_path):
 
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_orientation_that_a_camera_noted_is_applied(tmp_path, turn):
-    # EXIF tag 274: how the stored rows and columns must be turned to show the picture.
+    # EXIF tag 274: how the stored rows and columns must be turned to show the image.
     upright = GREY
     stored = {
         1: upright,
@@ -158,7 +158,7 @@ def test_jpeg_comes_back_within_its_loss(tmp_path, name):
     assert np.abs(read.astype(int) - ramp).max() <= 3
 
 
-def test_format_is_told_by_the_content_not_the_suffix(tmp_path):
+def test_format_is_recognised_by_the_content_not_the_suffix(tmp_path):
     np.testing.assert_array_equal(read_image(save(tmp_path / "a.jpg", Image.fromarray(GREY), format="PNG")), GREY)
 
 
@@ -279,7 +279,7 @@ def with_chunk(folder, name):
 
 
 def broken_exif(folder):
-    """A JPEG that a camera turned, and whose EXIF tells its width by letters."""
+    """A JPEG that a camera turned, and whose EXIF gives its width in letters."""
     entries = [(0x0100, 2, 3, 0x61620000), (0x0112, 3, 1, 6 << 16)]  # tag, kind, count, value
     directory = struct.pack(">H", len(entries)) + b"".join(struct.pack(">HHLL", *entry) for entry in entries)
     return encoded(folder, "a.jpg", Image.fromarray(GREY), exif=b"Exif\0\0MM\0*\0\0\0\x08" + directory + bytes(4))
@@ -325,7 +325,7 @@ def test_any_error_of_a_decoder_names_the_file(tmp_path, monkeypatch, error):
         read_image(path)
 
 
-def test_error_of_the_system_is_told_as_such(tmp_path, monkeypatch):
+def test_error_of_the_system_is_raised_as_such(tmp_path, monkeypatch):
     def fail(*arguments, **options):
         raise OSError(errno.EMFILE, "Too many open files", "a.png")
 

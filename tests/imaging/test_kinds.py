@@ -35,13 +35,13 @@ from busseg.imaging.kinds import find_kind, is_readable_name, refuse_kind
         (b"", None),
     ],
 )
-def test_kind_is_told_by_the_first_bytes_whatever_the_name(tmp_path, head, kind):
+def test_kind_is_recognised_by_the_first_bytes_under_any_name(tmp_path, head, kind):
     path = tmp_path / "a.png"
     path.write_bytes(head)
     assert find_kind(path) == kind
 
 
-def test_compressed_nifti_is_told_by_its_name(tmp_path):
+def test_compressed_nifti_is_recognised_by_its_name(tmp_path):
     for name, kind in (("a.nii.gz", "NIfTI"), ("a.csv.gz", "gzip")):
         (tmp_path / name).write_bytes(gzip.compress(b"hello"))
         assert find_kind(tmp_path / name) == kind

@@ -84,13 +84,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("mask", "found"), [pytest.param(*one, id=name) for name, one in REFUSED.items()])
-def test_mask_that_cannot_be_told_is_refused_by_name(tmp_path, mask, found):
+def test_mask_that_is_ambiguous_is_refused_by_name(tmp_path, mask, found):
     path = save(tmp_path, mask)
     with pytest.raises(ValueError, match=rf"^Expected a mask of background and lesion, found {found}: .*mask\.png$"):
         read_mask_file(path)
 
 
-def test_picture_is_no_mask(tmp_path):
+def test_image_is_no_mask(tmp_path):
     speckle = np.random.default_rng(0).integers(40, 120, (15, 20), np.uint8)
     with pytest.raises(ValueError, match=r"found 79 values, of which 41 fills an area"):
         read_mask_file(save(tmp_path, speckle.repeat(4, axis=0).repeat(4, axis=1)))

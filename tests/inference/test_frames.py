@@ -361,7 +361,7 @@ def test_header_that_no_result_can_refer_to_is_an_error_of_its_file_alone(
     assert data.count(kind) == 1
     (tmp_path / "s/a.dcm").write_bytes(data.replace(kind, kind[:4] + b"L="))
     rows = predict(predictor, tmp_path / "s", out=tmp_path / "out", overlay_dicom=overlay_dicom)
-    assert rows[0]["error"].startswith("Expected a header that a result can refer to, found another (")
+    assert rows[0]["error"].startswith("Expected a header that a result can reference, found another (")
     assert rows[0]["error"].endswith(str(tmp_path / "s/a.dcm"))
     assert (rows[1]["error"], (tmp_path / "out/b_seg.dcm").exists()) == ("", True)
     assert read_csv(tmp_path / "out/predictions.csv")[0]["error"] == rows[0]["error"]

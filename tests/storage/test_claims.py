@@ -21,12 +21,13 @@ def names(folder):
 
 @pytest.fixture
 def hold():
-    """Start processes that claim a place, as code tells, and hold it until they are killed."""
+    """Start processes that claim a place, by a line of code, and hold it until they are killed."""
     started = []
 
     def start(code, *arguments):
-        imports = "import sys, time\nfrom busseg.storage.claims import *\nfrom busseg.storage.files import *\n"
-        script = f"{imports}with {code}:\n    print()\n    time.sleep(60)"
+        modules = ("claims", "files", "run_folder")
+        imports = "".join(f"from busseg.storage.{module} import *\n" for module in modules)
+        script = f"import sys, time\n{imports}with {code}:\n    print()\n    time.sleep(60)"
         process = subprocess.Popen([sys.executable, "-uc", script, *map(str, arguments)], stdout=subprocess.PIPE)
         started.append(process)
         assert process.stdout.readline()

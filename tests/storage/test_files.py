@@ -55,17 +55,17 @@ def test_error_leaves_the_old_content_and_nothing_beside_it(tmp_path, error):
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "expected"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), "[Errno 28] No space left on device: '{path}'"),
         (OSError(errno.EACCES, "Permission denied", "b.txt"), "[Errno 13] Permission denied: 'b.txt'"),
         (FileNotFoundError("Expected an image"), "Expected an image"),
     ],
 )
-def test_error_of_the_system_names_a_file(tmp_path, error, told):
+def test_error_of_the_system_names_a_file(tmp_path, error, expected):
     with pytest.raises(OSError, match=r".+") as caught, replacing(tmp_path / "a.txt"):
         raise error
-    assert str(caught.value) == told.format(path=tmp_path / "a.txt")
+    assert str(caught.value) == expected.format(path=tmp_path / "a.txt")
 
 
 def test_error_of_a_first_write_leaves_nothing(tmp_path):
@@ -368,7 +368,7 @@ def test_bad_csv_is_named_with_what_was_found(tmp_path, content, message):
         ("a.csv", b"\xff", []),
     ],
 )
-def test_names_tell_the_kind_of_a_file(tmp_path, name, content, expected):
+def test_names_identify_the_kind_of_a_file(tmp_path, name, content, expected):
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     assert names_in(tmp_path / name) == expected
 

@@ -1,14 +1,15 @@
-"""A BreaKHis folder -> samples.
+"""Reader of BreaKHis folders.
 
 BreaKHis: Spanhol et al., "A Dataset for Breast Cancer Histopathological Image Classification", IEEE Transactions on
 Biomedical Engineering 63(7):1455-1462 (2016), https://doi.org/10.1109/TBME.2015.2496264
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from busseg.data.sample import TASKS, Sample
+from busseg.data.sample import TASKS, Fault, Sample
 from busseg.imaging.images import is_image
 
 CLASSES = TASKS["histology"]
@@ -23,15 +24,15 @@ _NAME = re.compile(
 
 @dataclass(frozen=True)
 class Tissue:
-    """What the name of an image of BreaKHis tells, such as `SOB_M_DC-14-2523-40-010`.
+    """The facts in the file name of a BreaKHis image, such as `SOB_M_DC-14-2523-40-010`.
 
     Args:
         label: One of `CLASSES`.
         subtype: One of the values of `SUBTYPES`.
-        slide: What BreaKHis counts as a patient, such as "14-2523" or "14-22549AB".
-        case: The slide without its letters, "14-22549": 14-22549AB and 14-22549CD may be of one woman.
+        slide: The slide, such as "14-2523" or "14-22549AB". BreaKHis counts it as a patient.
+        case: The slide without its letters, "14-22549": 14-22549AB and 14-22549CD may belong to one woman.
         magnification: One of `MAGNIFICATIONS`.
-        number: Of the image, among those of the slide and the magnification.
+        number: Number of the image among those of its slide and magnification.
     """
 
     label: str
@@ -42,8 +43,8 @@ class Tissue:
     number: int
 
 
-def parse_name(name):
-    """Read what a file name of BreaKHis tells.
+def parse_name(name: str | Path) -> Tissue:
+    """Parse the file name of a BreaKHis image.
 
     Args:
         name: Name or path of the file.
@@ -52,7 +53,7 @@ def parse_name(name):
         A `Tissue`.
 
     Raises:
-        ValueError: If it is no such name.
+        ValueError: If it is not such a name.
     """
     found = _NAME.fullmatch(Path(name).stem)
     if not found:
@@ -67,20 +68,20 @@ def parse_name(name):
     )
 
 
-def is_breakhis(root):
+def is_breakhis(root: str | Path) -> bool:
     """Whether a folder holds files or folders named as in BreaKHis."""
     return next(Path(root).rglob("SOB_*"), None) is not None
 
 
-def find_samples(root):
-    """Find the images of BreaKHis in a folder: its own tree, or any other, for the names tell everything.
+def find_samples(root: str | Path) -> list[Sample]:
+    """Find the images of BreaKHis in a folder of any structure: the file names contain all facts.
 
     Args:
         root: Path of the folder.
 
     Returns:
         List of `Sample`, sorted by name, without masks. The label is one of `CLASSES`; see `label_by_subtype`. The
-        group is the case, so that no patient's images are parted.
+        group is the case, so that a patient's images stay in one part of a split.
 
     Raises:
         FileNotFoundError: If there is no image.
@@ -88,20 +89,21 @@ def find_samples(root):
     """
     samples, faults = list_samples(root)
     for kind, _, error in faults:
-        if kind != "two_subtypes":  # which the dataset itself has
+        if kind != "two_subtypes":  # the dataset itself has such a slide
             raise error
     return samples
 
 
-def list_samples(root):
-    """Find the samples of a BreaKHis folder as `find_samples` does, but go on past what is amiss.
+def list_samples(root: str | Path) -> tuple[list[Sample], list[Fault]]:
+    """List the samples of a BreaKHis folder as `find_samples` does, and all faults instead of raising the first one.
 
     Args:
         root: Path of the folder.
 
     Returns:
         `(samples, faults)`: the list of `Sample`; and a list of `(kind, path, error)`, the kind being one of
-        "missing_folder" (there are no images), "wrong_name", "two_subtypes" (a slide of two subtypes: its first image).
+        "missing_folder" (there are no images), "wrong_name", "two_subtypes" (a slide with two subtypes; the path is its
+        first image).
     """
     root = Path(root)
     samples, faults, first = [], [], {}
@@ -116,7 +118,11 @@ def list_samples(root):
             continue
         first.setdefault(tissue.slide, {}).setdefault(tissue.subtype, path)
         name = path.relative_to(root).as_posix()
-        attributes = {"patient": tissue.case, "histology": tissue.subtype}
+        attributes = {
+            "patient": tissue.case,
+            "histology": tissue.subtype,
+            "magnification": str(tissue.magnification),
+        }
         samples.append(
             Sample(name=name, image=path, masks=(), label=tissue.label, group=tissue.case, attributes=attributes)
         )
@@ -130,6 +136,6 @@ def list_samples(root):
     return sorted(samples, key=lambda sample: sample.name), faults
 
 
-def label_by_subtype(samples):
-    """The same samples of BreaKHis, each labelled with its subtype instead of its class."""
-    return [replace(sample, label=parse_name(sample.name).subtype) for sample in samples]
+def label_by_subtype(samples: Iterable[Sample]) -> list[Sample]:
+    """The same samples of BreaKHis, labelled with their subtypes instead of their classes."""
+    return [replace(sample, label=sample.attributes["histology"]) for sample in samples]

@@ -1,4 +1,4 @@
-"""A BrEaST folder (Breast-Lesions-USG) -> samples.
+"""Reader of BrEaST folders (Breast-Lesions-USG).
 
 BrEaST: Pawłowska et al., "Curated benchmark dataset for ultrasound based breast lesion analysis", Scientific Data
 11:148 (2024), https://doi.org/10.1038/s41597-024-02984-z
@@ -7,7 +7,7 @@ BrEaST: Pawłowska et al., "Curated benchmark dataset for ultrasound based breas
 from pathlib import Path
 
 from busseg.data.readers.tables import list_table
-from busseg.data.sample import Sample
+from busseg.data.sample import Fault, Sample
 from busseg.imaging.images import is_image
 
 TABLES = "BrEaST-Lesions-USG-clinical-data*.xlsx"
@@ -15,32 +15,32 @@ UNKNOWN = ("", "not applicable", "not available")
 _ATTRIBUTES = {"patient": "CaseID", "birads": "BIRADS", "histology": "Diagnosis"}
 
 
-def recognises(root):
+def recognises(root: str | Path) -> bool:
     """Whether a folder holds the clinical table of BrEaST."""
     return any(Path(root).glob(TABLES))
 
 
-def find_samples(root):
+def find_samples(root: str | Path) -> list[Sample]:
     """Find the images of BrEaST by its clinical table.
 
-    Expected: `root/BrEaST-Lesions-USG-clinical-data-*.xlsx`, and in `root` or a folder in it the images `caseNNN.png`
+    Layout: `root/BrEaST-Lesions-USG-clinical-data-*.xlsx`, and in `root` or a folder in it the images `caseNNN.png`
     and the masks `caseNNN_tumor.png`.
 
-    The lesion is the tumour alone, to which the class belongs. The masks `caseNNN_otherN.png` mark other abnormal
-    areas, beside, around or below the tumour, for which the table gives no class: they are passed over. A normal image
-    has no mask.
+    The lesion is only the tumour, to which the class belongs. The masks `caseNNN_otherN.png` mark other abnormal areas,
+    beside, around or below the tumour. They are ignored, because the table gives no class for them. A normal image has
+    no mask.
 
     Args:
         root: Path of the folder.
 
     Returns:
-        List of `Sample`, sorted by name, with the side of a pixel in mm where it is known. The group is the patient,
-        who has one image.
+        List of `Sample`, sorted by name, with the side of a pixel in mm if it is known. The group is the patient, who
+        has one image.
 
     Raises:
         FileNotFoundError: If the table, an image's mask or a mask's image is missing, or there are no images.
         ImportError: If openpyxl is not installed.
-        ValueError: If the table misses an image, names one twice, or names one that is not there.
+        ValueError: If the table lacks an image, names one twice, or names one that is missing.
     """
     samples, faults = list_samples(root)
     if faults:
@@ -48,8 +48,8 @@ def find_samples(root):
     return samples
 
 
-def list_samples(root):
-    """Find the samples of BrEaST as `find_samples` does, but go on past what is amiss.
+def list_samples(root: str | Path) -> tuple[list[Sample], list[Fault]]:
+    """List the samples of BrEaST as `find_samples` does, and all faults instead of raising the first one.
 
     Args:
         root: Path of the folder.

@@ -1,4 +1,4 @@
-"""A BUS-UCLM folder -> samples.
+"""Reader of BUS-UCLM folders.
 
 BUS-UCLM: Vallez et al., "BUS-UCLM: Breast ultrasound lesion segmentation dataset", Scientific Data 12:242 (2025),
 https://doi.org/10.1038/s41597-025-04562-3
@@ -7,22 +7,22 @@ https://doi.org/10.1038/s41597-025-04562-3
 from pathlib import Path
 
 from busseg.data.readers.tables import list_table
-from busseg.data.sample import Sample
+from busseg.data.sample import Fault, Sample
 from busseg.imaging.images import is_image
 
 TABLE = "INFO.csv"
 
 
-def recognises(root):
+def recognises(root: str | Path) -> bool:
     """Whether a folder holds the table of BUS-UCLM."""
     return (Path(root) / TABLE).is_file() and (Path(root) / "images").is_dir()
 
 
-def find_samples(root):
+def find_samples(root: str | Path) -> list[Sample]:
     """Find the images of BUS-UCLM by its table.
 
-    Expected: `root/INFO.csv`, `root/images/XXXX_NNN.png` and `root/masks/XXXX_NNN.png`. A mask is green where a lesion
-    is benign, red where it is malignant, and all black for a normal image; either colour is lesion.
+    Layout: `root/INFO.csv`, `root/images/XXXX_NNN.png` and `root/masks/XXXX_NNN.png`. A mask is green where a lesion
+    is benign, red where it is malignant, and all black for a normal image; both colours are lesion.
 
     Args:
         root: Path of the folder.
@@ -32,7 +32,7 @@ def find_samples(root):
 
     Raises:
         FileNotFoundError: If the table, an image's mask or a mask's image is missing, or there are no images.
-        ValueError: If the table misses an image, names one twice, or names one that is not there.
+        ValueError: If the table lacks an image, names one twice, or names one that is missing.
     """
     samples, faults = list_samples(root)
     if faults:
@@ -40,8 +40,8 @@ def find_samples(root):
     return samples
 
 
-def list_samples(root):
-    """Find the samples of BUS-UCLM as `find_samples` does, but go on past what is amiss.
+def list_samples(root: str | Path) -> tuple[list[Sample], list[Fault]]:
+    """List the samples of BUS-UCLM as `find_samples` does, and all faults instead of raising the first one.
 
     Args:
         root: Path of the folder.

@@ -1,4 +1,4 @@
-"""A BUS-BRA folder -> samples.
+"""Reader of BUS-BRA folders.
 
 BUS-BRA: Gómez-Flores et al., "BUS-BRA: A breast ultrasound dataset for assessing computer-aided diagnosis systems",
 Medical Physics 51:3110-3123 (2024), https://doi.org/10.1002/mp.16812
@@ -7,7 +7,7 @@ Medical Physics 51:3110-3123 (2024), https://doi.org/10.1002/mp.16812
 from pathlib import Path
 
 from busseg.data.readers.tables import list_table
-from busseg.data.sample import Sample
+from busseg.data.sample import Fault, Sample
 from busseg.imaging.images import is_image
 
 TABLE = "bus_data.csv"
@@ -16,15 +16,15 @@ _ATTRIBUTES = {"patient": "Case", "birads": "BIRADS", "histology": "Histology", 
 _SAME_LESION = {"854": "853"}
 
 
-def recognises(root):
+def recognises(root: str | Path) -> bool:
     """Whether a folder holds the table of BUS-BRA."""
     return (Path(root) / TABLE).is_file()
 
 
-def find_samples(root):
+def find_samples(root: str | Path) -> list[Sample]:
     """Find the images of BUS-BRA by its table.
 
-    Expected: `root/bus_data.csv`, `root/Images/bus_NNNN-S.png` and `root/Masks/mask_NNNN-S.png`.
+    Layout: `root/bus_data.csv`, `root/Images/bus_NNNN-S.png` and `root/Masks/mask_NNNN-S.png`.
 
     Args:
         root: Path of the folder.
@@ -35,7 +35,7 @@ def find_samples(root):
 
     Raises:
         FileNotFoundError: If the table, an image's mask or a mask's image is missing, or there are no images.
-        ValueError: If the table misses an image, names one twice, or names one that is not there.
+        ValueError: If the table lacks an image, names one twice, or names one that is missing.
     """
     samples, faults = list_samples(root)
     if faults:
@@ -43,8 +43,8 @@ def find_samples(root):
     return samples
 
 
-def list_samples(root):
-    """Find the samples of BUS-BRA as `find_samples` does, but go on past what is amiss.
+def list_samples(root: str | Path) -> tuple[list[Sample], list[Fault]]:
+    """List the samples of BUS-BRA as `find_samples` does, and all faults instead of raising the first one.
 
     Args:
         root: Path of the folder.

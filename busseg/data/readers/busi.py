@@ -1,4 +1,4 @@
-"""A BUSI folder -> samples.
+"""Reader of BUSI folders.
 
 BUSI: Al-Dhabyani et al., "Dataset of breast ultrasound images", Data in Brief 28:104863 (2020),
 https://doi.org/10.1016/j.dib.2019.104863
@@ -8,18 +8,18 @@ import re
 from pathlib import Path
 
 from busseg.data.duplicates import published_busi_groups
-from busseg.data.sample import CLASSES, Sample
+from busseg.data.sample import CLASSES, Fault, Sample
 from busseg.imaging.images import is_image
 
-MASK_STEM = re.compile(r"(?P<image>.+)_mask(_\d+)?", re.DOTALL)  # names may hold any letter
+MASK_STEM = re.compile(r"(?P<image>.+)_mask(_\d+)?", re.DOTALL)  # names may hold any character
 
 
-def find_samples(root):
+def find_samples(root: str | Path) -> list[Sample]:
     """Find the images of a BUSI folder and pair them with their masks by name.
 
-    Expected: `root/{normal,benign,malignant}/NAME.png` beside `NAME_mask.png`, `NAME_mask_1.png`, ... Other image
-    suffixes, in any case, are taken too; files that are no images are passed over. Class folders may be missing or
-    empty, as long as one has images; see `missing_classes`.
+    Layout: `root/{normal,benign,malignant}/NAME.png` beside `NAME_mask.png`, `NAME_mask_1.png`, ... Other image
+    suffixes, in any case, are read, too; other files are ignored. Class folders may be missing or empty, as long as one
+    has images; see `missing_classes`.
 
     Args:
         root: Path of the folder that holds the class folders.
@@ -29,7 +29,7 @@ def find_samples(root):
 
     Raises:
         FileNotFoundError: If there are no images, or an image's mask or a mask's image is missing.
-        ValueError: If two images of a class differ by their suffix alone.
+        ValueError: If two images of a class differ only by their suffix.
     """
     samples, faults = list_samples(root)
     for kind, _, error in faults:
@@ -38,14 +38,14 @@ def find_samples(root):
     return samples
 
 
-def missing_classes(root):
-    """The classes of which a BUSI folder has no image."""
+def missing_classes(root: str | Path) -> list[str]:
+    """The classes without an image in a BUSI folder."""
     present = {sample.label for sample in list_samples(root)[0]}
     return [label for label in CLASSES if label not in present]
 
 
-def list_samples(root):
-    """Find the samples of a BUSI folder as `find_samples` does, but go on past what is amiss.
+def list_samples(root: str | Path) -> tuple[list[Sample], list[Fault]]:
+    """List the samples of a BUSI folder as `find_samples` does, and all faults instead of raising the first one.
 
     Args:
         root: Path of the folder that holds the class folders.
@@ -64,8 +64,8 @@ def list_samples(root):
             error = f"Expected the class folders {', '.join(CLASSES)}, found no {label}: {root}"
             missing.append((folder, FileNotFoundError(error)))
             continue
-        pairs, amiss = _pairs(folder)
-        faults += amiss
+        pairs, wrong = _pairs(folder)
+        faults += wrong
         if not pairs:
             error = f"Expected images in the class folder, found none: {folder}"
             missing.append((folder, FileNotFoundError(error)))
@@ -85,7 +85,7 @@ def list_samples(root):
 
 
 def _pairs(folder):
-    """Each image of a folder with its masks, and the faults."""
+    """`(pairs, faults)`: each image of a folder with its masks, and the faults."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and is_image(path))
     images, faults = {}, []
     for path in files:

@@ -1,18 +1,19 @@
-"""Any folder with `images/` and `masks/` -> samples."""
+"""Reader of any folder with `images/` and `masks/`."""
 
 from pathlib import Path
 
-from busseg.data.sample import CLASSES, Sample
+from busseg.data.sample import CLASSES, Fault, Sample
 from busseg.imaging.images import is_image
 from busseg.storage.escaping import match_names
 from busseg.storage.files import read_csv
 
 
-def find_samples(root):
+def find_samples(root: str | Path) -> list[Sample]:
     """Find the images of a folder and pair each with the mask of the same name.
 
-    Expected: `root/images/NAME.png`, `root/masks/NAME.png`, and if classes are known `root/labels.csv` with the
-    columns `file` (as in `images/`) and `label`, and optionally `group` (a patient, say). The suffixes may differ.
+    Layout: `root/images/NAME.png`, `root/masks/NAME.png`, and, if the classes are known, `root/labels.csv` with the
+    columns `file` (the name in `images/`), `label`, and optionally `group` (for example, the patient). The suffixes may
+    differ.
 
     Args:
         root: Path of the folder.
@@ -22,8 +23,8 @@ def find_samples(root):
 
     Raises:
         FileNotFoundError: If a folder, an image's mask or a mask's image is missing, or there are no images.
-        ValueError: If two files share a name, or `labels.csv` misses an image, names one twice, or names an
-            unknown class or file.
+        ValueError: If two files share a name, or `labels.csv` lacks an image, names one twice, or names an unknown
+            class or file.
     """
     samples, faults = list_samples(root)
     if faults:
@@ -31,8 +32,8 @@ def find_samples(root):
     return samples
 
 
-def list_samples(root):
-    """Find the samples of a folder of pairs as `find_samples` does, but go on past what is amiss.
+def list_samples(root: str | Path) -> tuple[list[Sample], list[Fault]]:
+    """List the samples of a folder of pairs as `find_samples` does, and all faults instead of raising the first one.
 
     Args:
         root: Path of the folder.
@@ -82,7 +83,7 @@ def _by_stem(folder, faults):
 
 
 def _read_labels(path, names, faults):
-    """Dict from the name of each image to its row; a row whose class is not known has the label None."""
+    """Dict from the name of each image to its row. A row with an unknown class has the label None."""
     if not path.exists():
         return {}
     try:
@@ -90,16 +91,16 @@ def _read_labels(path, names, faults):
     except ValueError as error:
         faults.append(("bad_label", path, error))
         return {}
-    rows, amiss, spelt = {}, [], match_names(names)
+    rows, wrong, spelt = {}, [], match_names(names)
     for row in table:
         name = spelt(row["file"])
         if rows.setdefault(name, row) is not row:
-            amiss.append(f"one row a file, found two for {name!r}")
+            wrong.append(f"one row a file, found two for {name!r}")
         elif name not in names:
-            amiss.append(f"rows for the files in images, found {name!r}")
+            wrong.append(f"rows for the files in images, found {name!r}")
         elif row["label"] not in CLASSES:
-            amiss.append(f"a label of {', '.join(CLASSES)}, found {row['label']!r} for {name!r}")
+            wrong.append(f"a label of {', '.join(CLASSES)}, found {row['label']!r} for {name!r}")
             row["label"] = None
-    amiss += [f"a row for every file in images, found none for {name!r}" for name in sorted(names - rows.keys())]
-    faults += [("bad_label", path, ValueError(f"Expected {what}: {path}")) for what in amiss]
+    wrong += [f"a row for every file in images, found none for {name!r}" for name in sorted(names - rows.keys())]
+    faults += [("bad_label", path, ValueError(f"Expected {what}: {path}")) for what in wrong]
     return rows

@@ -1,26 +1,35 @@
-"""Datasets whose images a table lists, one a row, as CSV or Excel."""
+"""Read datasets whose images a CSV or Excel table lists, one image a row."""
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from zipfile import BadZipFile
 
-from busseg.data.sample import CLASSES
+from busseg.data.sample import CLASSES, Fault, Sample
 from busseg.storage.files import read_csv
 
 
-def list_table(table, columns, to_sample, images, masks, delimiter=","):
-    """List the samples of a table and hold them against the files that are there.
+def list_table(
+    table: str | Path,
+    columns: Sequence[str],
+    to_sample: Callable[[dict[str, str]], Sample],
+    images: Iterable[Path],
+    masks: Iterable[Path],
+    delimiter: str = ",",
+) -> tuple[list[Sample], list[Fault]]:
+    """List the samples of a table and compare them with the existing files.
 
     Args:
         table: Path of the table, `.csv` or `.xlsx`.
         columns: Names of the columns that it must have.
         to_sample: Function from a row, a dict of text, to its `Sample`. The files that it names need not exist.
-        images: Paths of the image files that are there.
-        masks: Paths of the lesion masks that are there.
-        delimiter: What parts the columns of a `.csv`.
+        images: Paths of the existing image files.
+        masks: Paths of the existing lesion masks.
+        delimiter: Character between the columns of a `.csv`.
 
     Returns:
-        `(samples, faults)`: the list of `Sample` whose image is there, sorted by name, where one without a mask has no
+        `(samples, faults)`: the list of `Sample` whose image exists, sorted by name, where one without a mask has no
         `masks` and one without a known class no label; and a list of `(kind, path, error)`, the kind being one of
         "missing_folder", "missing_mask", "orphan_mask", "bad_label".
     """
@@ -64,8 +73,8 @@ def _bad_label(table, what):
     return "bad_label", table, ValueError(f"Expected {what}: {table}")
 
 
-def read_excel(path, required=()):
-    """Read the first sheet of an Excel file, whose first row is its header.
+def read_excel(path: str | Path, required: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Read the first sheet of an Excel file. Its first row is the header.
 
     Args:
         path: Path of the `.xlsx` file.
@@ -77,7 +86,7 @@ def read_excel(path, required=()):
     Raises:
         FileNotFoundError: If there is no such file.
         ImportError: If openpyxl is not installed.
-        ValueError: If it is no Excel file, or a required column is missing.
+        ValueError: If it is not an Excel file, or a required column is missing.
     """
     openpyxl = import_openpyxl(path)
     try:
@@ -93,8 +102,15 @@ def read_excel(path, required=()):
     return [dict(zip(columns, line)) for line in lines[1:] if any(line)]
 
 
-def import_openpyxl(path):
-    """The module openpyxl, which reads Excel files such as `path`; an ImportError says how to install it."""
+def import_openpyxl(path: str | Path) -> ModuleType:
+    """Import openpyxl, which reads Excel files.
+
+    Args:
+        path: Path of the file that needs it, for the error.
+
+    Raises:
+        ImportError: If it is not installed; the line says how to install it.
+    """
     try:
         import openpyxl
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""A folder of UDIAT's Dataset B -> samples.
+"""Reader of folders of UDIAT's Dataset B.
 
 UDIAT: Yap et al., "Automated Breast Ultrasound Lesions Detection Using Convolutional Neural Networks", IEEE Journal of
 Biomedical and Health Informatics 22(4):1218-1226 (2018), https://doi.org/10.1109/JBHI.2017.2731873
@@ -7,32 +7,32 @@ Biomedical and Health Informatics 22(4):1218-1226 (2018), https://doi.org/10.110
 from pathlib import Path
 
 from busseg.data.readers.tables import list_table
-from busseg.data.sample import Sample
+from busseg.data.sample import Fault, Sample
 from busseg.imaging.images import is_image
 
 TABLE = "DatasetB.xlsx"
 
 
-def recognises(root):
+def recognises(root: str | Path) -> bool:
     """Whether a folder holds the table of UDIAT's Dataset B."""
     return (Path(root) / TABLE).is_file()
 
 
-def find_samples(root):
+def find_samples(root: str | Path) -> list[Sample]:
     """Find the images of UDIAT's Dataset B by its table.
 
-    Expected: `root/DatasetB.xlsx`, `root/original/NNNNNN.png` and `root/GT/NNNNNN.png`.
+    Layout: `root/DatasetB.xlsx`, `root/original/NNNNNN.png` and `root/GT/NNNNNN.png`.
 
     Args:
         root: Path of the folder.
 
     Returns:
-        List of `Sample`, sorted by name. Patients are not told: each image is a group of its own.
+        List of `Sample`, sorted by name. The table names no patients, so each image is its own group.
 
     Raises:
         FileNotFoundError: If the table, an image's mask or a mask's image is missing, or there are no images.
         ImportError: If openpyxl is not installed.
-        ValueError: If the table misses an image, names one twice, or names one that is not there.
+        ValueError: If the table lacks an image, names one twice, or names one that is missing.
     """
     samples, faults = list_samples(root)
     if faults:
@@ -40,8 +40,8 @@ def find_samples(root):
     return samples
 
 
-def list_samples(root):
-    """Find the samples of UDIAT's Dataset B as `find_samples` does, but go on past what is amiss.
+def list_samples(root: str | Path) -> tuple[list[Sample], list[Fault]]:
+    """List the samples of UDIAT's Dataset B as `find_samples` does, and all faults instead of raising the first one.
 
     Args:
         root: Path of the folder.
@@ -55,7 +55,7 @@ def list_samples(root):
     root = Path(root)
 
     def to_sample(row):
-        name = f"{Path(row['Image']).stem:0>6}.png"  # a spreadsheet may have made 1 of 000001
+        name = f"{Path(row['Image']).stem:0>6}.png"  # a spreadsheet may have turned 000001 into 1
         return Sample(
             name=name,
             image=root / "original" / name,

@@ -1,12 +1,13 @@
 from collections import Counter, defaultdict
 from itertools import cycle
+from pathlib import Path
 
 import pytest
 
 from busseg.data import find_samples
 from busseg.data.readers import breakhis
 from busseg.data.readers.breakhis import MAGNIFICATIONS, SUBTYPES, Tissue, label_by_subtype, list_samples, parse_name
-from busseg.data.sample import TASKS
+from busseg.data.sample import TASKS, Sample
 from busseg.data.splits import PARTS, patient_splits
 
 # Patients, and images at each magnification, of each subtype, as in Spanhol et al. (2016).
@@ -45,7 +46,7 @@ def whole(tmp_path_factory):
 
 
 # === Names ===
-def test_name_tells_class_subtype_slide_magnification_and_number():
+def test_name_gives_class_subtype_slide_magnification_and_number():
     assert parse_name("40X/SOB_M_DC-14-2523-40-010.png") == Tissue(
         "malignant", "ductal_carcinoma", "14-2523", "14-2523", 40, 10
     )
@@ -88,6 +89,7 @@ def test_flat_folder_is_read_as_the_tree_is(tmp_path):
     assert [sample.name for sample in samples] == sorted(names)
     assert [sample.label for sample in samples] == ["benign", "benign", "malignant"]
     assert [sample.group for sample in samples] == ["14-22549", "14-22549", "14-2523"]
+    assert [sample.attributes["magnification"] for sample in samples] == ["40", "100", "40"]
     assert not any(sample.masks for sample in samples)
 
 
@@ -150,12 +152,22 @@ def test_class_of_two_patients_cannot_be_split(tmp_path):
         patient_splits(find_samples(tmp_path))
 
 
-def test_too_few_images_for_the_folds_are_told(tmp_path):
+def test_too_few_images_for_the_folds_are_refused(tmp_path):
     add(tmp_path, *(f"SOB_B_A-14-{n}-40-001.png" for n in range(4)))
     add(tmp_path, *(f"SOB_M_DC-14-1{n}-40-001.png" for n in range(4)))
     with pytest.raises(ValueError, match=r"^Expected at least 5 images to spread over 5 folds, found 4 of "):
         patient_splits(find_samples(tmp_path))
     assert len(patient_splits(find_samples(tmp_path), folds=2)) == 2
+
+
+def test_samples_without_a_magnification_are_refused():
+    samples = [
+        Sample(name=f"{label}{n}.png", image=Path(), masks=(), label=label, group=f"{label}{n}")
+        for label in ("benign", "malignant")
+        for n in range(5)
+    ]
+    with pytest.raises(ValueError, match=r"^Expected the magnification of a BreaKHis image, found none: benign0\.png$"):
+        patient_splits(samples)
 
 
 def test_a_few_images_a_magnification_are_enough_for_as_many_folds(tmp_path):

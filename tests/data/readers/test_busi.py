@@ -88,7 +88,7 @@ def test_suffixes_may_be_any_and_differ(root, image, mask):
 
 @pytest.mark.parametrize("label", CLASSES)
 @pytest.mark.parametrize("gone", [True, False])
-def test_folder_without_one_class_is_read_and_the_class_told(root, label, gone):
+def test_folder_without_one_class_is_read_and_the_class_named(root, label, gone):
     others = [other for other in CLASSES if other != label]
     empty_folder(root / label, gone)
     assert sorted(sample.label for sample in find_samples(root)) == sorted(others)

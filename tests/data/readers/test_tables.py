@@ -78,7 +78,7 @@ def test_missing_mask_and_mask_without_a_row_are_named(listed, tmp_path):
     ]
 
 
-def test_no_images_and_a_table_without_its_columns_are_told(listed):
+def test_no_images_and_a_table_without_its_columns_are_reported(listed):
     assert listed("name,class", images=[], masks=[]) == (
         [],
         [("missing_folder", "the images of table.csv, found none: .")],
@@ -89,7 +89,7 @@ def test_no_images_and_a_table_without_its_columns_are_told(listed):
     )
 
 
-def test_missing_table_is_told(tmp_path):
+def test_missing_table_is_named(tmp_path):
     ((kind, _, error),) = list_table(tmp_path / "gone.csv", (), None, [], [])[1]
     assert (kind, str(error)) == ("missing_folder", f"Expected the table gone.csv, found none: {tmp_path}")
 
