@@ -20,16 +20,16 @@ def audit(
     """
     from busseg.data.audit import audit_dataset
     from busseg.data.audit_text import format_audit
-    from busseg.evaluation.audit_page import PAGE, write_audit
+    from busseg.evaluation.audit_page import write_audit
     from busseg.storage.claims import claim_folder
-    from busseg.storage.run_folder import AUDIT
+    from busseg.storage.run_folder import AUDIT, AUDIT_PAGE
 
     check_datasets(data)  # A wrong folder on either side is refused before the work, and leaves nothing behind.
     with claim_folder(out, AUDIT):
         found = audit_dataset(data, progress=progress_bar("Looking"))
         write_audit(found, out)
     say(format_audit(found))
-    say(f"\nWrote {out / PAGE}")
+    say(f"\nWrote {out / AUDIT_PAGE}")
     if found["findings"]["unreadable"]:
         raise typer.Exit(1)
 

@@ -39,7 +39,7 @@ def evaluate(
 
     Example: busseg evaluate runs/card data/busi --out runs/card/evaluation
     """
-    from busseg.evaluation.scoring import format_summary
+    from busseg.evaluation.summary import format_summary
     from busseg.experiments.score import score_model
     from busseg.storage.claims import check_folder
     from busseg.storage.run_folder import EVALUATION
@@ -65,7 +65,7 @@ def compare(
     Example: busseg compare runs/light-grouped runs/card-grouped --out comparison
     """
     from busseg.evaluation.compare import compare as compare_folders
-    from busseg.evaluation.compare import format_comparison
+    from busseg.evaluation.compare_text import format_comparison
 
     say(format_comparison(compare_folders(folders, out)))
     say(f"\nWrote {out}")

@@ -31,7 +31,7 @@ def bootstrap_intervals(rows, replicates=1000, level=0.95, seed=0):
     no independent evidence.
 
     Args:
-        rows: Sequence of dicts, one an image; see `busseg.evaluation.scoring.fields`. Those with an error are left
+        rows: Sequence of dicts, one an image; see `busseg.evaluation.table.fields`. Those with an error are left
             out.
         replicates: Number of draws.
         level: Share of the draws that lie inside.
@@ -83,7 +83,7 @@ def paired_differences(rows_a, rows_b, replicates=1000, seed=0):
     - All others have no p of their own: None.
 
     Args:
-        rows_a: Sequence of dicts, one an image; see `busseg.evaluation.scoring.fields`. Those with an error are
+        rows_a: Sequence of dicts, one an image; see `busseg.evaluation.table.fields`. Those with an error are
             left out.
         rows_b: The same of the other model.
         replicates: Number of draws.

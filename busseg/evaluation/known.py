@@ -11,7 +11,7 @@ def count_known(rows):
     """How many of the rows are of images that their model learnt from, or of copies of them.
 
     Args:
-        rows: Sequence of dicts, one an image; see `busseg.evaluation.scoring.fields`.
+        rows: Sequence of dicts, one an image; see `busseg.evaluation.table.fields`.
 
     Returns:
         Their number; None if there are no rows, or a model does not say what it learnt from.
@@ -62,7 +62,7 @@ def paired_known(rows_a, rows_b):
     """Compare two models on the images that neither knows.
 
     Args:
-        rows_a: Sequence of dicts, one a readable image; see `busseg.evaluation.scoring.fields`.
+        rows_a: Sequence of dicts, one a readable image; see `busseg.evaluation.table.fields`.
         rows_b: The same of the other model.
 
     Returns:

@@ -12,7 +12,7 @@ def decision_values(rows, threshold):
     """What each image adds to the scores of the decision that it is malignant.
 
     Args:
-        rows: Sequence of dicts, one a readable image; see `busseg.evaluation.scoring.fields`.
+        rows: Sequence of dicts, one a readable image; see `busseg.evaluation.table.fields`.
         threshold: Of the probability of malignant, which counts as malignant if it is reached.
 
     Returns:
@@ -85,7 +85,7 @@ def class_risk(rows):
     """`risk_coverage` of the classes, by the probability of the class answered.
 
     Args:
-        rows: Sequence of dicts, one an image; see `busseg.evaluation.scoring.fields`. Those with an error or without a
+        rows: Sequence of dicts, one an image; see `busseg.evaluation.table.fields`. Those with an error or without a
             class are left out.
     """
     rows = scored(rows)

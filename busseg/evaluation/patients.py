@@ -21,7 +21,7 @@ def pool_patients(rows):
     out. Patients of two sources are two, though they may have one name.
 
     Args:
-        rows: Sequence of dicts, one an image; see `busseg.evaluation.scoring.fields`. Those with an error are left
+        rows: Sequence of dicts, one an image; see `busseg.evaluation.table.fields`. Those with an error are left
             out.
 
     Returns:

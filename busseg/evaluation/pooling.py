@@ -4,7 +4,8 @@ import numpy as np
 
 from busseg.evaluation.known import count_known
 from busseg.evaluation.scores import point_scores, scored
-from busseg.evaluation.scoring import format_summary, read_rows, write_scores
+from busseg.evaluation.summary import format_summary, write_scores
+from busseg.evaluation.table import read_rows
 from busseg.storage.run_folder import PER_IMAGE, evaluation_folder
 
 

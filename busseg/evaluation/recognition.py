@@ -15,7 +15,7 @@ def recognition_rates(rows):
     patients' scores, so that each weighs the same however many images she has. BreaKHis counts a slide as a patient.
 
     Args:
-        rows: Sequence of dicts, one an image; see `protocol.fields`. Those with an error are left out.
+        rows: Sequence of dicts, one an image; see `busseg.evaluation.table.fields`. Those with an error are left out.
 
     Returns:
         Dict of `all`; of each magnification, `"40"` to `"400"`, that is there; and of each subtype that is there. Each

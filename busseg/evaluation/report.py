@@ -13,7 +13,7 @@ from busseg.evaluation.page import embed_figure, write_page
 from busseg.evaluation.patients import PATIENT_SCORES
 from busseg.evaluation.robustness import read_robustness, summarise_robustness
 from busseg.evaluation.scores import classes_of, labels_and_probabilities, scored
-from busseg.evaluation.scoring import read_rows
+from busseg.evaluation.table import read_rows
 from busseg.storage.files import blaming, read_csv, read_json
 from busseg.storage.run_folder import ENVIRONMENT, HISTORY, PER_IMAGE, RECIPE, REPORT, ROBUSTNESS, SPLITS, SUMMARY
 

@@ -242,7 +242,7 @@ def image_values(rows):
     Those in mm are of the images whose `pixel_mm` is known.
 
     Args:
-        rows: Sequence of dicts, one a readable image; see `busseg.evaluation.scoring.fields`. A score whose columns
+        rows: Sequence of dicts, one a readable image; see `busseg.evaluation.table.fields`. A score whose columns
             they lack is not defined.
 
     Returns:
@@ -281,7 +281,7 @@ def point_scores(rows):
     """The scores of a set of images.
 
     Args:
-        rows: Sequence of dicts, one an image; see `busseg.evaluation.scoring.fields`. Those with an error are left
+        rows: Sequence of dicts, one an image; see `busseg.evaluation.table.fields`. Those with an error are left
             out.
 
     Returns:
@@ -302,12 +302,12 @@ def point_scores(rows):
         scores[f"{name}_median"] = _over_defined(np.median, values[name])
     for name in ("missed_rate", "clean_normal_rate", "false_alarm_px", "false_alarm_fraction"):
         scores[name] = _over_defined(np.mean, values[name])
-    of_classes = told_of_classes(rows)
+    of_classes = labelled_scores(rows)
     names = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "malignant_auc", "ece", "brier")
     return {**scores, "class_dice": _class_dice(rows), **{name: of_classes.get(name) for name in names}}
 
 
-def told_of_classes(rows):
+def labelled_scores(rows):
     """`class_scores` and `calibration` of the rows that have a label, in one dict; an empty one if none has."""
     labels, probabilities = labels_and_probabilities(rows)
     if not labels:

@@ -26,7 +26,7 @@ def name_alike(tables):
     """Take the source out of the names of images, which only tables of several sources have there.
 
     Args:
-        tables: Sequence of lists of rows; see `busseg.evaluation.scoring.read_rows`.
+        tables: Sequence of lists of rows; see `busseg.evaluation.table.read_rows`.
 
     Returns:
         The same, or where only some of them begin their names with the source, all without it: unless images of one
@@ -60,7 +60,7 @@ def paired_sources(rows_a, rows_b):
     """Compare two models source by source, on the images that both have scored.
 
     Args:
-        rows_a: Sequence of dicts, one an image; see `busseg.evaluation.scoring.fields`. Those with an error are left
+        rows_a: Sequence of dicts, one an image; see `busseg.evaluation.table.fields`. Those with an error are left
             out. Its rows tell the sources.
         rows_b: The same of the other model.
 

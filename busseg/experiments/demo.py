@@ -9,7 +9,7 @@ from busseg.data import find_samples
 from busseg.data.phantom import write_phantoms
 from busseg.data.splits import PARTS, grouped_splits
 from busseg.evaluation.report import write_report
-from busseg.evaluation.scoring import format_summary
+from busseg.evaluation.summary import format_summary
 from busseg.experiments.score import score_parts
 from busseg.export.formats import export_saved_model
 from busseg.inference.batch import predict_files

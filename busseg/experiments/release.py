@@ -18,7 +18,8 @@ from busseg.data.splits import leaked, learnt, read_split
 from busseg.evaluation.pooling import pool_folds
 from busseg.evaluation.report import write_report
 from busseg.evaluation.scores import calibration, labels_and_probabilities
-from busseg.evaluation.scoring import evaluate, read_rows
+from busseg.evaluation.scoring import evaluate
+from busseg.evaluation.table import read_rows
 from busseg.export.formats import export_onnx
 from busseg.inference.operating_point import tabulate_thresholds
 from busseg.inference.predictor import Predictor

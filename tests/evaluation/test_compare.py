@@ -5,8 +5,12 @@ import pytest
 from PIL import Image
 
 from busseg.data.sample import CLASSES
-from busseg.evaluation.compare import DRAWN, compare, draw_comparison, format_comparison
-from busseg.evaluation.scoring import evaluate, fields, write_scores
+from busseg.evaluation.compare import compare
+from busseg.evaluation.compare_plot import DRAWN, draw_comparison
+from busseg.evaluation.compare_text import format_comparison
+from busseg.evaluation.scoring import evaluate
+from busseg.evaluation.summary import write_scores
+from busseg.evaluation.table import fields
 from busseg.imaging.images import read_image
 from busseg.inference.predictor import Prediction
 from busseg.storage.files import read_csv

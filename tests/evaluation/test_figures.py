@@ -6,12 +6,6 @@ from busseg.data.sample import CLASSES, Sample
 from busseg.evaluation.figures import draw_confusion, draw_review_sheet
 from busseg.imaging.images import write_image
 from busseg.inference.overlay import LESION_RGB, TRUTH_RGB
-from busseg.inference.predictor import Predictor
-
-
-@pytest.fixture(scope="module")
-def predictor(echo_model):
-    return Predictor(echo_model)
 
 
 def pixels_of(path):

@@ -5,7 +5,7 @@ from scipy.stats import binomtest, wilcoxon
 from busseg.data.sample import CLASSES
 from busseg.evaluation.intervals import bootstrap_intervals, mean_intervals, paired_differences
 from busseg.evaluation.scores import image_values, point_scores
-from busseg.evaluation.scoring import fields
+from busseg.evaluation.table import fields
 
 
 def make_row(file, group=None, label="benign", probabilities=(0.2, 0.5, 0.3), dice=0.5, marked=0, **others):

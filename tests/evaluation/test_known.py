@@ -2,7 +2,8 @@ import pytest
 
 from busseg.data.sample import CLASSES
 from busseg.evaluation.known import count_known, format_known, paired_known, summarise_known
-from busseg.evaluation.scoring import fields, format_summary, summarise
+from busseg.evaluation.summary import format_summary, summarise
+from busseg.evaluation.table import fields
 
 
 def row(number, known, dice=0.5):

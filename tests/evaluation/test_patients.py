@@ -3,7 +3,7 @@ import pytest
 from busseg.data.sample import CLASSES
 from busseg.evaluation.intervals import bootstrap_intervals
 from busseg.evaluation.patients import PATIENT_SCORES, paired_patients, patient_scores, pool_patients
-from busseg.evaluation.scoring import fields
+from busseg.evaluation.table import fields
 
 
 def row(file, patient, label, probabilities, source="here", group=None):

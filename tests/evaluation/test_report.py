@@ -13,7 +13,8 @@ from busseg.evaluation.report import show, show_interval, write_report
 from busseg.evaluation.robustness import FIELDS as ROBUSTNESS_FIELDS
 from busseg.evaluation.robustness import PERTURBATIONS, STRENGTHS, describe, write_robustness
 from busseg.evaluation.scores import mask_scores, point_scores
-from busseg.evaluation.scoring import fields, read_rows, summarise, write_scores
+from busseg.evaluation.summary import summarise, write_scores
+from busseg.evaluation.table import fields, read_rows
 from busseg.imaging.images import read_image, read_mask, write_image
 from busseg.storage.files import write_csv
 from busseg.storage.run_folder import PER_IMAGE, ROBUSTNESS, SUMMARY

@@ -17,14 +17,8 @@ from busseg.evaluation.robustness import (
 )
 from busseg.evaluation.scores import point_scores
 from busseg.imaging.images import write_image
-from busseg.inference.predictor import Predictor
 
 CASES = [("none", 0), *((name, strength) for name in PERTURBATIONS for strength in STRENGTHS)]
-
-
-@pytest.fixture(scope="module")
-def predictor(echo_model):
-    return Predictor(echo_model)
 
 
 def square(value, background=0):

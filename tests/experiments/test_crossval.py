@@ -15,7 +15,7 @@ from busseg.data.phantom import write_phantoms
 from busseg.data.splits import grouped_splits
 from busseg.evaluation.pooling import format_crossval
 from busseg.evaluation.scores import point_scores
-from busseg.evaluation.scoring import read_rows
+from busseg.evaluation.table import read_rows
 from busseg.experiments.crossval import _settle, cross_validate
 from busseg.storage.files import read_csv
 from busseg.storage.run_folder import SETTINGS

@@ -8,7 +8,7 @@ import pytest
 from busseg.data.fingerprints import fingerprint_samples, read_fingerprints
 from busseg.data.sample import CLASSES
 from busseg.data.splits import train_on_all
-from busseg.evaluation.scoring import read_rows
+from busseg.evaluation.table import read_rows
 from busseg.experiments.crossval import cross_validate
 from busseg.experiments.release import release_model, score_together
 from busseg.imaging.images import read_image
