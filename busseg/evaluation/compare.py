@@ -1,6 +1,7 @@
 """Compare models that were scored on the same images: one table, one plot, and paired differences."""
 
 import json
+from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
@@ -30,23 +31,27 @@ _FIELDS = (
 
 
 # === Compare ===
-def compare(folders, out=None, names=None):
+def compare(folders: Sequence[str | Path], out: str | Path | None = None, names: Sequence[str] | None = None) -> dict:
     """Compare the scores in two or more folders, and each folder with the first on the images that both scored.
 
-    Of each folder the part "test" is taken; without one, "all"; without that, the only part.
+    The part "test" of each folder is compared; if absent, the part "all"; if absent, the only part.
 
     Args:
         folders: Sequence of paths of folders of `evaluate` or of a cross-validation.
         out: Path of the folder to write `compare.csv`, `compare.json` and `compare.png` to, or None.
-        names: What to call the folders; None calls each by the part of its path that tells it from the others.
+        names: Names of the folders; by default the part of the path in which each differs from the others.
 
     Returns:
-        Dict as in `compare.json`: `models`, for each folder a dict of `name`, `folder`, `part`, `protocol` (None for an
-        evaluation), `size` and other settings, `images`, `groups`, `scores`, and `intervals` (95 %); `differences`, for
-        each folder but the first a dict of `name`, `to`, the first's name, those of `paired_differences`, the first
-        being `a`, `leaked`, the same on the images of which one of both was trained with a copy, those of
-        `paired_known` and `paired_sources`, and `patients`, see `paired_patients`; `warnings`, sentences on models that
-        know what they are scored on; and `notes`, on what does not compare.
+        Dict as in `compare.json`:
+
+        - `models`: for each folder a dict of `name`, `folder`, `part`, `protocol` (None for an evaluation), `size` and
+          other settings, `images`, `groups`, `scores`, and `intervals` (95 %);
+        - `differences`: for each folder but the first a dict of `name`; `to`, the name of the first folder; the entries
+          of `paired_differences`, where the first folder is `a`; `leaked`, the same on the images of which either model
+          was trained with a copy; the entries of `paired_known` and `paired_sources`; and `patients`, see
+          `paired_patients`;
+        - `warnings`: sentences on models that were trained on images they are scored on;
+        - `notes`: sentences on differences in settings and images.
 
     Raises:
         FileExistsError: If `out` holds other files than a comparison.
@@ -62,7 +67,7 @@ def compare(folders, out=None, names=None):
     with nullcontext() if out is None else claim_folder(out, COMPARISON) as place:
         comparison = _compare(folders, names)
         if place:
-            # First what marks the folder.
+            # The file that marks the folder comes first.
             write_text(place / COMPARISON.marker, json.dumps(comparison, indent=2) + "\n")
             write_csv(place / COMPARISON_TABLE, _FIELDS, _table(comparison))
             draw_comparison(comparison, place / "compare.png")
@@ -93,7 +98,7 @@ def _compare(folders, names):
 
 
 def _leaked(rows_a, rows_b):
-    """The rows of the images of which one of two models was trained with a copy."""
+    """The rows of the images of which either model was trained with a copy."""
     key = image_key(rows_a, rows_b)
     images = {key(row) for row in (*rows_a, *rows_b) if row["leaked"]}
     return [[row for row in rows if key(row) in images] for rows in (rows_a, rows_b)]
@@ -142,11 +147,11 @@ def _choose_part(parts, folder):
 
 
 def _check_labels(names, rows):
-    told = {}
+    labels = {}
     for name, mine in zip(names, rows):
         for row in mine:
             if row["label"]:
-                label, by = told.setdefault(row["file"], (row["label"], name))
+                label, by = labels.setdefault(row["file"], (row["label"], name))
                 if label != row["label"]:
                     raise ValueError(
                         f"Expected one label for each file, found {label} in {by} and {row['label']} in {name}: "

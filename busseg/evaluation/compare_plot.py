@@ -1,5 +1,7 @@
 """A comparison as a plot: the scores of each folder, and the paired differences."""
 
+from pathlib import Path
+
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -13,11 +15,11 @@ _LOWER_IS_BETTER = {"hd95_px"}
 _CHANGED, _UNSURE = "#0b6fa4", "#7a8794"
 
 
-def draw_comparison(comparison, path):
-    """Draw the main scores of each folder with their intervals, and under them the paired differences against zero.
+def draw_comparison(comparison: dict, path: str | Path) -> None:
+    """Draw the main scores of each folder with their intervals, and under them the paired differences.
 
     Args:
-        comparison: What `compare` returns.
+        comparison: Dict, as `busseg.evaluation.compare.compare` returns it.
         path: Path of the PNG file.
     """
     models, differences = comparison["models"], comparison["differences"]
@@ -40,7 +42,7 @@ def draw_comparison(comparison, path):
     axes[1, 0].set_yticks(range(len(differences)), [shorten(one["name"], 28) for one in differences])
     figure.supxlabel(
         f"Above: scores with 95 % intervals. Below: difference to {shorten(models[0]['name'], 40)} on common images; "
-        "blue where its 95 % interval leaves out zero.",
+        "blue where its 95 % interval excludes zero.",
         fontsize=10,
     )
     with replacing(path) as temporary:

@@ -6,7 +6,7 @@ from busseg.evaluation.comparability import notes_on_unknown
 from busseg.evaluation.patients import PATIENT_SCORES
 from busseg.evaluation.sources import MEAN
 
-# Title and digits of each score in the terminal; the files hold all scores.
+# Score -> its title and its digits in the terminal. The files hold all scores.
 SHOWN = {
     "dice": ("Dice", 3),
     "dice_median": ("Dice, median", 3),
@@ -33,8 +33,12 @@ SHOWN_BY_SOURCE = ("dice", "clean_normal_rate", "accuracy", "malignant_auc")
 _COLUMNS = 3  # folders side by side in the terminal
 
 
-def format_comparison(comparison):
-    """The scores of each folder, the paired differences and the notes as lines of text, at most 100 columns wide."""
+def format_comparison(comparison: dict) -> str:
+    """The scores of each folder, the paired differences and the notes as lines of text, at most 100 columns wide.
+
+    Args:
+        comparison: Dict, as `busseg.evaluation.compare.compare` returns it.
+    """
     models = comparison["models"]
     lines = _wrapped(comparison["warnings"], "WARNING: ")
     lines.append("Scores, each on the folder's own images [95 % interval]")
@@ -58,15 +62,16 @@ def _wrapped(sentences, title):
 
 def _format_models(models):
     lines = [f"{'':16}" + "".join(f"{shorten(model['name'], 26):>28}" for model in models)]
-    told = [f"{model['images']} of {model['part']}" for model in models]
-    lines.append(f"{'images':16}" + "".join(f"{text:>28}" for text in told))
+    counts = [f"{model['images']} of {model['part']}" for model in models]
+    lines.append(f"{'images':16}" + "".join(f"{count:>28}" for count in counts))
     for score, (title, digits) in SHOWN.items():
         if any(model["scores"].get(score) is not None for model in models):
             lines.append(f"{title:16}" + "".join(f"{_with_interval(model, score, digits):>28}" for model in models))
     return lines
 
 
-def shorten(name, width):
+def shorten(name: str, width: int) -> str:
+    """The end of a name that is longer than `width` characters, after three dots; else the name."""
     return name if len(name) <= width else "..." + name[3 - width :]  # paths differ at their ends
 
 
@@ -85,13 +90,13 @@ def _format_differences(one):
     heading = f"{name} minus {first}, on {one['images']} common images of {one['groups']} groups"
     if any(one["known"].values()):
         a, b = ("an unknown number" if count is None else count for count in one["known"].values())
-        heading += f"; {first} learnt from {a} of them, {name} from {b}"
+        heading += f"; {first} was trained on {a} of them, {name} on {b}"
     lines = [*textwrap.wrap(heading, 100), *_format_paired(one["differences"])]
     if one["leaked"]["differences"]:
         heading = f"The same on the {one['leaked']['images']} of them with a copy in training"
         lines += ["", heading, *_format_paired(one["leaked"]["differences"])]
     if one["unseen"]:
-        heading = f"The same on the {one['unseen']['images']} of them that neither is known to have learnt from"
+        heading = f"The same on the {one['unseen']['images']} of them that neither is recorded to be trained on"
         lines += ["", heading, *_format_paired(one["unseen"]["differences"])]
     if one["sources"]:
         lines += ["", *_format_paired_sources(one)]

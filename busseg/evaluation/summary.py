@@ -169,13 +169,13 @@ def _format_classes(one):
 
 def _format_selective(selective):
     risk = {point["coverage"]: point["error_rate"] for point in selective["risk"]}
-    shares = ", ".join(f"of the surest {share:.0%} {risk[share]:.1%}" for share in (0.5, 0.8, 1.0))
-    return [f"wrong {shares}; AURC {selective['aurc']:.3f}"]
+    shares = ", ".join(f"{share:.0%}: {risk[share]:.1%}" for share in (0.5, 0.8, 1.0))
+    return [f"error rate among the most confident {shares}; AURC {selective['aurc']:.3f}"]
 
 
 def _format_decision(decision):
     return [
-        f"malignant from p_malignant {decision['threshold']:.3f} on: {decision['called']} of "
+        f"malignant at p_malignant >= {decision['threshold']:.3f}: {decision['called']} of "
         f"{decision['malignant'] + decision['others']} images",
         "  " + _scores_line(decision, ("sensitivity", "sensitivity"), ("specificity", "specificity")),
         f"  {_scores_line(decision, ('PPV', 'ppv'), ('NPV', 'npv'))}   at a prevalence of {decision['prevalence']:.1%}",

@@ -288,7 +288,7 @@ def test_decision_of_a_sensitivity_is_scored_and_printed(tmp_path, echo_file):
     assert (point["sensitivity"], point["threshold"]) == (0.9, 0)
     assert point["low"] < 0.9 < point["high"]
     text = format_summary(summary)
-    assert "malignant from p_malignant 0.000 on: 2 of 2 images\n  sensitivity 1.000 [1.000, 1.000]" in text
+    assert "malignant at p_malignant >= 0.000: 2 of 2 images\n  sensitivity 1.000 [1.000, 1.000]" in text
     assert text.splitlines()[-1].startswith("  PPV 0.500") or "NPV n/a   at a prevalence of 50.0%" in text
 
 

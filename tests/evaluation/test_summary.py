@@ -46,7 +46,7 @@ def test_share_wrong_among_the_surest_is_summed_up(evaluated):
     assert summary["test"]["selective"] == selective_scores(mine)
     assert "decision" not in summary["test"]
     aurc, wrong = summary["test"]["selective"]["aurc"], 1 - summary["test"]["scores"]["accuracy"]
-    assert f"of the surest 100% {wrong:.1%}; AURC {aurc:.3f}" in format_summary(summary)
+    assert f", 100%: {wrong:.1%}; AURC {aurc:.3f}" in format_summary(summary)
 
 
 def test_rows_of_several_folds_make_one_folder(evaluated, tmp_path):

@@ -202,5 +202,5 @@ def test_choice_that_busseg_did_not_know_of_does_not_stop_it_from_going_on(tmp_p
     older = {"recipe": {name: value for name, value in settings["recipe"].items() if name != "task"}}
     (tmp_path / "crossval.json").write_text(json.dumps(older))
     _settle(tmp_path, Recipe(), settings)
-    with pytest.raises(ValueError, match=r"^Expected the recipe of .* to go on with, found another: "):
+    with pytest.raises(ValueError, match=r"^Expected the recipe of .* to resume, found another: "):
         _settle(tmp_path, Recipe(), {"recipe": asdict(Recipe(task="histology"))})
