@@ -21,7 +21,7 @@ import numpy as np
 
 from busseg.data.sample import CLASSES
 from busseg.evaluation.scores import calibration, labels_and_probabilities, numbers_of, scored
-from busseg.evaluation.scoring import read_rows
+from busseg.evaluation.table import read_rows
 from busseg.experiments.calibrate import TEMPERATURE_SPREAD, fit_thresholds, judge_by_others
 from busseg.inference.operating_point import adapt_thresholds, find_operating_point, tabulate_thresholds
 from busseg.storage.files import write_text

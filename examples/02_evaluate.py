@@ -13,7 +13,8 @@ from pathlib import Path
 from busseg.data import find_samples
 from busseg.data.phantom import write_phantoms
 from busseg.data.splits import PARTS, read_split
-from busseg.evaluation.scoring import evaluate, format_summary
+from busseg.evaluation.scoring import evaluate
+from busseg.evaluation.summary import format_summary
 from busseg.inference.predictor import Predictor
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -372,7 +372,7 @@ def test_predict_and_evaluate_take_a_calibrated_model_and_a_sensitivity(call, ca
     assert done.out.count(", malignant at sensitivity 0.9\n") == found
     # Of five, one being the lowest: 0.025 ** (1 / 5) and 0.975 ** (1 / 5).
     line = next(line for line in done.out.splitlines() if line.startswith("Malignant at"))
-    assert line.startswith("Malignant at sensitivity 0.9 (95 % interval 0.48 to 0.99), from p_malignant 0.")
+    assert line.startswith("Malignant at sensitivity 0.9 (95 % interval 0.48 to 0.99), at p_malignant >= 0.")
     assert line.endswith(f" on: {found} of 5 images")
     again = call(
         "predict", dataset / "malignant", "--model", calibrated, "--out", out, "--sensitivity", 0.9, "--resume"
@@ -581,8 +581,8 @@ def test_predict_tells_no_class_of_what_is_not_like_breast_ultrasound(call, told
         f"busseg: warning: not like breast ultrasound: {tmp_path}/s/b.dcm",
         f"busseg: warning: not like breast ultrasound in 3 of 3 frames: {tmp_path}/s/c.dcm",
         f"busseg: warning: not like breast ultrasound in 1 of 3 frames: {tmp_path}/s/d.dcm",
-        "busseg: 2 of 4 files are not like breast ultrasound: no class is told, and of 2 DICOM files no DICOM SEG is "
-        "written",
+        "busseg: 2 of 4 files are not like breast ultrasound: no class is printed, and no DICOM SEG is written for "
+        "2 DICOM files",
     ]
     assert {name for name in names(out) if name.endswith(".dcm")} == {"a_seg.dcm", "d_seg.dcm"}
 
@@ -636,7 +636,7 @@ def test_export_writes_the_format(call, echo_file, tmp_path, options, name, file
     done = call("export", echo_file, "--out", tmp_path / name, *options)
     assert (done.status, done.err) == (0, "")
     assert re.search(
-        rf"^Wrote {tmp_path}/{name}; its answers differ .* by at most \de[+-]\d\d$", done.out, re.MULTILINE
+        rf"^Wrote {tmp_path}/{name}; its outputs differ .* by at most \de[+-]\d\d$", done.out, re.MULTILINE
     )
     assert (tmp_path / file).is_file()
 
@@ -655,7 +655,7 @@ def test_dataset_folder_without_a_class_is_read_with_a_warning(call, dataset, ec
         assert "1 classes without an image: malignant" in done.out
     if verb == "evaluate":
         page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
-        assert "No scored image is of the class malignant: no score tells of it." in page
+        assert "No scored image is of the class malignant: no score covers it." in page
 
 
 # === Bad inputs: one line, status 2, nothing half written ===

@@ -1,1 +1,1 @@
-"""The web page: an image in, class and lesion out, all on this machine."""
+"""The web page: upload an image, see its class and lesion. Everything runs on this machine."""

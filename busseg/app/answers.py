@@ -1,7 +1,8 @@
-"""What the page answers to one image, apart from how it is shown: no web, no files left."""
+"""The page's answer to one image: the prediction and what belongs to it, without any web code."""
 
 import base64
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,36 +10,37 @@ from statistics import median
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from busseg.explain.occlusion import occlusion
 from busseg.imaging.dicom import Scan
 from busseg.imaging.dicom_seg import write_segmentation
 from busseg.inference.frames import find_frames, predict_frame
 from busseg.inference.overlay import draw_heat
-from busseg.inference.predictor import OUT_OF_DISTRIBUTION, THRESHOLD, Prediction
+from busseg.inference.predictor import OUT_OF_DISTRIBUTION, THRESHOLD, Prediction, Predictor
 
-_JUDGED = 9  # frames of a clip, at most, by which it is judged as a whole
+_JUDGED = 9  # frames of a clip, at most, whose OOD scores judge the clip as a whole
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A prediction, and what it takes to show it, to move its threshold, and to go on to another frame.
+    """A prediction, with the data needed to show it, to move its threshold, and to predict another frame.
 
     Args:
         name: Name of the file, without its folder.
         image: Array `(height, width)` uint8, grey: the image, or the frame of DICOM, black outside its regions.
         prediction: The `Prediction`, whose mask is that of the threshold.
         classes: Names of the classes, in the order of the prediction's probabilities.
-        threshold: Lesion probability from which on a pixel is lesion.
-        scan: The `Scan` of a DICOM file, whose path may be gone; None of other images.
-        content: The bytes of a DICOM file or a clip; None of other images.
+        threshold: A pixel is lesion if its lesion probability reaches this.
+        scan: The `Scan` of a DICOM file, whose path may no longer exist; None for other images.
+        content: The bytes of a DICOM file or a clip; None for other images.
         frame: Number of the frame, from 1.
         frames: Number of the file's frames.
-        clip_in_distribution: Whether the clip as a whole looks like those the model has learnt from.
+        clip_in_distribution: Whether the clip as a whole is in distribution.
     """
 
     name: str
-    image: np.ndarray
+    image: NDArray
     prediction: Prediction
     classes: tuple[str, ...]
     threshold: float = THRESHOLD
@@ -50,37 +52,43 @@ class Answer:
 
     @property
     def stem(self):
-        """What files that tell of the answer are named by."""
+        """The stem of the names of files saved from this answer."""
         return Path(self.name).stem + (f"_frame_{self.frame}" if self.frames > 1 else "")
 
     @property
     def in_distribution(self):
-        """Whether the image, and the clip that it is of, look like those the model has learnt from."""
+        """Whether the image, and the clip that contains it, are in distribution."""
         return self.prediction.in_distribution and self.clip_in_distribution
 
     @property
     def warnings(self):
-        """Those of the prediction, and that the clip is not like those the model has learnt from."""
+        """The warnings of the prediction, and `OUT_OF_DISTRIBUTION` if the clip as a whole is."""
         found = self.prediction.warnings
         return found if self.in_distribution or OUT_OF_DISTRIBUTION in found else (OUT_OF_DISTRIBUTION, *found)
 
 
-def answer_file(predictor, path, threshold=THRESHOLD, frame=1, clip_in_distribution=None):
+def answer_file(
+    predictor: Predictor,
+    path: str | Path,
+    threshold: float = THRESHOLD,
+    frame: int = 1,
+    clip_in_distribution: bool | None = None,
+) -> Answer:
     """Read an image file, or a frame of a clip or a DICOM file, and predict it.
 
     Args:
         predictor: A `Predictor` of ultrasound.
         path: Path of an image, a video or a DICOM file; see `frames.find_frames`.
-        threshold: Lesion probability, above 0 and up to 1, from which on a pixel is lesion.
+        threshold: A pixel is lesion if its lesion probability reaches this; above 0 and up to 1.
         frame: Number of the frame, from 1.
-        clip_in_distribution: See `Answer`; by default it is found by some of the clip's frames.
+        clip_in_distribution: See `Answer`; by default some of the clip's frames are predicted to judge it.
 
     Returns:
         An `Answer`.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no image that can be read, the model has no answer to it, or the frame or the threshold is
+        ValueError: If it is not a readable image, the model gives no result for it, or the frame or the threshold is
             out of its range.
         ImportError: If the file is DICOM and pydicom is missing.
     """
@@ -98,47 +106,39 @@ def answer_file(predictor, path, threshold=THRESHOLD, frame=1, clip_in_distribut
             prediction.ood_score is None or count == 1 or _clip_in_distribution(predictor, frames[:count])
         )
     answer = Answer(
-        path.name,
-        image,
-        prediction,
-        predictor.classes,
-        THRESHOLD,
-        found.scan,
-        content,
-        frame,
-        count,
-        clip_in_distribution,
-    )
+        path.name, image, prediction, predictor.classes, THRESHOLD,
+        found.scan, content, frame, count, clip_in_distribution,
+    )  # fmt: skip
     return at_threshold(answer, threshold)
 
 
 def _clip_in_distribution(predictor, frames):
-    """Whether the median ood_score of a clip, by some frames spread over it, is that of an image the model can read."""
-    ood_score = []
+    """Whether a clip is in distribution: whether the median OOD score of some evenly spaced frames is at most 1."""
+    ood_scores = []
     for frame in frames[:: -(-len(frames) // _JUDGED)]:
-        with suppress(OSError, ValueError):  # a broken frame says nothing of the others
-            ood_score.append(predict_frame(predictor, frame, frame.read(predictor)).ood_score)
-    return median(ood_score or [0]) <= 1
+        with suppress(OSError, ValueError):  # a broken frame does not count
+            ood_scores.append(predict_frame(predictor, frame, frame.read(predictor)).ood_score)
+    return median(ood_scores or [0]) <= 1
 
 
-def answer_frame(predictor, answer, frame):
+def answer_frame(predictor: Predictor, answer: Answer, frame: int) -> Answer:
     """The answer to another frame of the same clip, at the same threshold; see `answer_file`."""
     with _as_file(answer) as path:
         return answer_file(predictor, path, answer.threshold, frame, answer.clip_in_distribution)
 
 
-def segmentation(answer, model):
+def segmentation(answer: Answer, model: str) -> bytes:
     """The lesion as DICOM SEG, which refers to its frame of the source.
 
     Args:
         answer: An `Answer` to a DICOM file.
-        model: Name of the model, which the segmentation tells.
+        model: Name of the model, which the segmentation records.
 
     Returns:
         The bytes of a DICOM file.
 
     Raises:
-        ValueError: If the image was no DICOM, one that a segmentation cannot refer to, or `OUT_OF_DISTRIBUTION`.
+        ValueError: If the image is not DICOM, lacks attributes that a SEG must reference, or is `OUT_OF_DISTRIBUTION`.
         ImportError: If highdicom is missing.
     """
     if not answer.in_distribution:
@@ -157,8 +157,8 @@ def segmentation(answer, model):
 
 
 @contextmanager
-def _as_file(answer):
-    """The file that was answered, for as long as a block needs it."""
+def _as_file(answer: Answer) -> Iterator[Path]:
+    """The file of the answer, on disk until the block ends."""
     if answer.content is None:
         raise ValueError(f"Expected an answer to a clip or a DICOM file, found one to a single image: {answer.name}")
     with tempfile.TemporaryDirectory() as folder:
@@ -167,25 +167,25 @@ def _as_file(answer):
         yield path
 
 
-def at_threshold(answer, threshold):
-    """The same answer with the mask of another threshold; the network is not asked again."""
+def at_threshold(answer: Answer, threshold: float) -> Answer:
+    """The same answer with the mask of another threshold; the network does not run again."""
     if not 0 < threshold <= 1:
         raise ValueError(f"Expected a threshold above 0 and up to 1, found {threshold}")
     mask = (answer.prediction.probability_map >= threshold).astype(np.uint8)
     return replace(answer, prediction=replace(answer.prediction, mask=mask), threshold=float(threshold))
 
 
-def explain(predictor, answer):
-    """Where a model looks; see `occlusion`.
+def explain(predictor: Predictor, answer: Answer) -> dict:
+    """The occlusion map of an answer's label; see `busseg.explain.occlusion.occlusion`.
 
     Args:
         predictor: The `Predictor` that gave the answer.
         answer: An `Answer`.
 
     Returns:
-        Dict for JSON: `file`, `label`, `drop`, the most that its probability falls by when a place is covered, and
-        `heat`, a PNG as a `data:` address: what the model saw, from blue, where covering makes the label likelier
-        or changes it least, to yellow, where the drop is greatest.
+        Dict for JSON: `file`, `label`, `drop`, the largest fall of its probability when a region is covered, and
+        `heat`, a PNG as a `data:` address: the image, coloured from blue, where covering raises the probability or
+        changes it least, to yellow, where the fall is largest.
     """
     label = answer.prediction.label
     if answer.scan is None:
@@ -196,16 +196,16 @@ def explain(predictor, answer):
     return {"file": answer.name, "label": label, "drop": round(float(drops.max()), 6), "heat": heat}
 
 
-def facts(answer):
-    """What an answer says, as a dict for JSON.
+def facts(answer: Answer) -> dict:
+    """The content of an answer as a dict for JSON.
 
     Returns:
         Dict with `file`, `frame` and `frames`, `label`, `probabilities` (class to number), `threshold`, `width` and
-        `height` of the image, `lesion_px`, `lesion_mm2` (None where the image does not tell its scale),
-        `lesion_fraction`, `box` (left, top, width, height in pixels, or None), `contours` (lists of x, y),
-        `uncertainty`, `regions` (of a DICOM frame, those that were read, empty where that is the whole frame; None of
-        other images), `warning` (None, or why the answer is not to be trusted, such as `OUT_OF_DISTRIBUTION`), and
-        `mask`: a PNG of native size, 0/255, as a `data:` address.
+        `height` of the image, `lesion_px`, `lesion_mm2` (None if the image has no scale), `lesion_fraction`, `box`
+        (left, top, width, height in pixels, or None), `contours` (lists of x, y), `uncertainty`, `regions` (the regions
+        of a DICOM frame that were predicted, empty for the whole frame; None for other images), `warning` (None, or why
+        not to trust the answer, such as `OUT_OF_DISTRIBUTION`), and `mask`: a PNG of native size, 0/255, as a `data:`
+        address.
     """
     prediction = answer.prediction
     height, width = answer.image.shape
@@ -230,8 +230,8 @@ def facts(answer):
     }
 
 
-def png_address(pixels):
-    """An image as a `data:` address: PNG, every pixel as it is.
+def png_address(pixels: NDArray) -> str:
+    """An image as a `data:` address of a PNG, without loss.
 
     Args:
         pixels: Array `(height, width)` grey or `(height, width, 3)` RGB, uint8.
@@ -240,6 +240,6 @@ def png_address(pixels):
     return address("image/png", png.tobytes())
 
 
-def address(kind, content):
-    """Bytes as a `data:` address, which a browser shows or saves without asking for anything."""
+def address(kind: str, content: bytes) -> str:
+    """Bytes of a MIME type as a `data:` address, which a browser shows or saves without a request."""
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -1,4 +1,4 @@
-"""Connections of the page's server: where it listens, and when it gives up on a client."""
+"""Connections of the page's server: the address it listens on, and the timeouts of a client."""
 
 import ipaddress
 import socket
@@ -6,7 +6,7 @@ import socket
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_S = 10  # from a connection, or the first byte of a request, to the end of its headers
-_SILENT_S = 60  # a peer that acknowledges nothing for so long is gone, or reads nothing on purpose
+_SILENT_S = 60  # a peer that acknowledges nothing for this long is disconnected
 # Names of options in `socket`, which not every system has.
 _OPTIONS = {
     "TCP_KEEPIDLE": _SILENT_S,
@@ -17,7 +17,7 @@ _OPTIONS = {
 
 
 class TimedProtocol(H11Protocol):
-    """HTTP as uvicorn speaks it, which by itself waits for the first request and the end of its headers for ever."""
+    """uvicorn's HTTP protocol with a timeout for the headers of a request, which uvicorn itself does not limit."""
 
     _timer = None
 
@@ -35,7 +35,7 @@ class TimedProtocol(H11Protocol):
 
     def _time(self):
         if self.cycle is not None and not self.cycle.response_complete:
-            self._stop()  # a request is being answered; who reads its body also times it
+            self._stop()  # a request is being answered; the reader of its body has its own timeout
         elif self._timer is None:
             self._timer = self.loop.call_later(HEAD_S, self.transport.close)
 
@@ -45,7 +45,7 @@ class TimedProtocol(H11Protocol):
             self._timer = None
 
 
-def is_loopback(host):
+def is_loopback(host: str) -> bool:
     """Whether only this machine reaches a server on `host`, a name or an address.
 
     Raises:
@@ -54,8 +54,8 @@ def is_loopback(host):
     return all(ipaddress.ip_address(address[0]).is_loopback for _, address in _addresses(host, 0))
 
 
-def listen(host, port):
-    """A socket that waits for connections from now on, so that its address can be opened at once.
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that already listens, so that its address can be opened at once.
 
     Args:
         host: Name or address of this machine.
@@ -68,7 +68,7 @@ def listen(host, port):
     try:
         listening = socket.create_server(address[:2], family=family)
     except OSError as error:
-        raise OSError(f"Expected a free port, found {port} ({error.strerror}); tell another by --port") from error
+        raise OSError(f"Expected a free port, found {port} ({error.strerror}); choose another with --port") from error
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _OPTIONS.items():  # connections inherit them
         if hasattr(socket, name):

@@ -1,26 +1,27 @@
-"""The one folder of a server's files, gone with the server, or with the next one after a kill."""
+"""The temporary folder of a server, deleted when the server ends, or by the next server after a kill."""
 
 import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 try:
     import fcntl
-except ModuleNotFoundError:  # Windows: nothing is locked, so what a killed server left stays
+except ModuleNotFoundError:  # Windows: without locks, the folder of a killed server stays
     fcntl = None
 
 _PREFIX = "busseg-app-"
-_STARTING_S = 1  # so young, a folder may be that of a server which is about to lock it
+_STARTING_S = 1  # a younger folder may belong to a server that has not locked it yet
 
 
 @contextmanager
-def server_folder():
-    """A new folder that only this user reads, deleted when the block ends; for the block, all temporary files go there.
+def server_folder() -> Iterator[Path]:
+    """A new folder that only this user reads, deleted when the block ends. In the block all temporary files go there.
 
-    What killed servers of this user left is deleted first. A server holds a lock on its folder, which its death frees.
+    Folders of killed servers of this user are deleted first. A server locks its folder; the lock ends with the server.
 
     Yields:
         The folder as a `Path`.
@@ -41,7 +42,7 @@ def _clear_left():
     if fcntl is None:
         return
     for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with suppress(OSError), _locked(left):  # in use, a link, or somebody else's
+        with suppress(OSError), _locked(left):  # in use, a link, or another user's
             if left.stat().st_mtime < time.time() - _STARTING_S:
                 shutil.rmtree(left, ignore_errors=True)
 

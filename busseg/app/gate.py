@@ -1,4 +1,4 @@
-"""The gate before Gradio: every request passes it, and only what the page and programs need goes on."""
+"""The gate before Gradio: it checks every request, and lets only those through that the page and programs need."""
 
 import asyncio
 import base64
@@ -10,22 +10,26 @@ import json
 import re
 import secrets
 import time
+from collections.abc import AsyncIterator, Collection
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, cookie_parser
 from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.types import ASGIApp, Receive
 
-PATIENCE_S = 10  # a body may take this long, and longer by its size, at 10 kB a second
+from busseg.app.keeping import Uploads
+
+PATIENCE_S = 10  # time limit of a body, plus its size at 10 kB a second
 _BYTES_A_SECOND = 10_000
 _MAX_QUESTION_MB = 1
-_MAX_DEPTH = 20  # of the JSON of a question: ours has 4 levels, and Gradio walks it by recursion
+_MAX_DEPTH = 20  # levels of the JSON of a question: ours has 4, and Gradio walks it by recursion
 _LEAST_SESSION = 32  # letters in the name of a session without a cookie; Gradio's client for Python sends a UUID of 36
 _WRONG_PASSWORD_S = 1
 
-# What the page and Gradio's clients ask for. Gradio answers much more: it serves files by path, fetches URLs, stores
-# recordings, and calls functions of components.
+# The paths that the page and Gradio's clients request. Gradio itself answers many more: it serves files by path,
+# fetches URLs, stores recordings, and calls functions of components.
 _QUESTION = re.compile(r"/gradio_api/(queue/join|cancel|run/\w+|call/(v2/)?\w+)")
 _STATIC = re.compile(r"/(assets|static|svelte)/.+|/favicon\.ico")
 _HEARTBEAT = "/gradio_api/heartbeat/"
@@ -37,8 +41,8 @@ _ROUTES = {
     "POST": re.compile(rf"/gradio_api/upload|{_QUESTION.pattern}"),
 }
 _HEADERS = {
-    # Gradio has inline scripts and compiles functions at run time, so these stay allowed. Event handlers in HTML, which
-    # a file's name might smuggle in, do not, and the page can send nothing to another server.
+    # Gradio has inline scripts and compiles functions at run time, so both are allowed. Event handlers in HTML, which a
+    # file name could inject, are not allowed, and the page can send nothing to another server.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; script-src-attr 'none'; "
         "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
@@ -54,24 +58,24 @@ _HEADERS = {
 
 
 class Refusal(HTTPException):
-    """A request that is not answered: an HTTP status, and one line that says why."""
+    """A refused request: an HTTP status, and one line with the reason."""
 
 
-def allows(method, path):
-    """Whether a request to this path gets past the gate at all."""
+def allows(method: str, path: str) -> bool:
+    """Whether the gate lets requests with this method to this path through."""
     routes = _ROUTES.get("GET" if method == "HEAD" else method)
     return bool(routes and routes.fullmatch(path))
 
 
 class Gate:
-    """An ASGI application that checks each request before another one answers it.
+    """An ASGI application that checks each request before the application behind it answers.
 
     - The path is one of those that the page and programs need.
-    - `Host` is a name of this server: a foreign name may have been pointed here to read the page (DNS rebinding).
-    - `Origin` and `Sec-Fetch-Site`, which browsers send, name this page, not another one.
-    - The password is right, where there is one.
+    - `Host` is a name of this server. Another name may point here to read the page (DNS rebinding).
+    - `Origin` and `Sec-Fetch-Site`, which browsers send, name this page, not another page.
+    - The password is correct, if there is one.
     - Each file that a question names is an upload: a regular file in the upload folder, no link, no URL.
-    - A session belongs to the browser that started it: what Gradio gets as `session_hash` is a keyed hash of what the
+    - A session belongs to the browser that started it: Gradio gets as `session_hash` a keyed hash of the name that the
       client sends and its cookie. Programs have no cookie, so the name they send must be long.
 
     Every response gets the security headers.
@@ -80,11 +84,18 @@ class Gate:
         app: The ASGI application behind the gate.
         uploads: The `Uploads` that questions may name.
         hosts: Names and addresses of this server, in lower case.
-        any_address: Whether an IP address in `Host` also names this server, as when it listens on all of them.
-        password: Password of HTTP Basic authentication, with any user name; None for none.
+        any_address: Whether any IP address in `Host` also names this server, for a server that listens on all of them.
+        password: Password of HTTP Basic authentication, with any user name; None for no password.
     """
 
-    def __init__(self, app, uploads, hosts=("127.0.0.1", "localhost"), any_address=False, password=None):
+    def __init__(
+        self,
+        app: ASGIApp,
+        uploads: Uploads,
+        hosts: Collection[str] = ("127.0.0.1", "localhost"),
+        any_address: bool = False,
+        password: str | None = None,
+    ):
         self.app, self.uploads, self.hosts, self.any_address = app, uploads, hosts, any_address
         self.password = password
         self._key = secrets.token_bytes(32)
@@ -121,7 +132,7 @@ class Gate:
             return await answer(scope, receive, send)
         return await self.app(scope, receive, send)
 
-    # === Who asks ===
+    # === Source and password ===
     def _check_source(self, method, path, headers):
         host = headers.get("host", "").lower()
         name = re.fullmatch(r"(\[[0-9a-f:.]+\]|[\w.-]+)(:\d+)?", host)
@@ -139,18 +150,18 @@ class Gate:
     async def _check_password(self, headers):
         if self.password is None:
             return
-        scheme, _, told = headers.get("authorization", "").partition(" ")
+        scheme, _, credentials = headers.get("authorization", "").partition(" ")
         try:
-            _, _, password = base64.b64decode(told, validate=True).partition(b":")
+            _, _, password = base64.b64decode(credentials, validate=True).partition(b":")
         except (binascii.Error, ValueError):
             password = b""
         if scheme.lower() != "basic" or not hmac.compare_digest(password, self.password.encode()):
-            if told:
+            if credentials:
                 await asyncio.sleep(_WRONG_PASSWORD_S)
             challenge = {"WWW-Authenticate": 'Basic realm="busseg", charset="UTF-8"'}
             raise Refusal(401, "Expected the password of this server, found none or another", challenge)
 
-    # === Whose session ===
+    # === Session ===
     def _client(self, headers, cookie):
         """The value of a cookie that this server set, or an empty text."""
         value = cookie_parser(headers.get("cookie", "")).get(cookie, "")
@@ -161,7 +172,7 @@ class Gate:
         return f"{token}.{self._hash(token)}"
 
     def _session(self, name, client):
-        """The name under which Gradio keeps the session that a client calls `name`."""
+        """Gradio's name for the session that a client calls `name`."""
         if not client and len(name) < _LEAST_SESSION:
             expected = f"Expected the page's cookie or a session_hash of at least {_LEAST_SESSION} random letters"
             raise Refusal(403, f"{expected}, found neither; load the page again")
@@ -175,9 +186,9 @@ class Gate:
         named = [(key, self._session(value, client) if key == "session_hash" else value) for key, value in pairs]
         return urlencode(named).encode()
 
-    # === What is asked ===
+    # === Question ===
     def _question(self, body, client):
-        """The body of a question as Gradio gets it: files held to the uploads, the session to its client."""
+        """The body of a question for Gradio: files must be uploads, and the session gets its client's name."""
         try:
             question = json.loads(body)
             files = list(_files(question))
@@ -197,21 +208,21 @@ class Gate:
         return json.dumps(question).encode()
 
 
-async def read_body(receive, max_mb):
+async def read_body(receive: Receive, max_mb: float) -> bytes:
     """The body of a request; see `arriving`."""
     return b"".join([chunk async for chunk in arriving(receive, max_mb)])
 
 
-async def arriving(receive, max_mb):
-    """Yield the chunks of a request's body.
+async def arriving(receive: Receive, max_mb: float) -> AsyncIterator[bytes]:
+    """Yield the chunks of a request's body as they arrive.
 
     Args:
         receive: ASGI's function of the request.
-        max_mb: Size in MB (10^6 bytes) from which on it is refused, while it arrives.
+        max_mb: Maximum size in MB (10^6 bytes).
 
     Raises:
-        Refusal: If it is larger, or too slow.
-        ClientDisconnect: If the client goes away.
+        Refusal: If the body is larger, or arrives too slowly.
+        ClientDisconnect: If the client disconnects.
     """
     begin, size, more = time.monotonic(), 0, True
     while more:
@@ -219,7 +230,7 @@ async def arriving(receive, max_mb):
         try:
             message = await asyncio.wait_for(receive(), left_s)
         except TimeoutError:
-            late = "Expected the whole request, found that it arrives too slowly"
+            late = "Expected the whole request in time, found one that arrives too slowly"
             raise Refusal(408, late, {"Connection": "close"}) from None
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
@@ -231,10 +242,10 @@ async def arriving(receive, max_mb):
 
 
 def _files(question):
-    """Yield the dicts in a question that Gradio may take for files.
+    """Yield the dicts in a question that Gradio may read as files.
 
     Raises:
-        ValueError: If it is nested too deeply.
+        ValueError: If the question is nested too deeply.
     """
     waiting = [(question, 0)]
     while waiting:
@@ -255,7 +266,7 @@ def _is_address(name):
 
 
 def _replay(body, receive):
-    """A function that receives `body` first, and what comes after it from `receive`."""
+    """A function that receives `body` first, then the messages of `receive`."""
     messages = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay():
@@ -265,14 +276,14 @@ def _replay(body, receive):
 
 
 def _with_headers(send, path, cookie):
-    """A function that sends as `send` does, and adds the headers that every response has."""
+    """`send` with the headers that every response gets."""
 
     async def send_with_headers(message):
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             headers.update(_HEADERS)
             if not _STATIC.fullmatch(path):
-                headers["Cache-Control"] = "no-store"  # what a patient's image was answered with
+                headers["Cache-Control"] = "no-store"  # the response may show a patient's image
             if cookie:
                 headers.append("Set-Cookie", cookie)
         await send(message)

@@ -1,17 +1,18 @@
-"""Uploads as they arrive: held to their sizes while they stream, then kept until they are answered."""
+"""Receive uploads: check their sizes while they stream, then keep them until they are answered."""
 
 import asyncio
 
 from starlette.concurrency import run_in_threadpool
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from busseg.app.gate import Refusal, arriving
-from busseg.app.keeping import FORGOTTEN_S
+from busseg.app.keeping import FORGOTTEN_S, Uploads
 from busseg.app.layout import MAX_FILE_MB
 
 MAX_REQUEST_MB = 500  # of all the files of a batch
-MAX_WAITING_MB = 2000  # of all files that wait to be asked about
+MAX_WAITING_MB = 2000  # of all files that are not answered yet
 _MB = 1_000_000
 
 
@@ -32,11 +33,11 @@ class _SizedParser(MultiPartParser):
         super().on_part_data(data, start, end)
 
 
-async def receive_files(request, uploads):
-    """The response to an upload: the paths of the stored files as JSON, or one line that says what was wrong with it.
+async def receive_files(request: Request, uploads: Uploads) -> Response:
+    """The response to an upload: the paths of the stored files as JSON, or the error in one line.
 
-    Gradio names an upload by its content, so that of two people with the same file the first to be answered would take
-    it from the other; therefore uploads are received here.
+    Gradio's own upload names a file by its content, so two users with the same file share it, and the first answer
+    deletes it for both. Therefore uploads are received here.
     """
     try:
         return JSONResponse(await _receive(request, uploads))

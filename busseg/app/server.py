@@ -1,7 +1,8 @@
-"""The page's server: on this machine unless asked otherwise, nothing fetched from elsewhere, nothing left on disk."""
+"""The page's server: by default for this machine alone. It fetches nothing from elsewhere and leaves no files."""
 
 import os
 import socket
+from collections.abc import Callable, Collection
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
@@ -17,34 +18,41 @@ from busseg.app.gate import Gate
 from busseg.app.keeping import Results, Uploads
 from busseg.app.layout import SETTINGS, build_page
 from busseg.app.receiving import receive_files
+from busseg.inference.predictor import Predictor
 
 HOST = "127.0.0.1"
-MAX_CONNECTIONS = 250  # a page or program has up to 6; this many stay below the 1024 files that a process may open
+MAX_CONNECTIONS = 250  # a page or program opens up to 6; stays below the limit of 1024 open files of a process
 _LEAST_PASSWORD = 8
 WARNING = (
-    "Other machines reach this page. They need the password, with any user name. Images and password travel "
-    "unencrypted: use it in a network that you trust, or leave out --host and go through a tunnel, such as ssh -L."
+    "Other machines can reach this page, with the password and any user name. Images and password are sent "
+    "unencrypted: use it in a network that you trust, or omit --host and use a tunnel, such as ssh -L."
 )
 
 
-def serve(predictor, port, host=HOST, password=None, started=print):
+def serve(
+    predictor: Predictor,
+    port: int,
+    host: str = HOST,
+    password: str | None = None,
+    started: Callable[[str], None] = print,
+) -> None:
     """Serve the page until it is stopped, as by Ctrl-C.
 
     Args:
         predictor: A `Predictor` of ultrasound.
         port: Number of the port; 0 takes any that is free.
         host: Name or address of this machine on which to listen.
-        password: What whoever asks must know, at least 8 letters; needed where other machines reach `host`.
-        started: Function that is told the address as soon as the page is there.
+        password: Password of the page, at least 8 letters; required if other machines reach `host`.
+        started: Function that is called with the address as soon as the page can be opened.
 
     Raises:
-        OSError: If the port is taken, or the host is no name of this machine.
-        ValueError: If the predictor is none of ultrasound, or the password is missing or too short.
+        OSError: If the port is taken, or the host is not a name of this machine.
+        ValueError: If the predictor is not one of ultrasound, or the password is missing or too short.
     """
     if predictor.task != "ultrasound":
         raise ValueError(f"Expected a model of ultrasound, which the page shows, found one of {predictor.task}")
     if password is None and not is_loopback(host):
-        raise ValueError(f"Expected a password, for other machines reach {host}, found none; set BUSSEG_PASSWORD")
+        raise ValueError(f"Expected a password, since other machines reach {host}, found none; set BUSSEG_PASSWORD")
     if password is not None and len(password) < _LEAST_PASSWORD:
         raise ValueError(f"Expected a password of at least {_LEAST_PASSWORD} letters, found {len(password)}")
     with listen(host, port) as listening, server_folder() as folder:
@@ -64,7 +72,7 @@ def serve(predictor, port, host=HOST, password=None, started=print):
 
 @contextmanager
 def _quiet():
-    """Let Gradio print no traceback of a wrong question, of which anybody may send many; it is answered."""
+    """Hide the tracebacks that Gradio prints for bad requests, of which a client may send many."""
     if os.environ.get("BUSSEG_TRACEBACK"):
         yield
         return
@@ -72,21 +80,27 @@ def _quiet():
         yield
 
 
-def names(host, address):
-    """What a request may call a server by that listens on `host`, whose address is `address`."""
+def names(host: str, address: str) -> set[str]:
+    """The names that a `Host` header may give to a server that listens on `host`, whose address is `address`."""
     own = {host, address, "localhost"}
     return {name.lower() for name in (own if is_loopback(host) else own | {socket.gethostname()})}
 
 
-def build_server(predictor, folder, hosts=(HOST, "localhost"), any_address=False, password=None):
-    """The page with all that it takes, as an ASGI application.
+def build_server(
+    predictor: Predictor,
+    folder: Path,
+    hosts: Collection[str] = (HOST, "localhost"),
+    any_address: bool = False,
+    password: str | None = None,
+) -> Gate:
+    """The page with its gate, uploads and downloads, as an ASGI application.
 
     Args:
         predictor: A `Predictor` of ultrasound.
-        folder: `Path` of an empty folder, for files until they are answered.
+        folder: `Path` of an empty folder, for uploaded files.
         hosts, any_address, password: See `Gate`.
     """
-    gr.routes.DEFAULT_TEMP_DIR = str(folder)  # or else Gradio makes one that the users of a machine share
+    gr.routes.DEFAULT_TEMP_DIR = str(folder)  # Gradio's default folder is shared by all users of a machine
     place = folder.resolve() / "uploads"
     place.mkdir()
     uploads, results = Uploads(place), Results()
@@ -104,11 +118,11 @@ def build_server(predictor, folder, hosts=(HOST, "localhost"), any_address=False
     def download(token: str, request: Request):
         packed = results.get(token, request.state.client)
         if packed is None:
-            return PlainTextResponse("Expected results, found none: later ones took their place", 404)
+            return PlainTextResponse("Expected results, found none: later results replaced them", 404)
         saved = {"Content-Disposition": 'attachment; filename="predictions.zip"'}
         return Response(packed, media_type="application/zip", headers=saved)
 
     page = build_page(Endpoints(predictor, uploads, results))
     gr.mount_gradio_app(server, page, path="/", **SETTINGS)
-    page.has_launched = True  # Gradio checks paths only from then on, and mounting does not set it
+    page.has_launched = True  # Gradio checks paths only if this is set, and mounting does not set it
     return Gate(server, uploads, hosts, any_address, password)

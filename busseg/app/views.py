@@ -1,30 +1,30 @@
-"""An answer as pieces of HTML that refer to nothing outside them."""
+"""The views of an answer: self-contained pieces of HTML."""
 
 import json
 
 import jinja2
 
-from busseg.app.answers import address, facts, png_address
+from busseg.app.answers import Answer, address, facts, png_address
 from busseg.inference.overlay import LESION_RGB
 from busseg.inference.predictor import OUT_OF_DISTRIBUTION
 
 _templates = jinja2.Environment(
     loader=jinja2.PackageLoader("busseg.app"),
-    autoescape=True,  # file names are other people's text
+    autoescape=True,  # file names come from outside
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
 )
 
 
-def view_picture(answer=None, note="The image and its lesion will be here."):
-    """The image with its lesion on top, which the browser makes more or less opaque; or a place for one.
+def view_image(answer: Answer | None = None, note: str = "The image and its lesion will be here.") -> str:
+    """The image with its lesion on top, whose opacity the browser sets; or an empty frame.
 
     Args:
         answer: An `Answer`, or None.
-        note: What stands in that place.
+        note: Text in the empty frame.
     """
-    template = _templates.get_template("picture.html")
+    template = _templates.get_template("image.html")
     if answer is None:
         return template.render(answer=None, note=note)
     height, width = answer.image.shape
@@ -33,23 +33,23 @@ def view_picture(answer=None, note="The image and its lesion will be here."):
     return template.render(answer=answer, image=image, mask=mask, width=width, height=height, color=color)
 
 
-def view_heat(told):
-    """Where the model looks.
+def view_heat(explanation: dict) -> str:
+    """The occlusion map.
 
     Args:
-        told: What `answers.explain` tells.
+        explanation: Dict, as `busseg.app.answers.explain` returns it.
     """
-    return _templates.get_template("heat.html").render(told)
+    return _templates.get_template("heat.html").render(explanation)
 
 
-def view_facts(answer=None):
-    """Class, probabilities as bars, area, box and uncertainty, and links to save them; nothing without an answer."""
+def view_facts(answer: Answer | None = None) -> str:
+    """Class, probabilities as bars, area, box and uncertainty, and links to save them; empty without an answer."""
     if answer is None:
         return ""
-    told = facts(answer)
-    saved = json.dumps({name: value for name, value in told.items() if name != "mask"}).encode()
+    values = facts(answer)
+    saved = json.dumps({name: value for name, value in values.items() if name != "mask"}).encode()
     return _templates.get_template("facts.html").render(
-        told,
+        values,
         answer=answer,
         out_of_distribution=OUT_OF_DISTRIBUTION,
         stem=answer.stem,
@@ -57,17 +57,17 @@ def view_facts(answer=None):
     )
 
 
-def view_table(told):
-    """The table of a batch, without columns that are empty, and a link to its ZIP; what is wrong with a file stands by
-    its name. What is `OUT_OF_DISTRIBUTION` has no class there.
+def view_table(batch: dict) -> str:
+    """The table of a batch, without empty columns, and a link to its ZIP. Errors and warnings are below the file's
+    name, and a file that is `OUT_OF_DISTRIBUTION` has no class.
 
     Args:
-        told: What `Endpoints.predict_batch` tells.
+        batch: Dict, as `Endpoints.predict_batch` returns it.
     """
-    rows, beside = [_without_class(row) for row in told["rows"]], ("file", "warning", "error")
+    rows, beside = [_without_class(row) for row in batch["rows"]], ("file", "warning", "error")
     columns = [name for name in rows[0] if name not in beside and any(row[name] != "" for row in rows)]
     failed = len({row["file"] for row in rows if row["error"]})
-    return _templates.get_template("table.html").render(told | {"rows": rows}, columns=columns, failed=failed)
+    return _templates.get_template("table.html").render(batch | {"rows": rows}, columns=columns, failed=failed)
 
 
 def _without_class(row):

@@ -1,4 +1,4 @@
-"""The verbs: parse, call one function, print. Heavy imports stand inside, so that `--help` answers at once."""
+"""The verbs: parse, call one function, print. Heavy imports stand inside the functions, so `--help` answers at once."""
 
 # The order of `busseg --help`.
 from busseg.cli import training, data, evaluation, inference  # noqa: F401, I001

@@ -1,4 +1,4 @@
-"""The verbs of datasets."""
+"""The verbs for datasets."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +14,7 @@ def audit(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for audit.html, audit.json and groups.csv.")] = Path("audit"),
 ):
-    """Look datasets over before they are trusted: faulty files and masks, copies, classes, sizes of lesions.
+    """Check datasets before you use them: faulty files and masks, copies, classes, sizes of lesions.
 
     Example: busseg audit data/busi --out audit
     """
@@ -24,9 +24,9 @@ def audit(
     from busseg.storage.claims import claim_folder
     from busseg.storage.run_folder import AUDIT, AUDIT_PAGE
 
-    check_datasets(data)  # A wrong folder on either side is refused before the work, and leaves nothing behind.
+    check_datasets(data)  # A wrong folder, in or out, is refused before the work, and nothing is written.
     with claim_folder(out, AUDIT):
-        found = audit_dataset(data, progress=progress_bar("Looking"))
+        found = audit_dataset(data, progress=progress_bar("Auditing"))
         write_audit(found, out)
     say(format_audit(found))
     say(f"\nWrote {out / AUDIT_PAGE}")
@@ -42,11 +42,11 @@ def split(
     seed: Annotated[int, typer.Option(help="The same seed gives the same folds.")] = 0,
     groups: Groups = None,
     keep_conflicts: Annotated[
-        bool, typer.Option("--keep-conflicts", help="Keep the groups whose images carry different classes.")
+        bool, typer.Option("--keep-conflicts", help="Keep the groups whose images have different classes.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file of another kind, too.")] = False,
 ):
-    """Split datasets into stratified folds that keep copies of an image together, and the images of a patient.
+    """Split datasets into stratified folds. Copies of an image, and the images of a patient, stay in one part.
 
     Example: busseg split data/busi --folds 5 --out splits.csv
     """
@@ -55,9 +55,10 @@ def split(
     from busseg.data.splits import PARTS, grouped_splits, patient_splits, write_splits
 
     check_datasets(data)
-    tissue = find_reader(data[0])[0] is breakhis
-    samples = read_samples(data, groups, "histology" if tissue else "ultrasound")
-    splits = patient_splits(samples, folds, seed) if tissue else grouped_splits(samples, folds, seed, keep_conflicts)
+    if find_reader(data[0])[0] is breakhis:
+        splits = patient_splits(read_samples(data, groups, "histology"), folds, seed)
+    else:
+        splits = grouped_splits(read_samples(data, groups, "ultrasound"), folds, seed, keep_conflicts)
     write_splits(out, splits, force=force)
     for number, fold in enumerate(splits):
         say(f"fold {number}: " + ", ".join(f"{part} {len(getattr(fold, part))}" for part in PARTS))
@@ -69,7 +70,7 @@ def download(
     dataset: Annotated[str, typer.Argument(help="busi, busbra, breast or bus_uclm: breast ultrasound.")],
     folder: Annotated[Path, typer.Argument(help="Folder to make.")],
 ):
-    """Download a dataset from where it is published, and say how to cite it.
+    """Download a dataset from its publisher, and print how to cite it.
 
     Example: busseg download busi data/busi
     """

@@ -1,4 +1,4 @@
-"""The verbs that score."""
+"""The verbs for scores."""
 
 from pathlib import Path
 from typing import Annotated
@@ -26,20 +26,20 @@ def evaluate(
         typer.Argument(help="Trained model: best, small, a run's folder, or a file or folder of `busseg export`."),
     ],
     data: Data,
-    out: Annotated[Path, typer.Option(help="Folder for the scores and pictures.")],
+    out: Annotated[Path, typer.Option(help="Folder for the scores, figures and report.")],
     splits: Splits = None,
     fold: Fold = None,
     robustness: Robustness = False,
     sensitivity: Sensitivity = None,
 ):
-    """Score a model on the parts of a dataset, or of several, and report.
+    """Score a model on the parts of one or several datasets, and write a report.
 
-    The parts are those of the splits file; without one, those a run's folder was trained with; else all images are one.
-    To score a run on another dataset, name its model: runs/card/model.keras.
+    The parts are those of the splits file; by default those that a run's folder was trained with; else all images are
+    one part. To score a run on another dataset, name its model: runs/card/model.keras.
 
     Example: busseg evaluate runs/card data/busi --out runs/card/evaluation
     """
-    from busseg.evaluation.scoring import format_summary
+    from busseg.evaluation.summary import format_summary
     from busseg.experiments.score import score_model
     from busseg.storage.claims import check_folder
     from busseg.storage.run_folder import EVALUATION
@@ -60,12 +60,12 @@ def compare(
     folders: Annotated[list[Path], typer.Argument(help="Folders of `busseg evaluate` or `busseg crossval`.")],
     out: Annotated[Path, typer.Option(help="Folder for the table and the plot.")] = Path("comparison"),
 ):
-    """Compare models on the images that all of them were scored on; the first is what the others are compared to.
+    """Compare each model with the first one, on the images that both were scored on.
 
     Example: busseg compare runs/light-grouped runs/card-grouped --out comparison
     """
     from busseg.evaluation.compare import compare as compare_folders
-    from busseg.evaluation.compare import format_comparison
+    from busseg.evaluation.compare_text import format_comparison
 
     say(format_comparison(compare_folders(folders, out)))
     say(f"\nWrote {out}")

@@ -1,4 +1,4 @@
-"""The verbs of a trained model at work."""
+"""The verbs for trained models: predict, explain, export, calibrate, and the page."""
 
 import signal
 import sys
@@ -32,12 +32,14 @@ Inputs = Annotated[
 ]
 RequireRegion = Annotated[
     bool,
-    typer.Option("--require-region", help="Refuse DICOM without a usable region; its whole frame is shown otherwise."),
+    typer.Option(
+        "--require-region", help="Refuse DICOM without a usable region. Without this, its whole frame is used."
+    ),
 ]
 Model = Annotated[
     Path,
     typer.Option(
-        help="One that comes with busseg, best or small; or yours: a run's folder, or a file or folder of "
+        help="A model that comes with busseg, best or small; or your own: a run's folder, or a file or folder of "
         "`busseg export`."
     ),
 ]
@@ -48,7 +50,7 @@ def predict(
     inputs: Inputs,
     model: Model = Path("best"),
     out: Annotated[Path, typer.Option(help="Folder for masks, overlays and predictions.csv.")] = Path("predictions"),
-    resume: Annotated[bool, typer.Option(help="Go on with the prediction in the folder, if there is one.")] = False,
+    resume: Annotated[bool, typer.Option(help="Resume the prediction in the folder, if there is one.")] = False,
     probability_maps: Annotated[
         bool, typer.Option(help="Also write lesion probabilities, NAME_probability.png.")
     ] = False,
@@ -66,8 +68,8 @@ def predict(
     sensitivity: Sensitivity = None,
     require_region: RequireRegion = False,
 ):
-    """Tell the class of images and where the lesion lies. DICOM is cropped to the 2D regions that the scanner marked,
-    and its lesions are also written as DICOM SEG, NAME_seg.dcm.
+    """Predict the class and the lesion of images. DICOM is cropped to the 2D regions that the scanner marked, and its
+    lesions are also written as DICOM SEG, NAME_seg.dcm.
 
     Example: busseg predict scan.png scans/ --out predictions
     """
@@ -87,10 +89,10 @@ def predict(
     files, passed = survey_inputs(inputs)
     check_folder(out, PREDICTION)  # before a model is loaded
     predictor = load_predictor(model, sensitivity)
-    pictures = count_frames(files, require_region)
+    images = count_frames(files, require_region)
     failed, warned, malignant, answered = {}, defaultdict(Counter), 0, 0
     with Progress() as bar:
-        watch = partial(bar.advance, bar.add_task("Predicting", total=pictures))
+        watch = partial(bar.advance, bar.add_task("Predicting", total=images))
         options = resume, probability_maps, json_lines, overlay_dicom, require_region
         for number, row in enumerate(predict_files(predictor, files, out, *options, watch=watch)):
             if row["error"]:
@@ -105,13 +107,13 @@ def predict(
                 headline = f"{row['label']}{_lesion(row)}{decision}"
             if number < 20:
                 say(f"{_name(row)}: {headline}")
-    if pictures > 20:
-        say(f"... and {pictures - 20} more")
+    if images > 20:
+        say(f"... and {images - 20} more")
     if sensitivity is not None:
         point = predictor.operating_point
         say(
             f"Malignant at sensitivity {sensitivity:g} (95 % interval {point.low:.2f} to {point.high:.2f}), "
-            f"from p_malignant {point.threshold:.3f} on: {malignant} of {answered} images"
+            f"at p_malignant >= {point.threshold:.3f}: {malignant} of {answered} images"
         )
     say(f"Wrote {out}")
     report_passed(passed)
@@ -123,7 +125,7 @@ def predict(
 def _is_malignant(row, sensitivity):
     from busseg.inference.batch import decision_column
 
-    # Text where the row was read back from the table.
+    # The value is text if the row was read back from the table.
     return sensitivity is not None and str(row[decision_column(sensitivity)]) == "True"
 
 
@@ -144,11 +146,11 @@ def _lesion(row):
 @app.command()
 def explain(
     inputs: Inputs,
-    out: Annotated[Path, typer.Option(help="Folder for pictures, arrays and explanations.csv.")],
+    out: Annotated[Path, typer.Option(help="Folder for heat maps, arrays and explanations.csv.")],
     model: Model = Path("best"),
     require_region: RequireRegion = False,
 ):
-    """Show where a model looks: what it loses when a place is covered (occlusion), and of a Keras model also Grad-CAM.
+    """Draw heat maps of the image regions that matter to a model: occlusion, and for Keras models also Grad-CAM.
 
     For each image: NAME_occlusion.png, NAME_grad_cam_label.png, NAME_grad_cam_mask.png, and NAME_heat.npz with the
     arrays occlusion, grad_cam_label and grad_cam_mask.
@@ -194,12 +196,12 @@ def export(
         str, typer.Option(help="saved_model: TensorFlow's, a folder. onnx, litert: one file. openvino: a folder.")
     ] = "saved_model",
     weights: Annotated[
-        str, typer.Option(help="float32, or smaller: float16 (not of saved_model), int8 (of onnx and litert).")
+        str, typer.Option(help="float32, or smaller: float16 (not for saved_model), int8 (for onnx and litert).")
     ] = "float32",
     raw: Annotated[
         bool,
         typer.Option(
-            "--raw", help="saved_model, onnx: take an image as it is, uint8 of any size, and answer at its size."
+            "--raw", help="saved_model, onnx: take an image as it is, uint8 of any size, and return masks of its size."
         ),
     ] = False,
     batch: Annotated[
@@ -217,14 +219,14 @@ def export(
         from busseg.export.formats import FORMATS
     if format not in FORMATS:
         raise ValueError(f"Expected a format of {', '.join(FORMATS)}, found {format!r}")
-    told = {"weights": weights} if weights != "float32" else {}
-    told |= {name: True for name, wanted in (("raw", raw), ("force", force)) if wanted}
-    told |= {"batch": batch} if batch is not None else {}
-    if unknown := told.keys() - signature(FORMATS[format]).parameters.keys():
+    options = {"weights": weights} if weights != "float32" else {}
+    options |= {name: True for name, wanted in (("raw", raw), ("force", force)) if wanted}
+    options |= {"batch": batch} if batch is not None else {}
+    if unknown := options.keys() - signature(FORMATS[format]).parameters.keys():
         raise ValueError(f"Expected a format that has --{min(unknown)}, found {format}")
     with starting_keras():
-        difference = FORMATS[format](model, out, **told)
-    say(f"Wrote {out}; its answers differ from the source's by at most {difference:.0e}")
+        difference = FORMATS[format](model, out, **options)
+    say(f"Wrote {out}; its outputs differ from the source's by at most {difference:.0e}")
 
 
 @app.command()
@@ -236,9 +238,9 @@ def calibrate(
     ],
     out: Annotated[Path, typer.Option(help="New file to write: .onnx of a model in ONNX, else .keras.")],
 ):
-    """Fit a model to your own labelled scans: how sure it may be, and the thresholds for --sensitivity.
+    """Calibrate a model on your own labelled scans: its probabilities, and the thresholds for --sensitivity.
 
-    The class and the mask of an image stay what they are. Take scans as they come, not hard or chosen ones.
+    The class and the mask of an image do not change. Take consecutive scans, not selected or hard ones.
 
     Example: busseg calibrate best my-scans --out mine.onnx
     """
@@ -263,12 +265,12 @@ def page(
         typer.Option(
             envvar="BUSSEG_PASSWORD",
             show_envvar=True,
-            help="What whoever opens the page must know; needed for a --host that other machines reach. Others on this "
-            "machine may read a command line, so better set the variable.",
+            help="Password of the page; needed for a --host that other machines reach. Other users of this machine can "
+            "read a command line, so set the variable instead.",
         ),
     ] = None,
 ):
-    """Answer images on a page in the browser, for this machine alone, until Ctrl-C.
+    """Serve a page in the browser that predicts images, for this machine alone, until Ctrl-C.
 
     Example: busseg app --port 7860
     """
@@ -280,9 +282,9 @@ def page(
                 raise
             raise ImportError('Expected Gradio, found it not installed: pip install "busseg[app]"') from error
     predictor = load_predictor(model)
-    # Or else whoever stops the page by `kill`, as service managers do, leaves its temporary folder behind ...
+    # `kill`, as by service managers, ends the program cleanly, so its temporary folder is deleted.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    # ... as does who closes its terminal, where `nohup` does not keep it running.
+    # So does a closed terminal, unless `nohup` keeps the program running.
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
 

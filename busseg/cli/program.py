@@ -1,4 +1,4 @@
-"""The program itself: what all verbs share, and how it ends."""
+"""The program: its entry point, and the options and helpers that the verbs share."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from rich.progress import track
 
 from busseg.cli.terminal import complain, forgive_output
 
-# The words of TensorFlow, JAX, PyTorch, ONNX Runtime and C++ for too little memory.
+# Error texts of TensorFlow, JAX, PyTorch, ONNX Runtime and C++ for too little memory.
 _NO_MEMORY = r"ResourceExhausted|RESOURCE_EXHAUSTED|OutOfMemory|[Oo]ut of memory|can't allocate memory|bad_?alloc"
 
 app = typer.Typer(
@@ -35,14 +35,12 @@ Data = Annotated[
     ),
 ]
 Splits = Annotated[Path | None, typer.Option(help="CSV file of folds, as `busseg split` writes it.")]
-Fold = Annotated[
-    int | None, typer.Option(min=0, help="Number of the fold; must be told if the splits file holds several.")
-]
+Fold = Annotated[int | None, typer.Option(min=0, help="Number of the fold; required if the splits file holds several.")]
 Groups = Annotated[
     Path | None,
     typer.Option(
-        help="CSV file that tells which images belong together: file, group. `busseg audit` of the same folders writes "
-        "one."
+        help="CSV file with columns file and group: images of one group stay together. `busseg audit` of the same "
+        "folders writes one."
     ),
 ]
 Sensitivity = Annotated[
@@ -50,20 +48,20 @@ Sensitivity = Annotated[
     typer.Option(
         min=0.5,
         max=0.99,
-        help="Share of the malignant images to find: an image counts as malignant from the probability on that found "
-        "this share out of fold.",
+        help="Share of the malignant images to find: an image counts as malignant if its probability reaches the "
+        "threshold that found this share out of fold.",
     ),
 ]
 Robustness = Annotated[bool, typer.Option("--robustness", help="Score under contrast, blur, speckle and more, too.")]
 
 
 def main():
-    """Run the command line: one line for what went wrong, and 2 for its exit status."""
+    """Run the command line. An error is one line and exit status 2."""
     forgive_output()
     try:
         app()
     except SystemExit as done:
-        if done.code == 130:  # what typer makes of Ctrl-C
+        if done.code == 130:  # typer's exit status for Ctrl-C
             complain("stopped")
         raise
     except Exception as error:
@@ -74,7 +72,7 @@ def main():
 
 
 def _one_line(error):
-    """What went wrong, in one line; None of what is a fault of busseg itself."""
+    """The error in one line; None for a fault of busseg itself."""
     if ran_out_of_memory(error):
         return "Expected more memory, found too little; a smaller image_size or batch_size takes less"
     if not isinstance(error, (OSError, ValueError, ImportError)):
@@ -85,14 +83,14 @@ def _one_line(error):
 
 
 def ran_out_of_memory(error):
-    """Whether an error is Python's, a backend's or a runtime's for too little memory; they share no class."""
+    """Whether an error of Python, a backend or a runtime means too little memory. They share no class."""
     words = f"{type(error).__name__} {error}"
     return isinstance(error, MemoryError) or bool(re.search(_NO_MEMORY, words))
 
 
 @contextmanager
 def starting_keras():
-    """Import Keras and its backend inside, in peace: TensorFlow's start-up notes are not for users."""
+    """A block in which Keras and its backend can be imported without TensorFlow's start-up notes."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Off by default on some processors; twice as fast there.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -110,14 +108,14 @@ def needs_keras(model):
 
 
 def start_keras_for(model):
-    """Import Keras in peace, if a model may need it."""
+    """Import Keras, see `starting_keras`, if a model may need it."""
     if needs_keras(model):
         with starting_keras():
             import keras  # noqa: F401
 
 
 def load_predictor(model, sensitivity=None):
-    """A predictor; Keras is started only for a model that needs it."""
+    """The `Predictor` of a model; Keras is started only if the model needs it."""
     from busseg.inference.predictor import Predictor
 
     with starting_keras() if needs_keras(model) else nullcontext():
@@ -125,8 +123,14 @@ def load_predictor(model, sensitivity=None):
 
 
 def check_datasets(data):
-    """Refuse a folder that is no dataset, or given twice, before work that takes long, and warn of a BUSI folder that
-    lacks a class; return what to call all.
+    """Check dataset folders before work that takes long; warn of a BUSI folder that lacks a class.
+
+    Returns:
+        The name of all datasets together, for reports.
+
+    Raises:
+        FileNotFoundError: If a folder is missing or not a dataset.
+        ValueError: If a folder is given twice.
     """
     from busseg.data import find_reader, name_sources
     from busseg.data.readers import busi
@@ -139,6 +143,7 @@ def check_datasets(data):
 
 
 def read_samples(data, groups, task=None):
+    """The samples of datasets, see `busseg.data.find_samples`, with the groups of a CSV file if there is one."""
     from busseg.data import find_samples
     from busseg.data.splits import read_groups
 
@@ -147,11 +152,12 @@ def read_samples(data, groups, task=None):
 
 
 def progress_bar(title):
+    """A function that wraps an iteration with a progress bar of this title."""
     return lambda things: track(things, title)
 
 
 def report_passed(passed):
-    """Say in one line which files of folders were passed over."""
+    """Print one line with the files of folders that are not read, if any."""
     from busseg.inference.inputs import format_passed
 
     if passed:
@@ -159,7 +165,11 @@ def report_passed(passed):
 
 
 def report_warnings(warned):
-    """Warn of files by a dict from each to the `Counter` of its pictures' warnings, of which "" is none."""
+    """Print the warnings of files.
+
+    Args:
+        warned: Dict from a file to a `Counter` of the warnings of its images; "" is no warning.
+    """
     for file, counts in warned.items():
         of_each = Counter(one for warning in counts.elements() for one in warning.split("; ") if one)
         for warning, count in of_each.items():
@@ -168,7 +178,7 @@ def report_warnings(warned):
 
 
 def report_out_of_distribution(warned):
-    """Count the files of `report_warnings` that are `OUT_OF_DISTRIBUTION` as a whole, and say what they lack."""
+    """Print how many files of `report_warnings` are `OUT_OF_DISTRIBUTION` in all their images, if any."""
     from busseg.imaging.dicom import is_dicom
     from busseg.inference.predictor import OUT_OF_DISTRIBUTION
 
@@ -176,12 +186,13 @@ def report_out_of_distribution(warned):
     if unreadable:
         scans = sum(is_dicom(file) for file in unreadable)
         complain(
-            f"{len(unreadable)} of {len(warned)} files are {OUT_OF_DISTRIBUTION}: no class is told"
-            + (f", and of {scans} DICOM files no DICOM SEG is written" if scans else "")
+            f"{len(unreadable)} of {len(warned)} files are {OUT_OF_DISTRIBUTION}: no class is printed"
+            + (f", and no DICOM SEG is written for {scans} DICOM files" if scans else "")
         )
 
 
 def report_failures(failed, count):
+    """Print the errors of the rows that failed, of `count` files; exit with status 1 if there is one."""
     for row in failed:
         complain(f"skipped: {row['error']}")
     if failed:

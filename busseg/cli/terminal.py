@@ -1,4 +1,4 @@
-"""What the program says: to terminals of any code page, to readers that leave early, and of names that are not ours."""
+"""Output to the terminal: any code page, readers that close early, and escaped control characters in names."""
 
 import io
 import os
@@ -12,7 +12,7 @@ _errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 
 def forgive_output():
-    """Let no output end a run: what the code page lacks is escaped, and what nobody reads any more is dropped."""
+    """Let no output end a run: characters that the code page lacks are escaped, and a closed pipe drops the output."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is not None and stream is getattr(sys, f"__{name}__"):
@@ -23,7 +23,7 @@ def forgive_output():
 
 
 class _Output(io.FileIO):
-    """A file whose reader may go, as `head` does after ten lines; who writes goes on."""
+    """A file whose reader may close it, as `head` does after ten lines; the writer continues."""
 
     def write(self, data):
         try:
@@ -36,7 +36,7 @@ class _Output(io.FileIO):
 
 
 def say(text):
-    """Print lines, without the control characters that names and files of others may hold."""
+    """Print lines, with the control characters of file names and file contents escaped."""
     print("\n".join(map(printable, text.split("\n"))))
 
 

@@ -1,4 +1,4 @@
-"""The verbs that train."""
+"""The verbs for training: demo, train, crossval, release."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from busseg.cli.terminal import say
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("busseg-demo"),
 ):
-    """See it work in a minute: draw phantoms, train on them, evaluate, predict, export.
+    """Try busseg in a minute: draw phantoms, train on them, evaluate, predict, export.
 
     Example: busseg demo --out busseg-demo
     """
@@ -32,26 +32,26 @@ def train(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for the run.")],
     recipe: Annotated[
-        str | None, typer.Option(help="Name of a recipe, or path of a TOML file; card if not told.")
+        str | None, typer.Option(help="Name of a recipe, or path of a TOML file; card by default.")
     ] = None,
     splits: Splits = None,
     fold: Fold = None,
     everything: Annotated[
         bool,
-        typer.Option("--all", help="Train with all images, for a model to be used; its recipe has validation = false."),
+        typer.Option("--all", help="Train with all images, for a model to deploy; its recipe has validation = false."),
     ] = False,
-    resume: Annotated[bool, typer.Option(help="Go on with the run in the folder, if there is one.")] = False,
+    resume: Annotated[bool, typer.Option(help="Resume the run in the folder, if there is one.")] = False,
     data_parallel: Annotated[
         bool, typer.Option("--data-parallel", help="Share every batch among all devices (JAX, TensorFlow).")
     ] = False,
     coordinator: Annotated[
         str | None,
-        typer.Option(help="HOST:PORT where process 0 of several that train together listens (JAX)."),
+        typer.Option(help="HOST:PORT of process 0, if several processes train together (JAX)."),
     ] = None,
     processes: Annotated[int | None, typer.Option(min=2, help="Number of the processes that train together.")] = None,
     process: Annotated[int | None, typer.Option(min=0, help="Number of this process; 0 writes the run.")] = None,
 ):
-    """Train a network on datasets: a U-Net for ultrasound, or by the recipe histology a classifier of tissue.
+    """Train a network on datasets: a U-Net for ultrasound; with the recipe histology, a classifier of histology.
 
     Example: busseg train data/busi --out runs/card
     """
@@ -85,22 +85,22 @@ def crossval(
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="grouped, leave-one-source-out, random, tang, curated, busbra5 or busbra10; of tissue, patient."
+            help="grouped, leave-one-source-out, random, tang, curated, busbra5 or busbra10; for histology, patient."
         ),
     ] = None,
     recipe: Annotated[str, typer.Option(help="Name of a recipe, or path of a TOML file.")] = "card",
     folds: Annotated[
-        int, typer.Option(min=2, help="Number of folds of grouped, random and patient; the others have theirs.")
+        int, typer.Option(min=2, help="Number of folds of grouped, random and patient; other protocols fix theirs.")
     ] = 5,
     seed: Annotated[int, typer.Option(help="The same seed gives the same folds.")] = 0,
     groups: Groups = None,
     jobs: Annotated[int, typer.Option(min=1, help="Number of folds to train at once.")] = 1,
     robustness: Robustness = False,
 ):
-    """Train a model a fold, score each on what it has not seen, and report all of them together.
+    """Cross-validate: train one model for each fold, score it on the images it has not seen, and report all together.
 
-    Called again after a kill, it goes on where it stopped. By the protocol leave-one-source-out, of several folders,
-    each folder is scored by a model that has seen none of it.
+    Called again after a kill, it resumes where it stopped. With several folders and the protocol leave-one-source-out,
+    each folder is scored by a model that was not trained on it.
 
     Example: busseg crossval data/busi --protocol grouped --recipe light --out runs/light-grouped
     """
@@ -129,10 +129,10 @@ def release(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     run: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder of `busseg train --all`, one for each; without, networks are only scored together."),
+        typer.Option(help="Folder of `busseg train --all`, one for each; without, the networks are only scored."),
     ] = None,
     float16: Annotated[
-        bool, typer.Option("--float16", help="Round weights to half precision; the ONNX file is smaller by half.")
+        bool, typer.Option("--float16", help="Round weights to half precision; the ONNX file has half the size.")
     ] = False,
 ):
     """Average networks, calibrate their mean out of fold, and export it with its OOD score.

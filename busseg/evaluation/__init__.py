@@ -1,1 +1,1 @@
-"""How good a model is: scores, figures, and the folder they go to."""
+"""Evaluation of a model: scores, figures, reports, and the folder that holds them."""

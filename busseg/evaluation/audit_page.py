@@ -1,7 +1,8 @@
-"""The page of an audit: one HTML file with its findings, its copies side by side and how its lesions are sized."""
+"""The page of an audit: one HTML file with its findings, its groups of copies and the sizes of its lesions."""
 
 import json
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,22 +24,22 @@ from busseg.storage.files import write_csv, write_text
 from busseg.storage.run_folder import AUDIT, AUDIT_PAGE, GROUPS
 
 THUMBNAIL_PX = 160  # longer side, of images in a contact sheet
-EXAMPLE_PX = 280  # width, of images that stand for a finding
+EXAMPLE_PX = 280  # width, of example images of a finding
 EXAMPLES = 8  # of a finding
 SHEETS = 400  # groups that are drawn; BUSI has about 150
 TICKS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1)  # of the sizes of lesions
-MEMBERS = 12  # images of a group that are drawn; the frames of a film are more
+MEMBERS = 12  # images of a group that are drawn; the frames of a clip may be more
 
 
-def write_audit(audit, out):
+def write_audit(audit: dict, out: str | Path) -> None:
     """Write `audit.json`, `groups.csv` (`file,group`, for `busseg split --groups`) and `audit.html` into a folder.
 
     Args:
-        audit: Dict, as `busseg.data.audit.audit_dataset` returns it. The images are read again, for their pictures.
-        out: Path of the folder; a former audit there is replaced.
+        audit: Dict, as `busseg.data.audit.audit_dataset` returns it. The images are read again, for the thumbnails.
+        out: Path of the folder; an earlier audit there is replaced.
 
     Raises:
-        FileExistsError: If `out` holds other files than a former audit.
+        FileExistsError: If `out` holds other files than an earlier audit.
     """
     with claim_folder(out, AUDIT) as out:
         _write(audit, out)
@@ -56,21 +57,13 @@ def _write(audit, out):
             for kind, draw in (("burned_in", _grey), ("colour_overlay", _colour), ("misaligned_mask", _beside_image))
             if kind in found
         }
+    name = Path(audit["data"]).name if len(audit["sources"]) == 1 else " + ".join(audit["sources"])
     write_page(
         out / AUDIT_PAGE,
         AUDIT_PAGE,
         audit=audit,
-        title=f"Audit of {Path(audit['data']).name if len(audit['sources']) == 1 else ' + '.join(audit['sources'])}",
-        findings=[
-            {
-                "kind": kind,
-                "title": describe_finding(audit, kind),
-                "advice": FINDINGS[kind].advice,
-                "entries": found[kind],
-            }
-            for kind in FINDINGS
-            if kind in found
-        ],
+        title=f"Audit of {name}",
+        findings=[_describe(audit, kind, found[kind]) for kind in FINDINGS if kind in found],
         problems=sum(not FINDINGS[kind].note for kind in found),
         notes=[kind for kind, one in FINDINGS.items() if one.note],
         unjudged=count_unjudged(audit),
@@ -85,7 +78,12 @@ def _write(audit, out):
     )
 
 
-# === Pictures ===
+def _describe(audit, kind, entries):
+    title, advice = describe_finding(audit, kind), FINDINGS[kind].advice
+    return {"kind": kind, "title": title, "advice": advice, "entries": entries}
+
+
+# === Images ===
 def _thumbnails(audit, groups, pool):
     """Dict from the name of each image that is drawn to its `data:` address."""
     places = {file["file"]: Path(audit["data"]) / file["path"] for file in audit["files"]}
@@ -102,7 +100,7 @@ def _thumbnail(image):
 
 
 def _few(entries):
-    """Some of many findings, evenly from the first to the last, so that every class has its share."""
+    """A few of many findings, evenly from the first to the last, so that every class has its share."""
     places = np.linspace(0, len(entries) - 1, min(EXAMPLES, len(entries)))
     return [entries[round(place)] for place in places]
 
@@ -121,7 +119,7 @@ def _colour(audit, entry):
 
 
 def _beside_image(audit, entry):
-    """The mask at the right of its image, both at one scale."""
+    """The image at the left, its mask at the right, both at one scale."""
     path = next(file["path"] for file in audit["files"] if file["file"] == entry["sample"])
     image, mask = (read_image(Path(audit["data"]) / name) for name in (path, entry["file"]))
     height = max(len(image), len(mask))
@@ -132,7 +130,7 @@ def _beside_image(audit, entry):
 
 # === Plots ===
 def _draw_plots(audit):
-    """Dict from the name of a plot to its `data:` address. A plot with nothing to show is not there."""
+    """Dict from the name of a plot to its `data:` address. A plot without data is left out."""
     figures = {}
     if audit["width_px"]:
         figures["sizes"] = plot_sizes(audit["files"])
@@ -141,8 +139,8 @@ def _draw_plots(audit):
     return {name: embed_figure(figure) for name, figure in figures.items()}
 
 
-def plot_sizes(files):
-    """The width and height of each readable image, a dot.
+def plot_sizes(files: Sequence[dict]) -> Figure:
+    """The width and height of each readable image, as a dot.
 
     Args:
         files: The `files` of an audit.
@@ -159,8 +157,8 @@ def plot_sizes(files):
     return figure
 
 
-def plot_lesions(files):
-    """The size of each lesion as a share of the image, a dot, on a logarithmic axis; a box between the quartiles.
+def plot_lesions(files: Sequence[dict]) -> Figure:
+    """The size of each lesion as a share of the image, as a dot on a logarithmic axis, and a box of the quartiles.
 
     Args:
         files: The `files` of an audit.

@@ -1,29 +1,31 @@
-"""Choose the images that tell most about a model, and draw what it saw in them."""
+"""The example images of a report: the best and worst results, missed lesions and false alarms."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from busseg.data.sample import CLASSES
+from busseg.data.sample import CLASSES, Sample
 from busseg.evaluation.page import embed_image
 from busseg.imaging.images import read_image, read_mask
 from busseg.inference.overlay import TRUTH_RGB, draw_contour
 
-CASES = 3  # pictures of a kind
-FEW = 8  # as many lesions of a class are all shown
-GAP_PX = 8  # between the two halves of a picture
+CASES = 3  # images of a kind
+FEW = 8  # up to so many lesions of a class are all shown
+GAP_PX = 8  # between the image and its overlay
 
 
-def choose_cases(rows):
-    """Order images by what they tell.
+def choose_cases(rows: Sequence[dict]) -> list[tuple[str, int, list[dict]]]:
+    """Choose the images to show: worst, median and best lesions of each class, missed lesions and false alarms.
 
     Args:
-        rows: Rows of `per_image.csv`, scored.
+        rows: Rows of `per_image.csv`, without those that hold an error.
 
     Returns:
-        List of `(title, count, candidates)`: how many of the candidates to show, the most telling first. Of each class
-        the worst, median and best of the lesions found; lesions missed and false alarms, the largest first. A kind
-        without a candidate is left out.
+        List of `(title, count, candidates)`, where `candidates` are rows in order of preference, of which the first
+        `count` that can be drawn are shown. Missed lesions and false alarms are ordered by area, the largest first. A
+        kind without a candidate is left out.
     """
     kinds = []
     for label in (*CLASSES, None):
@@ -44,35 +46,36 @@ def choose_cases(rows):
     return [kind for kind in kinds if kind[2]]
 
 
-def draw_cases(folder, rows, samples):
-    """Draw the most telling images of an evaluation: image | true contour and predicted contour.
+def draw_cases(folder: str | Path, rows: Sequence[dict], samples: Iterable[Sample]) -> list[tuple[str, list[dict]]]:
+    """Draw the cases of an evaluation, see `choose_cases`: image | true contour and predicted contour.
 
-    An image gives way to the next if it is not among the samples, or it or one of its masks cannot be read.
+    An image that is not among the samples, or that cannot be read, or whose mask cannot be read, is replaced by the
+    next candidate.
 
     Args:
         folder: Path of the evaluation or cross-validation, to which the column `mask` is relative.
-        rows: Rows of `per_image.csv`, scored.
+        rows: Rows of `per_image.csv`, without those that hold an error.
         samples: Sequence of `Sample`, found by name.
 
     Returns:
-        List of `(title, pictures)`, where a picture is a dict of its `row` and `src`, a `data:` address.
+        List of `(title, cases)`, where a case is a dict of its `row` and `src`, a `data:` address.
     """
-    rows = [row for row in rows if "mask" in row]  # of tissue there are none
+    rows = [row for row in rows if "mask" in row]  # histology has no masks
     by_name = {sample.name: sample for sample in samples}
     drawn = []
     for title, count, candidates in choose_cases(rows):
-        pictures = []
+        cases = []
         for row in candidates:
-            if len(pictures) < count and row["mask"] and row["file"] in by_name:
-                picture = _draw(by_name[row["file"]], Path(folder) / row["mask"])
-                pictures += [] if picture is None else [{"row": row, "src": embed_image(picture, width=560)}]
-        if pictures:
-            drawn.append((title, pictures))
+            if len(cases) < count and row["mask"] and row["file"] in by_name:
+                pixels = _draw(by_name[row["file"]], Path(folder) / row["mask"])
+                cases += [] if pixels is None else [{"row": row, "src": embed_image(pixels, width=560)}]
+        if cases:
+            drawn.append((title, cases))
     return drawn
 
 
-def _draw(sample, mask_path):
-    """Array `(height, 2 * width + GAP_PX, 3)`, or None if something cannot be read."""
+def _draw(sample: Sample, mask_path: Path) -> NDArray | None:
+    """Array `(height, 2 * width + GAP_PX, 3)`, uint8, or None if the image or a mask cannot be read."""
     try:
         image = read_image(sample.image)
         truth = read_mask(sample.masks, image.shape)

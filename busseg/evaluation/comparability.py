@@ -1,6 +1,8 @@
-"""What must be said beside the scores of several models: where they do not compare, or reward remembering."""
+"""Notes and warnings beside the scores of several models: different settings, different images, known images."""
 
-# What must be the same for scores to mean the same, and what to call it where it is not.
+from collections.abc import Sequence
+
+# Scores compare only where these settings are equal: key in `summary.json` -> name in the note.
 SETTINGS = {
     "part": "parts",
     "protocol": "protocols",
@@ -10,14 +12,14 @@ SETTINGS = {
 }
 
 
-def notes_on_settings(models):
+def notes_on_settings(models: Sequence[dict]) -> list[str]:
     """Sentences on the settings in which models differ; see `SETTINGS`."""
     notes = []
     for setting, title in SETTINGS.items():
         values = [model[setting] for model in models]
         if any(value != values[0] for value in values):
-            told = ", ".join(f"{model['name']} {_setting(setting, model[setting])}" for model in models)
-            notes.append(f"The {title} differ: {told}.")
+            each = ", ".join(f"{model['name']} {_setting(setting, model[setting])}" for model in models)
+            notes.append(f"The {title} differ: {each}.")
     return notes
 
 
@@ -27,18 +29,24 @@ def _setting(name, value):
     return str(value)
 
 
-def notes_on_leaks(models):
-    """Sentences on the models that were trained with copies of what they are scored on."""
+def notes_on_leaks(models: Sequence[dict]) -> list[str]:
+    """Sentences on the models that were trained with copies of their test images."""
     return [
         f"{model['name']} was trained or chosen with a copy of {model['leak']['share']:.1%} of its test images, so "
-        "that remembering counts as knowing."
+        "its scores may reward memorisation."
         for model in models
         if model["leak"] and model["leak"]["images"]
     ]
 
 
-def notes_on_images(one, rows_a, rows_b):
-    """What a pair of folders does not share, in sentences; none where both scored the same images."""
+def notes_on_images(one: dict, rows_a: Sequence[dict], rows_b: Sequence[dict]) -> list[str]:
+    """Sentences on the images that only one folder of a pair has scored; empty if both scored the same images.
+
+    Args:
+        one: Dict of the pair, an entry of `differences`; see `busseg.evaluation.compare.compare`.
+        rows_a: Sequence of dicts, one an image of the first folder.
+        rows_b: The same of the other folder.
+    """
     name, first = one["name"], one["to"]
     if not one["only_a"] and not one["only_b"]:
         return []
@@ -47,14 +55,14 @@ def notes_on_images(one, rows_a, rows_b):
     files_a, files_b = ([row["file"] for row in rows] for rows in (rows_a, rows_b))
     unlike = len(set(files_a) & set(files_b)) - one["images"]
     if len(set(files_a)) < len(files_a) or len(set(files_b)) < len(files_b):
-        notes.append(f"Files stand in several folds of {name} or {first}; only the same fold of both is compared.")
+        notes.append(f"Files are in several folds of {name} or {first}; only the same fold of both is compared.")
     elif unlike:
         notes.append(f"{unlike} files that both hold differ in size or in the true lesion, and are not compared.")
     return notes
 
 
-def warnings_of_known(models):
-    """Sentences on the models that know images they are scored on.
+def warnings_of_known(models: Sequence[dict]) -> list[str]:
+    """Sentences on the models that were trained on images they are scored on.
 
     Args:
         models: Sequence of dicts with `name` and `known`, see `summarise_known`.
@@ -63,7 +71,7 @@ def warnings_of_known(models):
     return [f"{name}: {one['warning']}" for name, one in known if one["warning"]]
 
 
-def notes_on_unknown(models):
-    """A sentence, if any, on the models that do not say which images they learnt from."""
+def notes_on_unknown(models: Sequence[dict]) -> list[str]:
+    """A sentence, if any, on the models that do not record their training images."""
     names = [model["name"] for model in models if model["known"] is None]
-    return [f"Unknown: which images {' and '.join(names)} learnt from."] if names else []
+    return [f"Unknown: which images {' and '.join(names)} were trained on."] if names else []

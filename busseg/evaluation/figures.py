@@ -1,4 +1,8 @@
-"""Pictures of an evaluation: review sheet and confusion matrix."""
+"""The PNG figures of an evaluation: review sheet and confusion matrix."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -10,8 +14,15 @@ from busseg.inference.overlay import TRUTH_RGB, draw_contour
 from busseg.storage.files import replacing
 from busseg.storage.signature import SOFTWARE
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
 
-def draw_review_sheet(predictor, samples, path):
+    from busseg.data.sample import Sample
+    from busseg.inference.predictor import Predictor
+
+
+def draw_review_sheet(predictor: Predictor, samples: Sequence[Sample], path: str | Path) -> None:
     """Draw a row a sample: image | true mask | predicted mask | overlay with the class.
 
     Args:
@@ -44,7 +55,7 @@ def draw_review_sheet(predictor, samples, path):
     _save(figure, path)
 
 
-def draw_confusion(confusion, classes, path):
+def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str], path: str | Path) -> None:
     """Draw a confusion matrix.
 
     Args:

@@ -1,10 +1,13 @@
-"""How far the scores of a set of images may be trusted: bootstrap intervals by group, and paired comparisons.
+"""Uncertainty of the scores of a set of images: bootstrap intervals by group, and paired comparisons of two models.
 
-A bootstrap draws thousands of images a thousand times. Scoring each draw anew takes minutes, so the draws are scored
-side by side here, as weights of the images; the tests hold this against scoring each draw by `point_scores`.
+A bootstrap draws thousands of images a thousand times. Scoring each draw by itself takes minutes. Here the draws are
+weights of the images, and all are scored at once; the tests compare this with `point_scores` of each draw.
 """
 
+from collections.abc import Callable, Mapping, Sequence
+
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import binomtest, wilcoxon
 
 from busseg.evaluation.scores import (
@@ -24,17 +27,18 @@ _BY_WILCOXON = (*OVERLAPS, *DISTANCES, "false_alarm_px", "false_alarm_fraction")
 _BY_MCNEMAR = ("missed_rate", "clean_normal_rate", "accuracy")
 
 
-def bootstrap_intervals(rows, replicates=1000, level=0.95, seed=0):
+def bootstrap_intervals(
+    rows: Sequence[dict], replicates: int = 1000, level: float = 0.95, seed: int = 0
+) -> dict[str, list[float]]:
     """Percentile bootstrap intervals of the scores of a set of images.
 
-    Whole groups are drawn, with replacement and as many as there are, for copies of a scan and scans of a patient are
-    no independent evidence.
+    Each draw takes as many whole groups as there are, with replacement: copies of an image and images of one patient
+    are not independent.
 
     Args:
-        rows: Sequence of dicts, one an image; see `busseg.evaluation.scoring.fields`. Those with an error are left
-            out.
+        rows: Sequence of dicts, one an image; see `busseg.evaluation.table.fields`. Those with an error are left out.
         replicates: Number of draws.
-        level: Share of the draws that lie inside.
+        level: Share of the draws that lie inside the interval.
         seed: Integer. The same seed gives the same intervals.
 
     Returns:
@@ -49,8 +53,10 @@ def bootstrap_intervals(rows, replicates=1000, level=0.95, seed=0):
     return {name: _interval(values[1:], level) for name, values in draws.items() if not np.isnan(values[0])}
 
 
-def mean_intervals(rows, values, replicates=1000, level=0.95, seed=0):
-    """As `bootstrap_intervals`, of scores that are means over images.
+def mean_intervals(
+    rows: Sequence[dict], values: Mapping[str, NDArray], replicates: int = 1000, level: float = 0.95, seed: int = 0
+) -> dict[str, list[float]]:
+    """`bootstrap_intervals` of scores that are means over images.
 
     Args:
         rows: Sequence of dicts with `group`, one an image.
@@ -58,42 +64,41 @@ def mean_intervals(rows, values, replicates=1000, level=0.95, seed=0):
         replicates, level, seed: See `bootstrap_intervals`.
 
     Returns:
-        Dict from name to `[low, high]`, of the scores that an image defines.
+        Dict from name to `[low, high]`, for the scores that at least one image defines.
     """
     draw = _draw(rows, replicates, seed)
     means = {name: _means(each, draw) for name, each in values.items() if not np.isnan(each).all()}
     return {name: _interval(mean[1:], level) for name, mean in means.items()}
 
 
-def paired_differences(rows_a, rows_b, replicates=1000, seed=0):
+def paired_differences(rows_a: Sequence[dict], rows_b: Sequence[dict], replicates: int = 1000, seed: int = 0) -> dict:
     """Compare two models on the images that both have scored.
 
-    Two rows are of one image if their file, label, size and true area agree (and their fold, where a file stands in
-    several). A score that is a mean over images is taken over those on which both models define it: distances over
-    the lesions that both found.
+    Two rows belong to one image if their file, label, size and true area agree (and their fold, where a file is in
+    several folds). A score that is a mean over images uses only the images on which both models define it: distances
+    use the lesions that both models found.
 
-    The interval, of both models on the same draws of whole groups, is the answer to read first. `p` asks whether
-    chance alone explains the difference. Both tests behind it take the images for independent, which copies of a scan
-    and scans of a patient are not; where groups hold many images, `p` is too small.
+    The interval draws the same whole groups for both models; read it first. `p` tests whether chance alone explains
+    the difference. Both tests assume independent images, which copies of an image and images of one patient are not:
+    where groups hold many images, `p` is too small.
 
-    - Overlaps, distances and false-alarm areas: Wilcoxon's signed-rank test, two-sided, images without a difference
-      left out. It takes the differences to lie symmetrically about their median.
-    - Accuracy, missed lesions and clean normal images: McNemar's exact test, two-sided: of the images that only one
-      of the two gets right, either is as likely to.
-    - All others have no p of their own: None.
+    - Overlaps, distances and false-alarm areas: Wilcoxon's signed-rank test, two-sided, without the images that have
+      no difference. It assumes that the differences lie symmetrically about their median.
+    - Accuracy, missed lesions and clean normal images: McNemar's exact test, two-sided. It assumes that of the images
+      that only one model gets right, each model gets half.
+    - Other scores have no test: `p` is None.
 
     Args:
-        rows_a: Sequence of dicts, one an image; see `busseg.evaluation.scoring.fields`. Those with an error are
-            left out.
+        rows_a: Sequence of dicts, one an image; see `busseg.evaluation.table.fields`. Those with an error are left out.
         rows_b: The same of the other model.
         replicates: Number of draws.
         seed: Integer. The same seed gives the same intervals.
 
     Returns:
-        Dict of `images` and `groups`, those both have scored (groups as in `rows_a`); `only_a` and `only_b`, the
-        numbers of images that one has scored and the other not; and `differences`, a dict from the name of a score to
-        a dict of `a` and `b`, the scores on the common images, `difference` `b - a`, its 95 % bootstrap interval
-        `low` and `high`, and `p`. Scores that the common images do not define are left out.
+        Dict of `images` and `groups`, the numbers that both have scored (groups as in `rows_a`); `only_a` and `only_b`,
+        the numbers of images that only one has scored; and `differences`, a dict from the name of a score to a dict of
+        `a` and `b`, the scores on the common images, `difference` `b - a`, its 95 % bootstrap interval `low` and
+        `high`, and `p`. Scores that the common images do not define are left out.
     """
     rows_a, rows_b, only_a, only_b = match_images(scored(rows_a), scored(rows_b))
     draw = _draw(rows_a, replicates, seed)
@@ -124,16 +129,16 @@ def paired_differences(rows_a, rows_b, replicates=1000, seed=0):
     }
 
 
-def image_key(rows_a, rows_b):
-    """The function that gives rows of one image the same key, others another; see `paired_differences`."""
+def image_key(rows_a: Sequence[dict], rows_b: Sequence[dict]) -> Callable[[dict], tuple]:
+    """A function from a row to the key of its image: equal for rows of one image; see `paired_differences`."""
     names = ("file", "label", "true_px", "width_px", "height_px")
     if any(len({row["file"] for row in rows}) < len(rows) for rows in (rows_a, rows_b)):
         names = (*names, "fold")
     return lambda row: tuple(row.get(name) for name in names)
 
 
-def match_images(rows_a, rows_b):
-    """The rows of the images in both, in one order, and how many each has alone."""
+def match_images(rows_a: Sequence[dict], rows_b: Sequence[dict]) -> tuple[list[dict], list[dict], int, int]:
+    """The rows of the images in both tables, in one order, and the numbers of images that only one table has."""
     key = image_key(rows_a, rows_b)
     by_image_a, by_image_b = ({key(row): row for row in rows} for rows in (rows_a, rows_b))
     common = [image for image in by_image_a if image in by_image_b]
@@ -163,7 +168,7 @@ def _interval(values, level=0.95):
 
 # === Draws, as weights ===
 def _draw(rows, replicates, seed):
-    """Weights `(1 + replicates, images)`: how often each image is drawn. In the first draw each is once."""
+    """Weights `(1 + replicates, images)`: how often each image is drawn. The first draw takes each image once."""
     if not rows:
         return np.ones((1 + replicates, 0))
     names, group_of = np.unique([row["group"] for row in rows], return_inverse=True)
@@ -173,12 +178,12 @@ def _draw(rows, replicates, seed):
 
 
 def _scores_of_draws(rows, values, draw):
-    """What `point_scores` would say of each draw: a dict from name to array `(1 + replicates,)`, NaN if not defined.
+    """The `point_scores` of each draw: a dict from name to array `(1 + replicates,)`, NaN if not defined.
 
     Args:
         rows: Sequence of dicts, one a readable image.
-        values: What the images add to the scores that are means, as of `image_values`.
-        draw: Weights, as of `_draw`.
+        values: The `image_values` of the rows.
+        draw: Weights, see `_draw`.
     """
     scores = {name: _means(each, draw) for name, each in values.items()}
     scores |= {f"{name}_median": _medians(values[name], draw) for name in (*OVERLAPS, *DISTANCES)}
@@ -229,10 +234,10 @@ def _confusion_scores(true, predicted, classes, draw):
     size = len(classes)
     cells = np.eye(size * size)[true * size + predicted]
     confusion = (draw @ cells).reshape(-1, size, size)
-    hits, images, told = confusion.diagonal(axis1=1, axis2=2), confusion.sum(axis=2), confusion.sum(axis=1)
-    # Both NaN for a class that is not in the draw, and so out of the mean.
+    hits, images, answers = confusion.diagonal(axis1=1, axis2=2), confusion.sum(axis=2), confusion.sum(axis=1)
+    # NaN for a class that is not in the draw, so the mean leaves it out.
     sensitivity = _divide(hits, images)
-    f1 = np.where(images > 0, _divide(2 * hits, images + told), np.nan)
+    f1 = np.where(images > 0, _divide(2 * hits, images + answers), np.nan)
     return {"balanced_accuracy": _mean_of_defined(sensitivity.T), "macro_f1": _mean_of_defined(f1.T)}
 
 
@@ -243,7 +248,7 @@ def _auc_scores(true, probabilities, classes, draw):
 
 
 def _aucs(positive, scores, draw):
-    """Of all pairs of a positive and a negative image, the share ranked rightly; a tie counts half."""
+    """The share of pairs of a positive and a negative image that are ranked correctly; a tie counts half."""
     if not scores.size:
         return np.full(len(draw), np.nan)
     order = np.argsort(scores)

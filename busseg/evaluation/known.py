@@ -1,26 +1,27 @@
-"""How many of the scored images a model learnt from: those it may remember rather than read."""
+"""Known images: scored images that the model was trained on, and may remember. The others are scored apart."""
 
 import textwrap
+from collections.abc import Callable, Sequence
 
 from busseg.evaluation.intervals import match_images, paired_differences
 
-UNKNOWN = "Unknown: this model does not say which images it learnt from."
+UNKNOWN = "Unknown: this model does not record which images it was trained on."
 
 
-def count_known(rows):
-    """How many of the rows are of images that their model learnt from, or of copies of them.
+def count_known(rows: Sequence[dict]) -> int | None:
+    """Count the rows whose image, or a copy of it, the model was trained on.
 
     Args:
-        rows: Sequence of dicts, one an image; see `busseg.evaluation.scoring.fields`.
+        rows: Sequence of dicts, one an image; see `busseg.evaluation.table.fields`.
 
     Returns:
-        Their number; None if there are no rows, or a model does not say what it learnt from.
+        Their number; None if there are no rows, or a model does not record its training images.
     """
-    told = [row.get("known") for row in rows]
-    return sum(told) if told and None not in told else None
+    known = [row.get("known") for row in rows]
+    return sum(known) if known and None not in known else None
 
 
-def summarise_known(rows, summarise):
+def summarise_known(rows: Sequence[dict], summarise: Callable[[Sequence[dict]], dict]) -> dict:
     """Count the images that a model knows, and score the others apart.
 
     Args:
@@ -28,47 +29,47 @@ def summarise_known(rows, summarise):
         summarise: Function that sums up rows.
 
     Returns:
-        Dict of `known`, a dict of the number of `images` that the model knows, their `share`, and the `warning` that
-        says so, None where it knows none; or None where `count_known` is. Where it knows some and not others also
-        `unseen`, what `summarise` says of the others.
+        Dict of `known`, a dict of the number of known `images`, their `share`, and a `warning` (None if no image is
+        known); `known` itself is None where `count_known` is. If some images are known and others are not, the dict
+        also holds `unseen`, the `summarise` of the others.
     """
     count = count_known(rows)
     if count is None:
         return {"known": None}
     warning = (
-        f"{count} of {len(rows)} scored images, or copies of them, were used to train or calibrate this model, so that "
-        "remembering counts as knowing."
+        f"{count} of {len(rows)} scored images, or copies of them, were used to train or calibrate this model, so its "
+        "scores may reward memorisation."
     )
     known = {"images": count, "share": count / len(rows), "warning": warning if count else None}
     unseen = [row for row in rows if not row["known"]]
     return {"known": known, **({"unseen": summarise(unseen)} if count and unseen else {})}
 
 
-def format_known(one):
-    """The warning as lines of text, none where there is nothing to warn of.
+def format_known(one: dict) -> list[str]:
+    """The warning about known images as lines of text; empty if no image is known.
 
     Args:
-        one: What `summarise` says of a part.
+        one: The `summarise` of a part.
     """
     known = one.get("known")
     if not known or not known["images"]:
         return []
-    apart = f" The others, {one['unseen']['images']}, are scored apart, below." if "unseen" in one else ""
+    apart = f" The other images, {one['unseen']['images']}, are scored apart, below." if "unseen" in one else ""
     return textwrap.wrap(known["warning"] + apart, 100, initial_indent="WARNING: ", subsequent_indent="         ")
 
 
-# === Of two models ===
-def paired_known(rows_a, rows_b):
+# === Two models ===
+def paired_known(rows_a: Sequence[dict], rows_b: Sequence[dict]) -> dict:
     """Compare two models on the images that neither knows.
 
     Args:
-        rows_a: Sequence of dicts, one a readable image; see `busseg.evaluation.scoring.fields`.
+        rows_a: Sequence of dicts, one a readable image; see `busseg.evaluation.table.fields`.
         rows_b: The same of the other model.
 
     Returns:
         Dict of `known`, the numbers `a` and `b` of the common images that each model knows, see `count_known`; and
-        `unseen`, what `paired_differences` says of those that neither is said to know, or None where these are all of
-        them or none.
+        `unseen`, the `paired_differences` on the images that neither is recorded to know, or None where these are all
+        of the common images or no image.
     """
     rows_a, rows_b, _, _ = match_images(rows_a, rows_b)
     pairs = [pair for pair in zip(rows_a, rows_b) if not any(row.get("known") for row in pair)]

@@ -1,6 +1,9 @@
-"""Scores of a decision: malignant from a threshold on, or an answer only where the model is sure enough."""
+"""Scores of a decision: malignant at or above a threshold, or a class only where the model is confident enough."""
+
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from busseg.evaluation.intervals import mean_intervals
 from busseg.evaluation.scores import classes_of, labels_and_probabilities, numbers_of, scored
@@ -8,18 +11,18 @@ from busseg.evaluation.scores import classes_of, labels_and_probabilities, numbe
 COVERAGES = tuple(tenth / 10 for tenth in range(1, 11))
 
 
-def decision_values(rows, threshold):
-    """What each image adds to the scores of the decision that it is malignant.
+def decision_values(rows: Sequence[dict], threshold: float) -> dict[str, NDArray]:
+    """The contribution of each image to the scores of the decision "malignant".
 
     Args:
-        rows: Sequence of dicts, one a readable image; see `busseg.evaluation.scoring.fields`.
-        threshold: Of the probability of malignant, which counts as malignant if it is reached.
+        rows: Sequence of dicts, one a readable image; see `busseg.evaluation.table.fields`.
+        threshold: The decision is "malignant" if the probability of malignant reaches this.
 
     Returns:
-        Dict from the name of a score to an array `(images,)`, NaN where the score is not defined for an image:
-        `sensitivity`, of the malignant images whether they are called so; `specificity`, of the others whether they are
-        not; `ppv`, of those called malignant whether they are; `npv`, of those not called so whether they are not.
-        Images without a class define none.
+        Dict from the name of a score to an array `(images,)`: 1 where the decision is right, 0 where it is wrong, NaN
+        where the score is not defined for an image. `sensitivity` is defined for malignant images, `specificity` for
+        the others, `ppv` for images called malignant, `npv` for images not called malignant. An image without a class
+        defines no score.
     """
     malignant = np.array([np.nan if not row["label"] else row["label"] == "malignant" for row in rows], dtype=float)
     called = np.array([row["p_malignant"] >= threshold for row in rows], dtype=bool)
@@ -32,17 +35,17 @@ def decision_values(rows, threshold):
     }
 
 
-def decision_scores(rows, threshold):
+def decision_scores(rows: Sequence[dict], threshold: float) -> dict:
     """Score the decision that an image is malignant.
 
     Args:
         rows, threshold: As for `decision_values`. Rows with an error are left out.
 
     Returns:
-        Dict of `threshold`; `malignant` and `others`, the numbers of images, all with a class; `called`, the number of
-        them called malignant; `prevalence`, the share of the malignant ones, which `ppv` and `npv` hold for, or None
+        Dict of `threshold`; `malignant` and `others`, the numbers of images with a class; `called`, how many of them
+        are called malignant; `prevalence`, the share of malignant images, for which `ppv` and `npv` hold, or None
         without images; `scores`, a dict of `sensitivity` `TP / (TP + FN)`, `specificity` `TN / (TN + FP)`, `ppv`
-        `TP / (TP + FP)` and `npv` `TN / (TN + FN)`, each None where it has nothing to divide by; and `intervals`, see
+        `TP / (TP + FP)` and `npv` `TN / (TN + FN)`, each None where the divisor is 0; and `intervals`, see
         `bootstrap_intervals`.
     """
     rows = [row for row in scored(rows) if row["label"]]
@@ -60,16 +63,16 @@ def decision_scores(rows, threshold):
     }
 
 
-def risk_coverage(correct, confidence):
-    """How often answers are wrong if only the surest are given.
+def risk_coverage(correct: ArrayLike, confidence: ArrayLike) -> tuple[NDArray, NDArray]:
+    """The risk-coverage curve: the error rate among the most confident images.
 
     Args:
-        correct: Array `(images,)`, 1 where the answer is right, else 0.
-        confidence: Array `(images,)`, the larger the surer. Images of one confidence count as in random order.
+        correct: Array `(images,)`, 1 where the class is right, else 0.
+        confidence: Array `(images,)`, higher is more confident. Images of equal confidence count as in random order.
 
     Returns:
-        `(coverage, risk)`: arrays `(images,)`, of the surest 1, 2, ... images their share of all, and the share of them
-        that are wrong. The mean of `risk` is the area under the curve, AURC.
+        `(coverage, risk)`: arrays `(images,)`. For the 1, 2, ... most confident images, their share of all images and
+        the share of them that is wrong. The mean of `risk` is the area under the curve, AURC.
 
     Reference:
         Geifman and El-Yaniv, "Selective Classification for Deep Neural Networks", NeurIPS 2017,
@@ -81,11 +84,11 @@ def risk_coverage(correct, confidence):
     return number / len(place), np.cumsum(np.repeat(wrong, count)) / number
 
 
-def class_risk(rows):
-    """`risk_coverage` of the classes, by the probability of the class answered.
+def class_risk(rows: Sequence[dict]) -> tuple[NDArray, NDArray]:
+    """The `risk_coverage` of the predicted classes. The confidence is the probability of the predicted class.
 
     Args:
-        rows: Sequence of dicts, one an image; see `busseg.evaluation.scoring.fields`. Those with an error or without a
+        rows: Sequence of dicts, one an image; see `busseg.evaluation.table.fields`. Those with an error or without a
             class are left out.
     """
     rows = scored(rows)
@@ -94,12 +97,15 @@ def class_risk(rows):
     return risk_coverage(correct, probabilities.max(axis=1))
 
 
-def selective_scores(rows):
+def selective_scores(rows: Sequence[dict]) -> dict | None:
     """Sum up `class_risk`.
 
+    Args:
+        rows: As for `class_risk`.
+
     Returns:
-        Dict of `aurc`, and `risk`, a list of dicts of `coverage`, each of `COVERAGES`, and `error_rate` of so many of
-        the surest images, to the next whole image; None where no image has a class.
+        Dict of `aurc`, and `risk`, a list of dicts of `coverage`, each of `COVERAGES`, and `error_rate` among that
+        share of the images, the most confident ones, to the next whole image. None if no image has a class.
     """
     _, risk = class_risk(rows)
     if not len(risk):

@@ -1,12 +1,15 @@
-"""Self-contained HTML pages: one file, every picture inside, nothing loaded from elsewhere."""
+"""Self-contained HTML pages: one file that holds its images and loads nothing from elsewhere."""
 
 import base64
 import io
+from pathlib import Path
 
 import cv2
 import jinja2
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image
 
 from busseg import __version__
@@ -14,7 +17,7 @@ from busseg.storage.files import write_text
 
 _templates = jinja2.Environment(
     loader=jinja2.PackageLoader("busseg.evaluation"),
-    autoescape=True,  # file names and error messages are other people's text
+    autoescape=True,  # file names and error messages come from outside
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
@@ -22,39 +25,39 @@ _templates = jinja2.Environment(
 _templates.globals["version"] = __version__
 
 
-def write_page(path, template, **values):
+def write_page(path: str | Path, template: str, **values) -> None:
     """Write an HTML page, whole or not at all.
 
     Args:
         path: Path of the HTML file.
         template: Name of a file in `templates/`, which extends `base.html`.
-        values: What the template shows. Text is escaped.
+        values: Variables of the template. Text is escaped.
     """
     write_text(path, _templates.get_template(template).render(**values))
 
 
-def embed_figure(figure, dpi=150):
-    """A matplotlib figure as a `data:` address, for the `src` of an image: SVG, whose lines and letters stay sharp.
+def embed_figure(figure: Figure, dpi: int = 150) -> str:
+    """A matplotlib figure as a `data:` address of an SVG, for the `src` of an `<img>`.
 
     The same figure gives the same address.
 
     Args:
         figure: A `matplotlib.figure.Figure`.
-        dpi: Dots an inch, for what is drawn as pixels in it (`rasterized=True`).
+        dpi: Dots an inch, for the parts drawn as pixels (`rasterized=True`).
     """
     stream = io.BytesIO()
-    # Letters as paths, for a font need not be there; a fixed salt and no date, so that nothing differs without cause.
+    # Letters as paths need no font; a fixed salt and no date give equal files for equal figures.
     with rc_context({"svg.fonttype": "path", "svg.hashsalt": "busseg"}):
         figure.savefig(stream, format="svg", dpi=dpi, metadata={"Date": None})
     return _embed("svg+xml", stream.getvalue())
 
 
-def embed_image(pixels, width=320):
-    """An image as a `data:` address, for the `src` of an image: JPEG, made smaller if it is wider than `width`.
+def embed_image(pixels: NDArray, width: int = 320) -> str:
+    """An image as a `data:` address of a JPEG, for the `src` of an `<img>`.
 
     Args:
         pixels: Array `(height, width)` grey or `(height, width, 3)` RGB, uint8.
-        width: The most pixels across.
+        width: Maximum width in pixels; a wider image is made smaller.
     """
     height = max(1, round(pixels.shape[0] * width / pixels.shape[1]))
     if pixels.shape[1] > width:

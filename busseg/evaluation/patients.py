@@ -1,6 +1,7 @@
-"""Scores by patient: the images of one patient are pooled to one answer."""
+"""Scores by patient: the images of one patient are pooled to one prediction."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,19 +15,18 @@ PATIENT_SCORES = {
 }
 
 
-def pool_patients(rows):
-    """Pool the images of each patient: the mean of their probabilities, and the gravest of their labels.
+def pool_patients(rows: Sequence[dict]) -> list[dict]:
+    """Pool the images of each patient: the mean of their probabilities, and the most severe of their labels.
 
     A patient is malignant if one of her images is, else benign if one is. Images without a patient or a label are left
-    out. Patients of two sources are two, though they may have one name.
+    out. Patients of different sources are different, even under one name.
 
     Args:
-        rows: Sequence of dicts, one an image; see `busseg.evaluation.scoring.fields`. Those with an error are left
-            out.
+        rows: Sequence of dicts, one an image; see `busseg.evaluation.table.fields`. Those with an error are left out.
 
     Returns:
         List of dicts, one a patient: `file`, the source and the patient; `source`, `group` and `label`; `images`, their
-        number; and the probabilities `p_CLASS`. `point_scores` and `paired_differences` take them as they take images.
+        number; and the probabilities `p_CLASS`. `point_scores` and `paired_differences` take them like rows of images.
     """
     rows = scored(rows)
     classes, views = classes_of(rows), defaultdict(list)
@@ -46,7 +46,7 @@ def pool_patients(rows):
     ]
 
 
-def patient_scores(rows):
+def patient_scores(rows: Sequence[dict]) -> dict | None:
     """The scores of the patients of a set of images.
 
     Args:
@@ -54,8 +54,8 @@ def patient_scores(rows):
 
     Returns:
         Dict of the numbers of `patients` and of their `images`; `scores`, those of `PATIENT_SCORES`, None where not
-        defined; and their `intervals`, see `bootstrap_intervals`, by group, which is the patient. None where no image
-        has a patient.
+        defined; and their `intervals`, see `bootstrap_intervals`; the group is the patient. None if no image has a
+        patient.
     """
     pooled = pool_patients(rows)
     if not pooled:
@@ -69,7 +69,7 @@ def patient_scores(rows):
     }
 
 
-def paired_patients(rows_a, rows_b):
+def paired_patients(rows_a: Sequence[dict], rows_b: Sequence[dict]) -> dict:
     """Compare two models patient by patient, on the images that both have scored.
 
     Args:
@@ -77,7 +77,7 @@ def paired_patients(rows_a, rows_b):
         rows_b: The same of the other model.
 
     Returns:
-        Dict of the number of `patients`, and `differences`, those of `PATIENT_SCORES` as `paired_differences` has them.
+        Dict of the number of `patients`, and `differences`, see `paired_differences`, of `PATIENT_SCORES`.
     """
     rows_a, rows_b, _, _ = match_images(scored(rows_a), scored(rows_b))
     paired = paired_differences(pool_patients(rows_a), pool_patients(rows_b))

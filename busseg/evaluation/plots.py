@@ -1,19 +1,22 @@
-"""The plots of a report. Each returns a `matplotlib.figure.Figure`, small enough to be read on a phone."""
+"""The plots of a report. Each returns a `matplotlib.figure.Figure`, small enough for a phone."""
+
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from busseg.data.sample import CLASSES, TASKS
 
-# Apart in hue and in brightness, so that they differ for the colour-blind and on grey paper; None is "no class told".
+# Different in hue and in brightness, for colour-blind readers and grey paper. None: images without a class.
 COLORS = {"normal": "#4c78a8", "benign": "#d98c00", "malignant": "#9c1f52", None: "#555555"}
 COLORS |= {label: matplotlib.color_sequences["tab10"][number] for number, label in enumerate(TASKS["subtypes"])}
 TRAIN, VALIDATION = "#8fa3b5", "#c8102e"
 SIZE = (4.4, 3.6)  # inches
-MANY = 1500  # dots beyond which they are drawn as pixels, for each takes a hundred bytes of SVG
+MANY = 1500  # more dots than this are drawn as pixels: each dot takes a hundred bytes of SVG
 PERCENT = FuncFormatter(lambda value, _: f"{100 * value:g} %")
 
 
@@ -32,8 +35,8 @@ def _style(axis, **settings):
 
 
 # === Classes ===
-def plot_confusion(confusion, classes=CLASSES):
-    """Counts and shares of each true class, the darker the larger the share.
+def plot_confusion(confusion: ArrayLike, classes: Sequence[str] = CLASSES) -> Figure:
+    """The confusion matrix: counts, and shares of each true class. A darker cell is a larger share.
 
     Args:
         confusion: Counts, rows true and columns predicted, in the order of `classes`.
@@ -54,7 +57,9 @@ def plot_confusion(confusion, classes=CLASSES):
     return figure
 
 
-def roc_curves(labels, probabilities, classes=CLASSES):
+def roc_curves(
+    labels: Sequence[str], probabilities: ArrayLike, classes: Sequence[str] = CLASSES
+) -> dict[str, tuple[NDArray, NDArray, float]]:
     """The ROC curve of each class against the rest.
 
     Args:
@@ -63,8 +68,8 @@ def roc_curves(labels, probabilities, classes=CLASSES):
         classes: Sequence of their names.
 
     Returns:
-        Dict from class to `(false_positive_rate, sensitivity, auc)`, two arrays and a float. A class of none or of all
-        of the images has no curve and is left out.
+        Dict from class to `(false_positive_rate, sensitivity, auc)`, two arrays and a float. A class that holds no
+        image or all images has no curve and is left out.
     """
     return {
         label: (*roc_curve(truth, score)[:2], float(roc_auc_score(truth, score)))
@@ -72,14 +77,17 @@ def roc_curves(labels, probabilities, classes=CLASSES):
     }
 
 
-def precision_recall_curves(labels, probabilities, classes=CLASSES):
+def precision_recall_curves(
+    labels: Sequence[str], probabilities: ArrayLike, classes: Sequence[str] = CLASSES
+) -> dict[str, tuple[NDArray, NDArray, float]]:
     """The precision-recall curve of each class against the rest.
 
     Args:
         labels, probabilities, classes: As for `roc_curves`.
 
     Returns:
-        Dict from class to `(recall, precision, average_precision)`, two arrays and a float; as for `roc_curves`.
+        Dict from class to `(recall, precision, average_precision)`, two arrays and a float. A class without a curve is
+        left out, as in `roc_curves`.
     """
     return {
         label: (*precision_recall_curve(truth, score)[1::-1], float(average_precision_score(truth, score)))
@@ -95,7 +103,7 @@ def _one_against_rest(labels, probabilities, classes):
             yield label, truth, probabilities[:, number]
 
 
-def plot_roc(curves):
+def plot_roc(curves: Mapping[str, tuple[NDArray, NDArray, float]]) -> Figure:
     """Draw `roc_curves`."""
     figure, axis = _panel(xlabel="false positive rate (1 - specificity)", ylabel="sensitivity")
     axis.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle=":")
@@ -106,11 +114,11 @@ def plot_roc(curves):
     return figure
 
 
-def plot_precision_recall(curves):
-    """Draw `precision_recall_curves`, as steps: between two thresholds there is no other."""
+def plot_precision_recall(curves: Mapping[str, tuple[NDArray, NDArray, float]]) -> Figure:
+    """Draw `precision_recall_curves` as steps: no operating point lies between two thresholds."""
     figure, axis = _panel(xlabel="recall (sensitivity)", ylabel="precision")
     for label, (recall, precision, average) in curves.items():
-        # Ordered by falling recall; at recall 1 stands the share of the class among all images.
+        # Ordered by falling recall; the first value, at recall 1, is the share of the class among all images.
         axis.step(recall, precision, where="post", color=COLORS[label], label=f"{label}, average {average:.3f}")
         axis.axhline(precision[0], color=COLORS[label], linewidth=1, linestyle=":")
     axis.set(xlim=(0, 1.01), ylim=(0, 1.02))
@@ -118,8 +126,8 @@ def plot_precision_recall(curves):
     return figure
 
 
-def plot_reliability(bins, ece):
-    """How often the answer is right, where the model is so sure; and below, how many answers are so sure.
+def plot_reliability(bins: Sequence[dict], ece: float) -> Figure:
+    """The reliability diagram: accuracy by confidence, and below the number of images by confidence.
 
     Args:
         bins: Sequence of dicts of `low`, `high`, `images`, `confidence` and `accuracy`.
@@ -139,8 +147,8 @@ def plot_reliability(bins, ece):
     return figure
 
 
-def plot_risk_coverage(coverage, risk):
-    """How often the class is wrong if only the surest images are answered.
+def plot_risk_coverage(coverage: NDArray, risk: NDArray) -> Figure:
+    """The risk-coverage curve: the error rate among the most confident images.
 
     Args:
         coverage, risk: Arrays `(images,)`; see `busseg.evaluation.operating.risk_coverage`.
@@ -156,8 +164,8 @@ def plot_risk_coverage(coverage, risk):
 
 
 # === Lesions ===
-def plot_dice(rows):
-    """The Dice of each lesion, a dot; a box between the quartiles, a line at the median, a diamond at the mean.
+def plot_dice(rows: Sequence[dict]) -> Figure:
+    """The Dice of each lesion as a dot; a box between the quartiles, a line at the median, a diamond at the mean.
 
     Args:
         rows: Rows of `per_image.csv`; those with a Dice are drawn.
@@ -184,8 +192,8 @@ def plot_dice(rows):
     return figure
 
 
-def plot_dice_by_size(rows):
-    """The Dice of each lesion against its share of the image, and the median along the sizes.
+def plot_dice_by_size(rows: Sequence[dict]) -> Figure:
+    """The Dice of each lesion against its share of the image, and the median by size.
 
     Args:
         rows: Rows of `per_image.csv`; those with a Dice are drawn.
@@ -204,27 +212,27 @@ def plot_dice_by_size(rows):
     if len(parts) > 1:
         axis.plot(*np.array([np.median(part, axis=0) for part in parts]).T, color="black", label="median")
     axis.xaxis.set_major_formatter(PERCENT)
-    figure.legend(loc="outside upper center", ncols=4)  # inside, it would hide the lesions missed
+    figure.legend(loc="outside upper center", ncols=4)  # inside, it would hide the missed lesions
     return figure
 
 
 # === Training ===
-def plot_history(histories, name, title):
-    """One quantity over the epochs, on training and on validation images; a thin line a run if there are several.
+def plot_history(histories: Sequence[Sequence[dict]], name: str, title: str) -> Figure:
+    """One quantity over the epochs, on training and on validation images; several runs have a thin line each.
 
     Args:
         histories: Sequence of runs, each a sequence of dicts, one an epoch, as in `history.csv`.
-        name: Column; its twin on validation images, if a run has them, is `val_` and this.
-        title: What the column is called.
+        name: Column of the training images; `val_` and this name is the column of the validation images, if any.
+        title: Title of the plot.
     """
     figure, axis = _panel(title=title, xlabel="epoch")
     width = 1.6 if len(histories) == 1 else 0.8
     for number, history in enumerate(histories):
         epochs = [int(row["epoch"]) for row in history]
         parts = [("", TRAIN, "training"), ("val_", VALIDATION, "validation")]
-        for prefix, color, what in (part for part in parts if part[0] + name in history[0]):
+        for prefix, color, legend in (part for part in parts if part[0] + name in history[0]):
             values = [float(row[prefix + name]) for row in history]
-            axis.plot(epochs, values, color=color, linewidth=width, label=None if number else what)
+            axis.plot(epochs, values, color=color, linewidth=width, label=None if number else legend)
         best = np.argmin([float(row["val_loss"]) for row in history]) if "val_loss" in history[0] else -1
         axis.plot(epochs[best], values[best], "o", color=color, markersize=5, label=None if number else "kept")
     axis.set_ylim(0, None if name == "loss" else 1.02)
@@ -234,13 +242,13 @@ def plot_history(histories, name, title):
 
 
 # === Robustness ===
-def plot_robustness(summary, name, title):
+def plot_robustness(summary: Sequence[dict], name: str, title: str) -> Figure:
     """One score against the strength of each perturbation.
 
     Args:
-        summary: What `summarise_robustness` returns. The perturbation "none" is strength 0 of all.
+        summary: List, as `summarise_robustness` returns it. The perturbation "none" is strength 0 of every curve.
         name: Name of the score.
-        title: What the score is called.
+        title: Title of the plot.
     """
     figure, axis = _panel(title=title, xlabel="strength")
     baseline = [(0, row["scores"][name]) for row in summary if row["perturbation"] == "none"]

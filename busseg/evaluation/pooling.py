@@ -1,21 +1,25 @@
-"""The folds of a cross-validation put together."""
+"""Pool the folds of a cross-validation: one table, and the scores of each fold and of all folds."""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from busseg.evaluation.known import count_known
 from busseg.evaluation.scores import point_scores, scored
-from busseg.evaluation.scoring import format_summary, read_rows, write_scores
+from busseg.evaluation.summary import format_summary, write_scores
+from busseg.evaluation.table import read_rows
 from busseg.storage.run_folder import PER_IMAGE, evaluation_folder
 
 
-def pool_folds(out, runs, copies, about):
-    """Put the folds' predictions together; score each fold, and all of them as one.
+def pool_folds(out: Path, runs: Sequence[Path], copies: Sequence[Collection[str]], about: dict) -> dict:
+    """Pool the predictions of all folds; score each fold, and all of them as one.
 
     Args:
         out: Path of the folder to write `per_image.csv` and `summary.json` to.
         runs: Paths of folders in it, one a fold, each with its `evaluation/`.
-        copies: Of each fold the names of the images that have a copy in training.
-        about: Dict of what else the summary shall say.
+        copies: For each fold the names of the images that have a copy in training.
+        about: Dict of further entries of the summary.
 
     Returns:
         What `summary.json` holds; see `cross_validate`.
@@ -48,7 +52,7 @@ def _mean_sd(scores):
     return found
 
 
-def format_crossval(summary):
+def format_crossval(summary: dict) -> str:
     """The scores of a cross-validation as lines of text: all folds as one, and each by itself."""
     lines = [format_summary(summary["parts"]), "", f"{'mean ± sd over the folds':24}{'':18}each fold"]
     sources = [f"{fold['fold']} {fold['source']}" for fold in summary["folds"] if "source" in fold]
@@ -57,14 +61,14 @@ def format_crossval(summary):
     for name in ("dice", "iou", "clean_normal_rate", "accuracy", "macro_f1", "macro_auc", "ece"):
         if name in summary["mean_sd"]:
             mean, sd = summary["mean_sd"][name]
-            each = [fold["scores"][name] for fold in summary["folds"]]
-            told = "  ".join("  n/a" if score is None else f"{score:.3f}" for score in each)
-            lines.append(f"  {name:22}{mean:.3f} ± {sd:.3f}     {told}")
+            scores = [fold["scores"][name] for fold in summary["folds"]]
+            each = "  ".join("  n/a" if score is None else f"{score:.3f}" for score in scores)
+            lines.append(f"  {name:22}{mean:.3f} ± {sd:.3f}     {each}")
     leak = summary["leak"]
     if leak["images"]:
         lines += [
             "",
-            f"{leak['share']:.1%} of the scored images have a copy in training, so that remembering counts as knowing.",
-            "How much that flatters: busseg compare, with a cross-validation by the protocol grouped.",
+            f"{leak['share']:.1%} of the scored images have a copy in training, so the scores may reward memorisation.",
+            "To measure by how much, run busseg compare with a cross-validation by the protocol grouped.",
         ]
     return "\n".join(lines)

@@ -1,25 +1,27 @@
-"""How often a classifier of tissue is right: image by image, and patient by patient as BreaKHis has it."""
+"""Recognition rates of a histology classifier, by image and by patient, as BreaKHis defines them."""
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from busseg.data.readers.breakhis import MAGNIFICATIONS, parse_name
 from busseg.evaluation.scores import scored
 
 
-def recognition_rates(rows):
+def recognition_rates(rows: Sequence[dict]) -> dict[str, dict]:
     """The recognition rates of a set of images of BreaKHis.
 
-    A patient's score is the share of her images that are told right; the patient-level rate is the mean of the
-    patients' scores, so that each weighs the same however many images she has. BreaKHis counts a slide as a patient.
+    A patient's score is the share of her images that are classified correctly. The patient-level rate is the mean of
+    the patients' scores, so each patient has the same weight. BreaKHis counts a slide as a patient.
 
     Args:
-        rows: Sequence of dicts, one an image; see `protocol.fields`. Those with an error are left out.
+        rows: Sequence of dicts, one an image; see `busseg.evaluation.table.fields`. Those with an error are left out.
 
     Returns:
-        Dict of `all`; of each magnification, `"40"` to `"400"`, that is there; and of each subtype that is there. Each
-        is a dict of `images`, `patients`, and the rates `image_level` and `patient_level`, in `[0, 1]`.
+        Dict from `"all"`, from each magnification present (`"40"` to `"400"`) and from each subtype present to a dict
+        of `images`, `patients`, and the rates `image_level` and `patient_level`, in `[0, 1]`.
 
     Raises:
         ValueError: If an image is not named as in BreaKHis.
@@ -30,9 +32,9 @@ def recognition_rates(rows):
     """
     kinds = defaultdict(list)
     for row in scored(rows):
-        tissue = parse_name(row["file"])
-        for kind in ("all", str(tissue.magnification), tissue.subtype):
-            kinds[kind].append((tissue.slide, row["label"] == row["predicted"]))
+        name = parse_name(row["file"])
+        for kind in ("all", str(name.magnification), name.subtype):
+            kinds[kind].append((name.slide, row["label"] == row["predicted"]))
     subtypes = sorted(kinds.keys() - {"all", *map(str, MAGNIFICATIONS)})
     order = ("all", *map(str, MAGNIFICATIONS), *subtypes)
     return {kind: _rates(kinds[kind]) for kind in order if kind in kinds}
@@ -50,14 +52,14 @@ def _rates(answers):
     }
 
 
-def magnification_matrix(rows_of):
-    """Recognition rates of classifiers that were each trained at one magnification, at all of them.
+def magnification_matrix(rows_of: Mapping[int, Sequence[dict]]) -> NDArray:
+    """Recognition rates at all magnifications, of classifiers that were each trained at one magnification.
 
     Args:
-        rows_of: Dict from the magnification that was trained at to the rows of its evaluation at all.
+        rows_of: Dict from the magnification of the training to the rows of the evaluation at all magnifications.
 
     Returns:
-        Array `(trained, 4)` of patient-level rates, a row a magnification of `rows_of`, a column one of
+        Array `(trained, 4)` of patient-level rates, a row for each magnification of `rows_of`, a column for each of
         `MAGNIFICATIONS`; NaN where there are no images.
     """
     rates = [recognition_rates(rows) for rows in rows_of.values()]
@@ -65,7 +67,7 @@ def magnification_matrix(rows_of):
     return np.array([[one.get(str(tested), nothing)["patient_level"] for tested in MAGNIFICATIONS] for one in rates])
 
 
-def format_recognition(rates):
+def format_recognition(rates: dict[str, dict]) -> str:
     """Recognition rates as lines of text.
 
     Args:

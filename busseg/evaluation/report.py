@@ -1,9 +1,11 @@
-"""The report of an evaluation or a cross-validation: one HTML file with its scores, plots and telling images."""
+"""The report of an evaluation or a cross-validation: one HTML file with its scores, plots and example images."""
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path, PurePath
 
+from busseg.data.sample import Sample
 from busseg.data.splits import PARTS
 from busseg.evaluation import plots
 from busseg.evaluation.cases import draw_cases
@@ -13,11 +15,11 @@ from busseg.evaluation.page import embed_figure, write_page
 from busseg.evaluation.patients import PATIENT_SCORES
 from busseg.evaluation.robustness import read_robustness, summarise_robustness
 from busseg.evaluation.scores import classes_of, labels_and_probabilities, scored
-from busseg.evaluation.scoring import read_rows
+from busseg.evaluation.table import read_rows
 from busseg.storage.files import blaming, read_csv, read_json
 from busseg.storage.run_folder import ENVIRONMENT, HISTORY, PER_IMAGE, RECIPE, REPORT, ROBUSTNESS, SPLITS, SUMMARY
 
-HEADLINE = ("test", "all")  # the part that a report is about, the first that is there
+HEADLINE = ("test", "all")  # a report shows the first of these parts that is present
 MAIN_SCORES = {  # in the tables of parts and folds
     "dice": "Dice",
     "iou": "IoU",
@@ -40,26 +42,26 @@ CURVES = {
     "loss": "Loss",
     "mask_lesion_dice": "Lesion Dice",
     "label_accuracy": "Accuracy",
-    "accuracy": "Accuracy",  # of a network that does nothing else
+    "accuracy": "Accuracy",  # of a network without a mask
     "mask_clean_normal_rate": "Normal images left clean",
 }
 
 
-def write_report(folder, samples, runs=()):
-    """Write `report.html` into the folder of an evaluation or of a cross-validation, from the files that are there.
+def write_report(folder: str | Path, samples: Iterable[Sample], runs: Iterable[str | Path] = ()) -> Path:
+    """Write `report.html` into the folder of an evaluation or of a cross-validation, from the files of that folder.
 
     Args:
         folder: Path of a folder with `per_image.csv`, `summary.json` and maybe `robustness.csv`.
-        samples: Sequence of the dataset's `Sample`, to draw cases from. Those that are missing are not drawn.
-        runs: Paths of the folders of the runs that made the model or models, for their curves, recipe, split and
-            environment. What a folder lacks is passed over.
+        samples: Sequence of the dataset's `Sample`, to draw cases from. Missing ones are not drawn.
+        runs: Paths of the folders of the runs that trained the models, for their curves, recipe, split and environment.
+            A file that a folder lacks is left out of the report.
 
     Returns:
         Path of the report.
 
     Raises:
         FileNotFoundError: If the folder holds no evaluation.
-        ValueError: If it is one of no images.
+        ValueError: If the evaluation holds no images.
     """
     folder, runs = Path(folder), [Path(run) for run in runs]
     for name in (PER_IMAGE, SUMMARY):
@@ -109,12 +111,12 @@ def _defined(titles, one):
     return {name: title for name, title in titles.items() if one["scores"][name] is not None}
 
 
-def show(name, value):
-    """A score as text: rates and fractions in percent, lengths in pixels or mm, areas in pixels, others as they are."""
+def show(name: str, value: float | None) -> str:
+    """A score as text: rates and fractions in percent, lengths in pixels or mm, areas in pixels, others plain."""
     return "\N{EN DASH}" if value is None else _digits(name, value) + _unit(name)
 
 
-def show_interval(name, low, high):
+def show_interval(name: str, low: float, high: float) -> str:
     """An interval of a score as text, such as 0.553-0.698, with an en dash."""
     return f"{_digits(name, low)}\N{EN DASH}{_digits(name, high)}{_unit(name)}"
 
@@ -143,7 +145,7 @@ def _title(summary):
     return "Evaluation" + (f" of {model}" if model else "") + (f" on {data}" if data else "")
 
 
-# === What the runs hold ===
+# === Files of the runs ===
 def _files(runs, name):
     return [run / name for run in runs if (run / name).is_file()]
 
@@ -157,9 +159,9 @@ def _environments(runs):
 
 
 def _counts(runs, rows, part):
-    """How many images of each class each part of each fold holds: a list of dicts.
+    """The number of images of each class in each part of each fold: a list of dicts.
 
-    Read from the runs' `splits.csv`; without them, the part that was scored is all there is to count.
+    Counts the runs' `splits.csv`; without them, the part that was scored.
     """
     splits = [row for path in _files(runs, SPLITS) for row in read_csv(path)]
     splits = splits or [{"fold": "", **row, "part": part} for row in rows]
@@ -171,16 +173,8 @@ def _counts(runs, rows, part):
         labels = Counter(row["label"] for row in mine)
         unclassed = sum(number for label, number in labels.items() if not label)
         groups = len({row["group"] for row in mine})
-        counts.append(
-            {
-                "fold": fold,
-                "part": name,
-                "labels": labels,
-                "unclassed": unclassed,
-                "images": len(mine),
-                "groups": groups,
-            }
-        )
+        place = {"fold": fold, "part": name}
+        counts.append(place | {"labels": labels, "unclassed": unclassed, "images": len(mine), "groups": groups})
     return counts
 
 
@@ -189,15 +183,15 @@ def _robustness(folder):
     return summarise_robustness(read_robustness(path)) if path.is_file() else []
 
 
-# === What the rows show ===
+# === Content of the rows ===
 def _mistakes(rows):
-    """The images whose class was told wrongly, the surest answers first."""
+    """The images of the wrong class, the most confident predictions first."""
     wrong = [row for row in rows if row["label"] and row["label"] != row["predicted"]]
     return sorted(wrong, key=lambda row: -row[f"p_{row['predicted']}"])
 
 
 def _draw_plots(rows, headline, histories, robustness):
-    """Dict from the name of a plot to its `data:` address. A plot with nothing to show is not there."""
+    """Dict from the name of a plot to its `data:` address. A plot without data is left out."""
     figures = {}
     lesions = [row for row in rows if row.get("dice") is not None]
     if lesions:

@@ -1,33 +1,40 @@
-"""The same scores on images made worse in six ways, each mild, moderate and strong.
+"""Robustness: the same scores on images perturbed in six ways, each mild, moderate and strong.
 
-The strengths are meant as those at which a reader would still read the scan (mild), would complain (moderate), and
-would ask for another one (strong). They are chosen by eye, for what BUSI is like: about 560 x 470 px, grey values of
-84 +- 52, speckle in grains about 3 px deep and twice as wide.
+At the mild strength a reader would still read the image, at the moderate one complain, at the strong one ask for
+another image. The strengths were chosen by eye for BUSI: about 560 x 470 px, grey values of 84 +- 52, grains of speckle
+about 3 px deep and twice as wide.
 
-| perturbation | strengths | what it stands for |
+| perturbation | strengths | simulates |
 |---|---|---|
 | contrast | x0.7, x0.5, x0.3 about the image's mean | a wider dynamic range: greys move together, the mean stays |
 | brightness | -20, -40, -60 grey levels | less gain: turns 14, 28 and 41 % of BUSI's pixels black |
 | blur | sigma 1, 2, 4 px | poor focus: less than a grain of speckle, one grain, all texture gone |
-| speckle | sd 0.05, 0.1, 0.2 of the grey value | other interference; in grains, for single pixels would average away |
+| speckle | sd 0.05, 0.1, 0.2 of the grey value | other interference; in grains: noise of single pixels averages out |
 | down-sampling | to 1/2, 1/4, 1/8 | screenshots and thumbnails; enlarged again, so that masks keep their size |
-| flip | horizontal, vertical, both | the other breast or a turned probe; then shadows that rise, which no scan shows |
+| flip | horizontal, vertical, both | the other breast or a turned probe; vertical: shadows that rise, unlike any scan |
 
-Contrast and brightness go one way only: down, where dark lesions drown and detail is lost. What a scanner sets is gain
-and dynamic range of a logarithmic picture, so a shift and a factor of grey values are what it does.
+Contrast and brightness are only reduced, since this hides dark lesions and detail. A scanner sets the gain and the
+dynamic range of a logarithmic image, which are a shift and a factor of the grey values.
 """
 
 import zlib
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from busseg.data.sample import CLASSES
+from busseg.data.sample import CLASSES, Sample
 from busseg.evaluation.scores import DISTANCES, OVERLAPS, overlap_scores, point_scores
 from busseg.imaging.images import read_image, read_mask
 from busseg.storage.files import read_csv, write_csv
+
+if TYPE_CHECKING:
+    from busseg.inference.predictor import Predictor
 
 BASELINE = "none"
 STRENGTHS = (1, 2, 3)  # mild, moderate, strong
@@ -42,7 +49,7 @@ _READ = {
     **dict.fromkeys(("strength", "true_px", "predicted_px"), int),
     "clean": {"True": True, "False": False}.__getitem__,
 }
-_NOT_MEASURED = dict.fromkeys((*OVERLAPS, *DISTANCES, "width_px", "height_px"))  # what `point_scores` reads beside
+_NOT_MEASURED = dict.fromkeys((*OVERLAPS, *DISTANCES, "width_px", "height_px"))  # `point_scores` reads them, too
 _BATCH = 16
 _GRAIN_PX = {"sigmaX": 3.0, "sigmaY": 1.5}  # across and along the beam: grains like those of BUSI
 
@@ -61,7 +68,7 @@ def _blur(image, sigma_px, name):
 
 
 def _add_speckle(image, deviation, name):
-    # Seeded by the name: the same noise whatever the order of images, and only its amount grows with the strength.
+    # Seeded by the name: the noise does not depend on the order of the images, and only its amount grows with strength.
     random = np.random.default_rng(zlib.crc32(name.encode()))
     noise = cv2.GaussianBlur(random.standard_normal(image.shape, np.float32), (0, 0), **_GRAIN_PX)
     # White noise blurred by a Gaussian keeps 1 / (4 pi sigma_x sigma_y) of its variance.
@@ -96,14 +103,14 @@ _TABLE = {
 PERTURBATIONS = tuple(_TABLE)
 
 
-def perturb(image, perturbation, strength, name):
-    """Make an image worse.
+def perturb(image: NDArray, perturbation: str, strength: int, name: str) -> NDArray:
+    """Perturb an image.
 
     Args:
         image: Array `(height, width)`, uint8.
         perturbation: One of `PERTURBATIONS`.
         strength: 1 mild, 2 moderate, 3 strong; for a flip 1 horizontal, 2 vertical, 3 both.
-        name: The sample's name, by which the speckle is seeded.
+        name: The sample's name, the seed of the speckle.
 
     Returns:
         Array of the same shape, uint8.
@@ -112,17 +119,19 @@ def perturb(image, perturbation, strength, name):
     return change(image, amounts[strength - 1], name)
 
 
-def describe(perturbation, strength):
-    """The amount of a perturbation as readable text, for example `sigma 2 px`."""
+def describe(perturbation: str, strength: int) -> str:
+    """The amount of a perturbation as text, for example `sigma 2 px`."""
     _, amounts, text = _TABLE[perturbation]
     return text.format(amounts[strength - 1])
 
 
 # === Measuring ===
-def measure_robustness(predictor, samples, progress=iter):
+def measure_robustness(
+    predictor: "Predictor", samples: Sequence[Sample], progress: Callable[[Iterable], Iterable] = iter
+) -> list[dict]:
     """Score a model on images as they are and under each perturbation at each strength, at native size.
 
-    That is 19 predictions an image. A flipped image's mask is flipped back before it is scored.
+    That is 19 predictions an image. The mask of a flipped image is flipped back before it is scored.
 
     Args:
         predictor: A `Predictor` of ultrasound.
@@ -130,18 +139,18 @@ def measure_robustness(predictor, samples, progress=iter):
         progress: Function that wraps the iteration over the samples, for a progress bar.
 
     Returns:
-        List of dicts with `FIELDS`: for each sample a row as it is (perturbation "none", strength 0), then a row for
-        each perturbation and strength; None for what is not defined. A sample that cannot be read gets one row, with
-        its error, and so does an image that the model has no answer to.
+        List of dicts with `FIELDS`: for each sample a row of the image as it is (perturbation "none", strength 0), then
+        a row for each perturbation and strength; None for values that are not defined. A sample that cannot be read
+        gets one row, with its error. A row for which the model gives no result holds the error, too.
 
     Raises:
-        ValueError: If the predictor is one of tissue.
+        ValueError: If the predictor is one of histology.
     """
     if predictor.task != "ultrasound":
-        raise ValueError(f"Expected a model of ultrasound, for that is disturbed, found one of {predictor.task}")
+        raise ValueError(f"Expected a model of ultrasound to measure the robustness of, found one of {predictor.task}")
     rows = []
     cases = _cases(samples, progress)
-    # Across samples, so that no batch is left half empty by the number of perturbations.
+    # Batches run across samples, so that all but the last are full.
     while batch := list(islice(cases, _BATCH)):
         readable = [image for _, image, _ in batch if image is not None]
         predictions = iter(predictor.try_batch(readable) if readable else ())
@@ -172,24 +181,24 @@ def _score(row, mask, prediction):
         return row | {"error": f"{prediction}: {row['file']}"}
     predicted = prediction.mask
     if row["perturbation"] == "flip":
-        predicted = perturb(predicted, "flip", row["strength"], row["file"])  # a flip is its own undoing
+        predicted = perturb(predicted, "flip", row["strength"], row["file"])  # a second flip undoes the first
     overlap = overlap_scores(mask, predicted)
     probabilities = dict(zip(_PROBABILITIES, map(float, prediction.probabilities)))
     known = {name: overlap[name] for name in ("dice", "clean", "true_px", "predicted_px")}
     return row | {"predicted": prediction.label} | probabilities | known
 
 
-def write_robustness(path, rows):
-    """Write the rows of `measure_robustness` to a CSV file; what is not defined is an empty cell."""
+def write_robustness(path: str | Path, rows: Iterable[dict]) -> None:
+    """Write the rows of `measure_robustness` to a CSV file. None becomes an empty cell."""
     write_csv(path, FIELDS, rows)
 
 
-def read_robustness(path):
+def read_robustness(path: str | Path) -> list[dict]:
     """Read the rows that `write_robustness` wrote: the same rows, to the last digit.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no table of robustness.
+        ValueError: If the file is not a table of robustness.
     """
     rows = read_csv(path, required=FIELDS)
     try:
@@ -199,16 +208,16 @@ def read_robustness(path):
 
 
 # === Summing up ===
-def summarise_robustness(rows):
+def summarise_robustness(rows: Iterable[dict]) -> list[dict]:
     """Sum up the rows of `measure_robustness`, one summary for each perturbation and strength.
 
     Args:
         rows: Sequence of dicts. Those with an error are left out.
 
     Returns:
-        List of dicts of `perturbation`, `strength`, `level`, `images`, `scores` and `change`, the images as they are
-        first. `scores` is a dict of `SCORES` (see `point_scores`); `change` of the same, less the score of the images
-        as they are; None where a score is not defined.
+        List of dicts of `perturbation`, `strength`, `level`, `images`, `scores` and `change`; the images as they are
+        come first. `scores` is a dict of `SCORES` (see `point_scores`); `change` holds each score minus that of the
+        images as they are; None where a score is not defined.
     """
     cases = defaultdict(list)
     for row in rows:
@@ -226,8 +235,8 @@ def summarise_robustness(rows):
     return summary
 
 
-def format_robustness(summary):
-    """The scores of `summarise_robustness` as lines of text; in brackets what the perturbation changes."""
+def format_robustness(summary: Iterable[dict]) -> str:
+    """The scores of `summarise_robustness` as lines of text, with their change in brackets."""
     titles = ("Dice", "accuracy", "macro AUC", "clean normals", "missed")
     lines = [f"{'':14}{'':11}" + "".join(f" {title:14}" for title in titles)]
     former = None

@@ -1,7 +1,10 @@
-"""Scores of one mask, of the classes of a set of images, and of such a set as a whole."""
+"""Scores of one mask, of the classes of a set of images, and of a set of images as a whole."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import surface_distance
+from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
 
 from busseg.data.sample import CLASSES
@@ -14,25 +17,25 @@ DISTANCES = ("hd95_px", "assd_px", "hd95_mm", "assd_mm")
 
 
 # === One mask ===
-def mask_scores(y_true, y_pred):
-    """Compare the lesion that was predicted with the true one: `overlap_scores`, and how far the outlines lie apart.
+def mask_scores(y_true: NDArray, y_pred: NDArray) -> dict:
+    """Compare the predicted lesion with the true one: `overlap_scores`, and the distances between the outlines.
 
-    Distances are those of surface-distance: the outline of a mask is drawn between its pixels by marching squares,
-    along the image's border too; each element of an outline has its length, and as its distance that to the nearest
-    element of the other outline.
+    The distances are those of the package surface-distance. Marching squares draw the outline of a mask between its
+    pixels, and along the image's border. Each element of an outline has a length, and a distance to the nearest element
+    of the other outline.
 
-    - HD95, the robust Hausdorff distance: of each outline the distance that 95 % of its length keeps within; the
-      larger of the two.
+    - HD95, the robust Hausdorff distance: the distance that 95 % of the length of an outline keeps within; the larger
+      value of the two outlines.
     - ASSD, the average symmetric surface distance: the mean distance of all elements of both outlines, weighted by
-      their length, so that the longer outline weighs more.
+      their length, so the longer outline has more weight.
     - NSD, normalised surface Dice: the share of the length of both outlines within `NSD_TOLERANCE_PX` of the other.
 
-    Without a true lesion the three are None. Where a lesion is and nothing was predicted NSD is 0, and the distance to
-    no outline None.
+    Without a true lesion all three are None. For a missed lesion (no predicted pixel) NSD is 0 and the distances are
+    None.
 
     Args:
-        y_true: Array `(height, width)`, 0 or not.
-        y_pred: Array of the same shape, 0 or not.
+        y_true: Array `(height, width)`, 0 or not 0.
+        y_pred: Array of the same shape, 0 or not 0.
 
     Returns:
         Dict of `hd95_px` and `assd_px`, at least 0 or None; `nsd`, in `[0, 1]` or None; and those of `overlap_scores`.
@@ -57,16 +60,15 @@ def mask_scores(y_true, y_pred):
     }
 
 
-def overlap_scores(y_true, y_pred):
-    """Compare the lesion that was predicted with the true one, pixel by pixel.
+def overlap_scores(y_true: NDArray, y_pred: NDArray) -> dict:
+    """Compare the predicted lesion with the true one, pixel by pixel.
 
-    Without a true lesion there is no overlap to measure: the four scores are None, and `clean` says whether none was
-    predicted. Where a lesion is and nothing was predicted, all four are 0, also the precision of no pixel, as in
-    Metrics Reloaded, MedPy and seg-metrics.
+    Without a true lesion the four scores are None, and `clean` is whether the prediction is empty. For a missed lesion
+    (no predicted pixel) all four are 0, also the precision, as in Metrics Reloaded, MedPy and seg-metrics.
 
     Args:
-        y_true: Array `(height, width)`, 0 or not.
-        y_pred: Array of the same shape, 0 or not.
+        y_true: Array `(height, width)`, 0 or not 0.
+        y_pred: Array of the same shape, 0 or not 0.
 
     Returns:
         Dict of `dice` `2 TP / (2 TP + FP + FN)`, `iou` `TP / (TP + FP + FN)`, `sensitivity` `TP / (TP + FN)`,
@@ -87,21 +89,21 @@ def overlap_scores(y_true, y_pred):
 
 
 # === Classes ===
-def class_scores(labels, probabilities, classes=CLASSES):
-    """Compare the classes that were predicted, the most probable ones, with the true ones.
+def class_scores(labels: Sequence[str], probabilities: ArrayLike, classes: Sequence[str] = CLASSES) -> dict:
+    """Compare the predicted classes, the most probable ones, with the true classes.
 
     Args:
         labels: Sequence of true classes, each of `classes`, at least one.
         probabilities: Array `(images, classes)`, in the order of `classes`, rows summing to 1.
-        classes: Those of the task; see `TASKS`.
+        classes: Classes of the task; see `TASKS`.
 
     Returns:
         Dict of `accuracy`; `balanced_accuracy`, the mean sensitivity of the classes present; `macro_f1`, of the
-        classes present; `macro_auc`, each class against the rest, or None where a class is absent; `malignant_auc`,
-        of the benign and malignant images alone, ranked by `p_malignant / (p_benign + p_malignant)` (1/2 where both
-        are 0), or None where either is absent or no class of the task; `confusion`, rows true and columns predicted;
-        and `classes`, for each a dict of `precision`, `sensitivity` (recall), `specificity`, `f1`, `auc` and `images`.
-        A score with nothing to divide by is 0, as in scikit-learn's report; an AUC is None.
+        classes present; `macro_auc`, each class against the rest, or None if a class is absent; `malignant_auc`, of the
+        benign and malignant images alone, ranked by `p_malignant / (p_benign + p_malignant)` (1/2 where both are 0), or
+        None if either is absent or not a class of the task; `confusion`, rows true and columns predicted; and
+        `classes`, for each a dict of `precision`, `sensitivity` (recall), `specificity`, `f1`, `auc` and `images`. A
+        score whose divisor is 0 is 0, as in scikit-learn's report; an AUC is None then.
     """
     true, probabilities = numbers_of(labels, classes), np.asarray(probabilities, dtype=float)
     predicted = probabilities.argmax(axis=1)
@@ -113,7 +115,7 @@ def class_scores(labels, probabilities, classes=CLASSES):
     negatives = len(true) - confusion.sum(axis=1)
     false_positives = confusion.sum(axis=0) - confusion.diagonal()
     specificity = (negatives - false_positives) / np.maximum(negatives, 1)
-    # Class by class, for scikit-learn's own average demands rows that sum to 1 more exactly than float32 does.
+    # Class by class: scikit-learn's own average demands rows that sum to 1 more exactly than float32 does.
     aucs = [_auc(true == i, probabilities[:, i]) for i in numbers]
     present = images > 0
     return {
@@ -137,8 +139,8 @@ def class_scores(labels, probabilities, classes=CLASSES):
     }
 
 
-def numbers_of(labels, classes):
-    """The places of labels among the classes, array `(images,)`."""
+def numbers_of(labels: Sequence[str], classes: Sequence[str]) -> NDArray:
+    """The index of each label among the classes, integer array `(images,)`."""
     return np.array([classes.index(label) for label in labels], dtype=int)
 
 
@@ -146,17 +148,17 @@ def _auc(positive, scores):
     return float(roc_auc_score(positive, scores)) if 0 < positive.sum() < len(positive) else None
 
 
-def malignancy(true, probabilities, classes):
+def malignancy(true: NDArray, probabilities: NDArray, classes: Sequence[str]) -> tuple[NDArray, NDArray, NDArray]:
     """Malignant rather than benign: `p_malignant / (p_benign + p_malignant)`, 1/2 where both are 0.
 
     Args:
-        true: Array `(images,)`, the places of the true classes among `classes`.
+        true: Array `(images,)`, the indices of the true classes among `classes`.
         probabilities: Array `(images, classes)`, in their order.
-        classes: Those of the task.
+        classes: Classes of the task.
 
     Returns:
-        `(chosen, truth, score)` of the benign and the malignant images, of which there are none where the task does not
-        know both: which they are, bool `(images,)`; whether each of them is malignant; and the score in `[0, 1]`.
+        `(chosen, truth, score)`: which images are benign or malignant, bool `(images,)`; for each of these whether it
+        is malignant; and its score in `[0, 1]`. If the task lacks one of the two classes, no image is chosen.
     """
     if not {"benign", "malignant"} <= set(classes):
         return np.zeros(len(true), bool), np.zeros(0, bool), np.zeros(0)
@@ -167,16 +169,16 @@ def malignancy(true, probabilities, classes):
     return chosen, true[chosen] == malignant, score
 
 
-def calibration(labels, probabilities, classes=CLASSES):
-    """Compare how sure the predicted classes are with how often they are right.
+def calibration(labels: Sequence[str], probabilities: ArrayLike, classes: Sequence[str] = CLASSES) -> dict:
+    """Compare the confidence of the predicted classes with their accuracy.
 
     The confidence of an image is the probability of its predicted class. `BINS` bins of equal width divide `(0, 1]`;
-    each takes in its upper edge.
+    each contains its upper edge.
 
     Args:
         labels: Sequence of true classes, each of `classes`, at least one.
         probabilities: Array `(images, classes)`, in the order of `classes`, rows summing to 1.
-        classes: Those of the task; see `TASKS`.
+        classes: Classes of the task; see `TASKS`.
 
     Returns:
         Dict of `ece`, the expected calibration error `sum(images in bin / images * |accuracy - confidence|)` over the
@@ -209,24 +211,24 @@ def calibration(labels, probabilities, classes=CLASSES):
     }
 
 
-def confidence_bins(probabilities):
+def confidence_bins(probabilities: NDArray) -> NDArray:
     """The bin of each image's confidence: array `(images,)` of 0 to `BINS - 1`; see `calibration`."""
     edges = np.arange(1, BINS) / BINS
     return np.digitize(probabilities.max(axis=1), edges, right=True)
 
 
 # === A set of images ===
-def scored(rows):
-    """The rows of images that could be read."""
+def scored(rows: Sequence[dict]) -> list[dict]:
+    """The rows without an error."""
     return [row for row in rows if not row.get("error")]
 
 
-def classes_of(rows):
-    """The classes that rows tell the probabilities of; those of ultrasound if there are no rows."""
+def classes_of(rows: Sequence[dict]) -> tuple[str, ...]:
+    """The classes whose probabilities the rows hold; those of ultrasound if there are no rows."""
     return tuple(name[2:] for name in (rows[0] if rows else ()) if name.startswith("p_")) or CLASSES
 
 
-def labels_and_probabilities(rows):
+def labels_and_probabilities(rows: Sequence[dict]) -> tuple[list[str], NDArray]:
     """The true classes of the rows that have one, and their probabilities `(images, classes)`."""
     classes = classes_of(rows)
     labelled = [row for row in rows if row["label"]]
@@ -234,16 +236,16 @@ def labels_and_probabilities(rows):
     return [row["label"] for row in labelled], np.reshape(probabilities, (-1, len(classes))).astype(float)
 
 
-def image_values(rows):
-    """What each image adds to the scores that are means over images.
+def image_values(rows: Sequence[dict]) -> dict[str, NDArray]:
+    """The contribution of each image to the scores that are means over images.
 
-    A lesion is found if one pixel of it is, else missed. Overlaps are of all lesions, a missed one scoring 0;
-    distances are of the found ones only, for a missed one has none worth its name: read them beside `missed_rate`.
-    Those in mm are of the images whose `pixel_mm` is known.
+    A lesion is found if at least one of its pixels is predicted, else missed. Overlaps cover all lesions, and a missed
+    lesion scores 0. Distances cover found lesions only, since a missed lesion has no distance: read them beside
+    `missed_rate`. Distances in mm cover the images whose `pixel_mm` is known.
 
     Args:
-        rows: Sequence of dicts, one a readable image; see `busseg.evaluation.scoring.fields`. A score whose columns
-            they lack is not defined.
+        rows: Sequence of dicts, one a readable image; see `busseg.evaluation.table.fields`. A score whose columns are
+            absent is not defined.
 
     Returns:
         Dict from the name of a score to an array `(images,)`, NaN where the score is not defined for an image.
@@ -277,22 +279,23 @@ def _column(rows, name):
     return np.array([np.nan if row.get(name) is None else row[name] for row in rows], dtype=float)
 
 
-def point_scores(rows):
+def point_scores(rows: Sequence[dict]) -> dict[str, float | None]:
     """The scores of a set of images.
 
     Args:
-        rows: Sequence of dicts, one an image; see `busseg.evaluation.scoring.fields`. Those with an error are left
-            out.
+        rows: Sequence of dicts, one an image; see `busseg.evaluation.table.fields`. Those with an error are left out.
 
     Returns:
-        Dict from name to float, or None where no image defines the score. Over the lesions, the means `dice`, `iou`,
-        `sensitivity`, `precision`, `nsd`, `hd95_px`, `assd_px`, `hd95_mm` and `assd_mm`, and with the ending `_median`
-        their medians (see `image_values` for what they do with missed lesions); `missed_rate`, the share of which no
-        pixel was found.
-        Over the images without a lesion, `clean_normal_rate`, the share in which none was predicted, and
-        `false_alarm_px` and `false_alarm_fraction`, the mean area marked, in pixels and as a share of the image.
-        `class_dice`, the mean over the classes present of the mean over their images of Dice, or where there is no
-        lesion of 1 if the image was left clean and else 0. And those of `class_scores` and `calibration`.
+        Dict from name to float, or None if no image defines the score.
+
+        - Over the lesions: the means `dice`, `iou`, `sensitivity`, `precision`, `nsd`, `hd95_px`, `assd_px`, `hd95_mm`
+          and `assd_mm`, and their medians with the ending `_median`, see `image_values` for missed lesions; and
+          `missed_rate`, the share of lesions of which no pixel was found.
+        - Over the images without a lesion: `clean_normal_rate`, the share with an empty prediction; `false_alarm_px`
+          and `false_alarm_fraction`, the mean predicted area, in pixels and as a share of the image.
+        - `class_dice`: the mean over the classes present of the mean over their images of Dice, where an image without
+          a lesion counts 1 if its prediction is empty, else 0.
+        - Those of `class_scores` and `calibration`.
     """
     rows = scored(rows)
     values = image_values(rows)
@@ -302,13 +305,13 @@ def point_scores(rows):
         scores[f"{name}_median"] = _over_defined(np.median, values[name])
     for name in ("missed_rate", "clean_normal_rate", "false_alarm_px", "false_alarm_fraction"):
         scores[name] = _over_defined(np.mean, values[name])
-    of_classes = told_of_classes(rows)
+    of_classes = labelled_scores(rows)
     names = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "malignant_auc", "ece", "brier")
     return {**scores, "class_dice": _class_dice(rows), **{name: of_classes.get(name) for name in names}}
 
 
-def told_of_classes(rows):
-    """`class_scores` and `calibration` of the rows that have a label, in one dict; an empty one if none has."""
+def labelled_scores(rows: Sequence[dict]) -> dict:
+    """`class_scores` and `calibration` of the rows that have a label, in one dict; empty if no row has a label."""
     labels, probabilities = labels_and_probabilities(rows)
     if not labels:
         return {}
@@ -324,7 +327,7 @@ def _over_defined(average, values):
 def _class_dice(rows):
     by_class = {label: [] for label in classes_of(rows)}
     for row in rows:
-        if row["label"] and (row.get("dice"), row.get("clean")) != (None, None):  # tissue has neither
+        if row["label"] and (row.get("dice"), row.get("clean")) != (None, None):  # histology has neither
             by_class[row["label"]].append(float(row["clean"]) if row["dice"] is None else row["dice"])
     means = [np.mean(values) for values in by_class.values() if values]
     return float(np.mean(means)) if means else None

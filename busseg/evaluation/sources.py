@@ -1,4 +1,6 @@
-"""Scores of several sources side by side, and their mean with every source counted once."""
+"""Scores by source, and their mean with every source counted once."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,21 +18,21 @@ SOURCE_SCORES = {  # in the tables of sources
 }
 
 
-def rows_by_source(rows):
-    """The rows of each source: a dict by the sources' names, in their order; "" is that of rows without one."""
+def rows_by_source(rows: Sequence[dict]) -> dict[str, list[dict]]:
+    """The rows of each source: a dict by the name of the source, sorted; "" holds the rows without a source."""
     sources = sorted({row.get("source") or "" for row in rows})
     return {source: [row for row in rows if (row.get("source") or "") == source] for source in sources}
 
 
-def name_alike(tables):
-    """Take the source out of the names of images, which only tables of several sources have there.
+def name_alike(tables: Sequence[list[dict]]) -> Sequence[list[dict]]:
+    """Remove the source from the names of images, so that tables of one and of several sources use the same names.
 
     Args:
-        tables: Sequence of lists of rows; see `busseg.evaluation.scoring.read_rows`.
+        tables: Sequence of lists of rows; see `busseg.evaluation.table.read_rows`.
 
     Returns:
-        The same, or where only some of them begin their names with the source, all without it: unless images of one
-        table would then share a name.
+        The same tables. If only some of them begin their names with the source, it is removed from all names, unless
+        images of one table would then share a name.
     """
     prefixed = [bool(rows) and all(row["file"].startswith(f"{row['source']}/") for row in rows) for rows in tables]
     if all(prefixed) or not any(prefixed):
@@ -40,7 +42,7 @@ def name_alike(tables):
     return named if after == before else tables
 
 
-def mean_of_sources(scores):
+def mean_of_sources(scores: Sequence[dict]) -> dict[str, float | None]:
     """The mean of each score over the sources that define it, every source counted once.
 
     Args:
@@ -56,18 +58,18 @@ def mean_of_sources(scores):
     return means
 
 
-def paired_sources(rows_a, rows_b):
+def paired_sources(rows_a: Sequence[dict], rows_b: Sequence[dict]) -> dict:
     """Compare two models source by source, on the images that both have scored.
 
     Args:
-        rows_a: Sequence of dicts, one an image; see `busseg.evaluation.scoring.fields`. Those with an error are left
-            out. Its rows tell the sources.
+        rows_a: Sequence of dicts, one an image; see `busseg.evaluation.table.fields`. Those with an error are left out.
+            The sources are read from these rows.
         rows_b: The same of the other model.
 
     Returns:
-        Dict of `sources`, from the name of each source to what `paired_differences` says of it; and `mean_of_sources`,
-        from the name of a score to the means of `a`, `b` and `difference` over the sources that define it, every source
-        counted once. Both are empty where there is only one source.
+        Dict of `sources`, from the name of each source to its `paired_differences`; and `mean_of_sources`, from the
+        name of a score to the means of `a`, `b` and `difference` over the sources that define it, every source counted
+        once. Both are empty if there is only one source.
     """
     rows_a, rows_b, _, _ = match_images(scored(rows_a), scored(rows_b))
     sources = {}
@@ -83,11 +85,11 @@ def paired_sources(rows_a, rows_b):
     return {"sources": sources, "mean_of_sources": means}
 
 
-def format_sources(one):
-    """The sources of a part as lines of text: a table, a row a source, and their mean.
+def format_sources(one: dict) -> list[str]:
+    """The sources of a part as lines of text: a table with a row for each source, and their mean.
 
     Args:
-        one: What `summarise` says of a part of several sources.
+        one: The `summarise` of a part of several sources.
     """
     lines = [f"{'by source':20}{'images':>8}" + "".join(f"{title:>10}" for title in SOURCE_SCORES.values())]
     for source, mine in one["sources"].items():

@@ -1,23 +1,27 @@
-"""From a trained model and a clinic's own labelled scans to a model that knows how sure it may be there.
+"""Calibrate a trained model on a clinic's own labelled scans.
 
-Only a temperature is fitted, and the threshold of malignant for each sensitivity. Class and mask of an image stay what
-they are, for a temperature changes no order, and twenty scans are too few to fit more; see `benchmarks/calibrate.py`.
+Only a temperature is fitted, and the threshold of malignant for each sensitivity: twenty scans are too few to fit more;
+see `benchmarks/calibrate.py`. Class and mask of an image do not change, since a temperature keeps the order of the
+probabilities.
 
-The temperature goes into the network: the head of a Keras model, the graph of an ONNX file. So every runtime answers
-alike, also one that knows nothing of busseg, and so does what is exported from it.
+The temperature is stored in the network: in the head of a Keras model, in the graph of an ONNX file. So every runtime
+and every export gives the same probabilities.
 """
 
 import json
 import os
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from busseg.data import find_reader
 from busseg.data.fingerprints import describe_fingerprints, fingerprint_samples, read_fingerprints
 from busseg.data.readers import breakhis
+from busseg.data.sample import Sample
 from busseg.inference.metadata import read_metadata
 from busseg.inference.operating_point import adapt_thresholds, find_operating_point, tabulate_thresholds
 from busseg.inference.predictor import OUT_OF_DISTRIBUTION, Predictor
@@ -29,31 +33,31 @@ from busseg.training.calibration import apply_temperature, fit_temperature
 FEWEST = 8
 SHOWN = (0.9, 0.95)  # sensitivities that `format_calibration` shows
 TEMPERATURE_SPREAD = 0.5  # of the logarithm of temperatures among hospitals: most lie within a factor of e
-_FOLDS = 50  # at most, or else many scans would take long
-_TOLERANCE = 1e-3  # of a probability, as for exports that compute otherwise
+_FOLDS = 50  # at most, so that many scans do not take long
+_TOLERANCE = 1e-3  # of a probability, as for exports with other arithmetic
 _BATCH = 16
 
 
-def find_labelled(roots):
-    """Find the scans with a class in dataset folders, as `busseg.data.find_samples` does, but by their classes alone:
-    no mask is asked for, nor an image of every class.
+def find_labelled(roots: Sequence[str | Path]) -> list[Sample]:
+    """Find the scans with a class in dataset folders. Unlike `busseg.data.find_samples`, this requires no masks, and no
+    image of every class.
 
     Args:
-        roots: Sequence of paths of folders. The groups of each are others than those of the next.
+        roots: Sequence of paths of folders. Each folder has groups of its own.
 
     Returns:
         List of `Sample`.
 
     Raises:
-        FileNotFoundError: If a folder is missing or no dataset.
-        ValueError: If one holds tissue, or its classes or names are amiss.
+        FileNotFoundError: If a folder is missing or not a dataset.
+        ValueError: If a folder holds histology, or its classes or names are faulty.
     """
     samples = []
     for number, root in enumerate(roots):
         reader, folder = find_reader(root)
         found, faults = reader.list_samples(folder)
         if reader is breakhis:
-            raise ValueError(f"Expected scans, found a dataset of tissue: {folder}")
+            raise ValueError(f"Expected ultrasound, found a dataset of histology: {folder}")
         for kind, _, error in faults:
             if kind not in ("missing_class", "missing_folder", "missing_mask", "orphan_mask"):
                 raise error
@@ -61,18 +65,24 @@ def find_labelled(roots):
     return samples
 
 
-def calibrate(predictor, samples, out, progress=iter):
-    """Fit a model's temperature, and its thresholds of malignant, to labelled scans, and write it anew.
+def calibrate(
+    predictor: Predictor,
+    samples: Sequence[Sample],
+    out: str | Path,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> tuple[dict, list[dict]]:
+    """Fit a model's temperature, and its thresholds of malignant, to labelled scans, and write the calibrated model.
 
-    Each scan has its probabilities by a temperature fitted to scans of other groups, so that no scan is judged by
-    itself. The thresholds come from those of the malignant scans; where the model has thresholds, as those that come
-    with busseg, they are moved, see `adapt_thresholds`. Scans should be as the clinic sees them: chosen ones, say hard
-    cases, calibrate for hard cases. A model that carries fingerprints carries those of the scans, too.
+    The probabilities of each scan come from a temperature fitted to scans of other groups, so that no scan is judged by
+    itself. The thresholds come from the probabilities of the malignant scans. If the model has thresholds, as those
+    that come with busseg have, they are adapted, see `adapt_thresholds`. Take consecutive scans of the clinic: a
+    selection, such as hard cases, calibrates for that selection. If the model holds fingerprints, those of the scans
+    are added.
 
     Args:
-        predictor: A `Predictor` of scans, of a run's folder, a `.keras` or an `.onnx` file, which is not changed.
+        predictor: A `Predictor` of ultrasound, of a run's folder, a `.keras` or an `.onnx` file, which is not changed.
         samples: Sequence of `Sample` with a class; no mask is read.
-        out: Path of the file to write, which is not there yet: `.onnx` of a model in ONNX, else `.keras`.
+        out: Path of the new file to write: `.onnx` for a model in ONNX, else `.keras`.
         progress: Function that wraps the iteration over batches of images, for a progress bar.
 
     Returns:
@@ -80,12 +90,12 @@ def calibrate(predictor, samples, out, progress=iter):
         `cross_entropy`, the mean of the scans before and after; `operating_points`, see `tabulate_thresholds`; and
         `at`, for each sensitivity of `SHOWN` its `threshold`, `low` and `high`, see `OperatingPoint`, and
         `specificity`, the share of the scans that are not malignant below the threshold. `failures` is a list of dicts
-        with `file` and `error`, of scans that cannot be read or are foreign to the model.
+        with `file` and `error`, of scans that cannot be read or are out of distribution.
 
     Raises:
         FileExistsError: If something is at `out`.
         ImportError: If the package of the extra `onnx` is not installed, for an ONNX file.
-        ValueError: If the model is of another format or of tissue, or there are too few scans.
+        ValueError: If the model is of another format or of histology, or there are too few scans.
     """
     source, out = predictor.path, Path(out)
     _check_paths(source, out)
@@ -120,7 +130,7 @@ def calibrate(predictor, samples, out, progress=iter):
     return found, failures
 
 
-def judge_by_others(probabilities, labels, groups):
+def judge_by_others(probabilities: NDArray, labels: NDArray, groups: NDArray) -> NDArray:
     """The probabilities `(n, classes)` of scans, each by a temperature fitted to scans of other groups alone.
 
     Args:
@@ -138,21 +148,25 @@ def judge_by_others(probabilities, labels, groups):
     return judged
 
 
-def fit_thresholds(table, temperature, probabilities):
+def fit_thresholds(table, temperature: float, probabilities: NDArray):
     """The table of thresholds for a clinic; see `tabulate_thresholds`.
 
     Args:
-        table: That of the model, or None of one that has none.
-        temperature: That of the scans.
-        probabilities: The probabilities of malignant of the malignant scans, as of `judge_by_others`.
+        table: The table of the model, or None if it has no table.
+        temperature: The temperature fitted to the scans.
+        probabilities: Array `(n,)`, the probabilities of malignant of the malignant scans, see `judge_by_others`.
     """
     if table is None:
         return tabulate_thresholds(probabilities)
     return adapt_thresholds(table, temperature, probabilities)
 
 
-def format_calibration(found):
-    """What was found as lines of text."""
+def format_calibration(found: dict) -> str:
+    """The result of `calibrate` as lines of text.
+
+    Args:
+        found: Dict, as `calibrate` returns it.
+    """
     counts = ", ".join(f"{number} {label}" for label, number in sorted(found["images"].items()))
     before, after = found["cross_entropy"]
     others = sum(found["images"].values()) - found["images"]["malignant"]
@@ -170,7 +184,7 @@ def format_calibration(found):
     return "\n".join(lines)
 
 
-# === Before ===
+# === Checks and predictions ===
 def _check_paths(source, out):
     if os.path.lexists(out):
         raise FileExistsError(f"Expected a new file to write the calibrated model to, found one: {out}")
@@ -192,7 +206,7 @@ def _check_paths(source, out):
 
 
 def _predict(predictor, samples, progress):
-    """`(scans, probabilities, failures)`: the samples that can be read, `(n, classes)`, and why others can not."""
+    """`(scans, probabilities, failures)`: the readable samples, `(n, classes)`, and the errors of the others."""
     scans, probabilities, failures = [], [], []
     for start in progress(range(0, len(samples), _BATCH)):
         batch, images = [], []
@@ -207,7 +221,7 @@ def _predict(predictor, samples, progress):
                 scans.append(sample)
                 probabilities.append(prediction.probabilities)
             else:
-                error = f"Expected a scan that the model can read, found one {OUT_OF_DISTRIBUTION}: {sample.image}"
+                error = f"Expected a scan in distribution, found one {OUT_OF_DISTRIBUTION}: {sample.image}"
                 failures.append({"file": sample.name, "error": error})
     return scans, np.reshape(probabilities, (-1, len(predictor.classes))).astype(float), failures
 
@@ -217,13 +231,13 @@ def _check_scans(malignant, groups, failures):
     if len(malignant) < FEWEST:
         raise ValueError(f"Expected at least {FEWEST} labelled scans, found {len(malignant)}{left_out}; 20 are enough")
     for name, chosen in (("malignant", malignant), ("not malignant", ~malignant)):
-        if len(set(groups[chosen])) < 2:  # so that the others, which judge each, know both
+        if len(set(groups[chosen])) < 2:  # the other groups, which judge each group, must hold both
             raise ValueError(
                 f"Expected scans of at least two groups that are {name}, found {len(set(groups[chosen]))}{left_out}"
             )
 
 
-# === After ===
+# === Results ===
 def _cross_entropy(probabilities, labels):
     return float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)).mean())
 

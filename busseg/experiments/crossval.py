@@ -1,4 +1,4 @@
-"""Cross-validation: a model a fold, each scored on what it has not seen, and all those scores together."""
+"""Cross-validation: one model for each fold, scored on the images it has not seen, and all scores pooled."""
 
 import dataclasses
 import json
@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import NamedTuple
 from rich.progress import track
 
 from busseg.data.protocols import SCORED_SIZE, make_splits
+from busseg.data.sample import Sample
 from busseg.data.splits import Split, leaked, write_splits
 from busseg.evaluation.pooling import pool_folds
 from busseg.evaluation.report import write_report
@@ -27,7 +29,7 @@ from busseg.training.recipe import Recipe
 
 
 class _Fold(NamedTuple):
-    """A model to train and score: the number of its fold, the folder of its run, and what `fit` and `evaluate` take."""
+    """A model to train and score: the number of its fold, the folder of its run, and inputs of `fit` and `evaluate`."""
 
     number: int
     run: Path
@@ -43,7 +45,7 @@ class _Fold(NamedTuple):
         return (evaluation / SUMMARY).exists() and (not self.robustness or (evaluation / ROBUSTNESS).exists())
 
     def do(self):
-        import keras  # here, so that a job can silence what TensorFlow says when it starts
+        import keras  # here, so that a job can silence TensorFlow's start-up notes
 
         from busseg.inference.predictor import Predictor
         from busseg.training.fit import fit
@@ -53,15 +55,25 @@ class _Fold(NamedTuple):
             Predictor(self.run), {"test": self.scored}, evaluation_folder(self.run), robustness=self.robustness,
             size=self.size, fold=self.number, model=self.run.name,
         )  # fmt: skip
-        keras.backend.clear_session()  # or the next fold's network stands in memory beside this one's
+        keras.backend.clear_session()  # frees this fold's network before the next one is built
 
 
-def cross_validate(samples, out, recipe, protocol="grouped", folds=5, seed=0, jobs=1, robustness=False, data=""):
-    """Train a model a fold and score each on the images it has not seen.
+def cross_validate(
+    samples: Sequence[Sample],
+    out: str | Path,
+    recipe: Recipe,
+    protocol: str = "grouped",
+    folds: int = 5,
+    seed: int = 0,
+    jobs: int = 1,
+    robustness: bool = False,
+    data: str = "",
+) -> dict:
+    """Train one model for each fold, and score it on the images it has not seen.
 
-    The folder `out` then holds a run's folder a fold, `fold-0/` and on, each with its `evaluation/`; `splits.csv`;
-    and over all folds `per_image.csv`, the out-of-fold predictions, `summary.json` and `report.html`. Called again, it
-    goes on where it was stopped.
+    The folder `out` then holds the folder of a run for each fold, `fold-0/`, `fold-1/`, ..., each with its
+    `evaluation/`; `splits.csv`; and over all folds `per_image.csv`, the out-of-fold predictions, `summary.json` and
+    `report.html`. Called again, it resumes where it was stopped.
 
     Args:
         samples: Sequence of `Sample`, the whole dataset.
@@ -70,79 +82,80 @@ def cross_validate(samples, out, recipe, protocol="grouped", folds=5, seed=0, jo
         protocol: One of `PROTOCOLS`; see `make_splits`.
         folds: Number of folds, where the protocol does not set it.
         seed: Integer, for the folds. The recipe's own seed is for the training.
-        jobs: Number of folds that are trained at once, each by a process of its own that writes `fold-K.log`.
-        robustness: Whether to score under disturbances, too; see `measure_robustness`.
-        data: What to call the dataset in the report.
+        jobs: Number of folds that are trained at once, each in a process of its own that writes `fold-K.log`.
+        robustness: Whether to score under perturbations, too; see `measure_robustness`.
+        data: Name of the dataset in the report.
 
     Returns:
-        What `summary.json` holds: see `evaluate`, and beside it `protocol`, `seed`, `size`; `folds`, the scores of
-        each, with the number of its images that are `known` to its model, see `count_known`, and by
-        "leave-one-source-out" its `source`; `mean_sd`, over the folds; and `leak`, how many of the scored images have a
-        copy in training.
+        Dict of what `summary.json` holds, see `evaluate`, and also `protocol`, `seed`, `size`; `folds`, the scores of
+        each fold, with the number of its images that are `known` to its model, see `count_known`, and for the protocol
+        "leave-one-source-out" its `source`; `mean_sd`, over the folds; and `leak`, the number and share of scored
+        images that have a copy in training.
 
     Raises:
         FileExistsError: If `out` holds other files than a cross-validation.
         ValueError: If it holds one with other settings, the samples cannot be split by the protocol, or an image cannot
             be read.
         BlockingIOError: If another process writes there.
-        ChildProcessError: If the process of a fold was killed. The others' folds are kept.
+        ChildProcessError: If the process of a fold was killed. The other folds are kept.
     """
     splits = make_splits(protocol, samples, folds, seed)
-    with claim_folder(out, CROSSVAL) as out:
-        return _cross_validate(samples, out, recipe, splits, protocol, seed, jobs, robustness, data)
-
-
-def _cross_validate(samples, out, recipe, splits, protocol, seed, jobs, robustness, data):
-    settings = {"protocol": protocol, "folds": len(splits), "seed": seed, "recipe": dataclasses.asdict(recipe)}
-    _settle(out, recipe, settings)
-    write_splits(out / SPLITS, splits, force=True)
-    by_name = {sample.name: sample for sample in samples}  # for the groups: "random" and "tang" part them
-    scored = [[by_name[sample.name] for sample in split.test or split.validation] for split in splits]
-
     size = SCORED_SIZE.get(protocol)
-    tasks = [
-        _Fold(number, fold_folder(out, number), split, scored[number], recipe, size, robustness)
-        for number, split in enumerate(splits)
-    ]
+    about = {"data": data, "protocol": protocol, "seed": seed, "size": size}
+    with claim_folder(out, CROSSVAL) as out:
+        settings = {"protocol": protocol, "folds": len(splits), "seed": seed, "recipe": dataclasses.asdict(recipe)}
+        _settle(out, recipe, settings)
+        write_splits(out / SPLITS, splits, force=True)
+        by_name = {sample.name: sample for sample in samples}  # with their groups, which "random" and "tang" ignore
+        scored = [[by_name[sample.name] for sample in split.test or split.validation] for split in splits]
+        tasks = [
+            _Fold(number, fold_folder(out, number), split, scored[number], recipe, size, robustness)
+            for number, split in enumerate(splits)
+        ]
+        _do_folds(tasks, samples, jobs, out)
+        return _report(out, samples, splits, about, robustness=robustness)
+
+
+def _do_folds(tasks, samples, jobs, out):
     waiting = [task for task in tasks if not task.is_done]
     if waiting:
         _check_readable(samples)
     if jobs == 1:
         for task in waiting:
-            print(f"\n=== fold {task.number} of 0 to {len(splits) - 1} ===")
+            print(f"\n=== fold {task.number} of 0 to {len(tasks) - 1} ===")
             task.do()
     elif waiting:
         _do_folds_at_once(waiting, jobs, out)
 
+
+def _report(out, samples, splits, about, *, robustness):
+    """Pool the folds' scores, write the report, and return the summary."""
     runs = [fold_folder(out, fold) for fold in range(len(splits))]
-    about = {"data": data, "protocol": protocol, "seed": seed, "size": size}
     copies = [{sample.name for sample in leaked(split, samples)} for split in splits]
     with blaming(out, "the scores of its folds"):
         summary = pool_folds(out, runs, copies, about)
     if robustness:
-        disturbed = [row for run in runs for row in read_robustness(evaluation_folder(run) / ROBUSTNESS)]
-        write_robustness(out / ROBUSTNESS, disturbed)
+        rows = [row for run in runs for row in read_robustness(evaluation_folder(run) / ROBUSTNESS)]
+        write_robustness(out / ROBUSTNESS, rows)
     write_report(out, samples, runs)
     return summary
 
 
 def _settle(out, recipe, settings):
-    """Write down what a cross-validation is made of, or check that it goes on with the same."""
+    """Write the settings of a cross-validation, or check that it resumes with the same."""
     path = out / SETTINGS
     if not path.exists():
         write_text(path, json.dumps(settings, indent=2) + "\n")
     before = read_json(path)
-    if isinstance(
-        before.get("recipe"), dict
-    ):  # a choice that busseg did not know when it was written was made as it is by default
+    if isinstance(before.get("recipe"), dict):  # an older file lacks newer settings; it used their defaults
         before["recipe"] = dataclasses.asdict(type(recipe)()) | before["recipe"]
     for name, value in settings.items():
         if before.get(name) != value:
-            raise ValueError(f"Expected the {name} of the cross-validation to go on with, found another: {path}")
+            raise ValueError(f"Expected the {name} of the cross-validation to resume, found another: {path}")
 
 
 def _check_readable(samples):
-    """Read every image once: a broken one shows now, by name, rather than after the folds that only test it."""
+    """Read every image once, so that a broken one is reported now and not after hours of training."""
     for sample in track(samples, "Checking images"):
         read_mask(sample.masks, read_image(sample.image).shape)
 
@@ -160,7 +173,7 @@ def _do_folds_at_once(tasks, jobs, out):
     except BrokenProcessPool as error:
         logs = ", ".join(path.name for path in sorted(out.glob("fold-*.log")))
         raise ChildProcessError(
-            f"Expected each fold to end, found one killed, of memory maybe; see {logs}: {out}"
+            f"Expected each fold to end, found one killed, maybe for lack of memory; see {logs}: {out}"
         ) from error
     finally:
         executor.shutdown(cancel_futures=True)
@@ -174,7 +187,7 @@ def _begin_job(threads):
 
     def follow(parent):
         parent.join()
-        os._exit(1)  # or a fold would train on, beside the one that a rerun begins
+        os._exit(1)  # so that the fold does not continue beside the one that a rerun starts
 
     threading.Thread(target=follow, args=(multiprocessing.parent_process(),), daemon=True).start()
 

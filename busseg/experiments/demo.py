@@ -1,4 +1,4 @@
-"""The whole way in a minute, on phantoms: draw, split, train, evaluate, predict, export."""
+"""The demo: draw phantoms, split, train, evaluate, predict, export, in a minute."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from busseg.data import find_samples
 from busseg.data.phantom import write_phantoms
 from busseg.data.splits import PARTS, grouped_splits
 from busseg.evaluation.report import write_report
-from busseg.evaluation.scoring import format_summary
+from busseg.evaluation.summary import format_summary
 from busseg.experiments.score import score_parts
 from busseg.export.formats import export_saved_model
 from busseg.inference.batch import predict_files
@@ -23,12 +23,12 @@ from busseg.training.recipe import load_recipe
 PHANTOMS_PER_CLASS = 120
 
 
-def run_demo(out):
+def run_demo(out: str | Path) -> dict:
     """Run the demo.
 
-    The folder `out` then holds `phantoms/`, a dataset shaped like BUSI; `run/`, the training; `evaluation/`, with
-    scores and pictures; `predictions/`, of three images the model has not seen; and `saved_model/`. A second run in
-    the same folder goes on where the first one stopped.
+    The folder `out` then holds `phantoms/`, a dataset in the layout of BUSI; `run/`, the training; `evaluation/`, with
+    scores and figures; `predictions/`, of three images the model has not seen; and `saved_model/`. A second run in the
+    same folder resumes where the first one stopped.
 
     Args:
         out: Path of the folder.
@@ -37,7 +37,7 @@ def run_demo(out):
         The summary of the evaluation; see `evaluate`.
 
     Raises:
-        FileExistsError: If `out` holds something else than a demo.
+        FileExistsError: If `out` holds other files than a demo.
     """
     with claim_folder(out, DEMO) as out:
         return _run_demo(out)
@@ -68,6 +68,6 @@ def _run_demo(out):
 
     print("5/5  Exporting to SavedModel")
     difference = export_saved_model(out / "run", out / "saved_model")
-    print(f"     answers differ from the source's by at most {difference:.0e}")
-    print(f"\nDone. Look at {evaluation_folder(out) / REPORT}")
+    print(f"     outputs differ from the source's by at most {difference:.0e}")
+    print(f"\nDone. Open {evaluation_folder(out) / REPORT}")
     return summary

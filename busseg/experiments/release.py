@@ -1,11 +1,11 @@
-"""From cross-validations, and models trained with all images by the same recipes, to the one model that is released.
+"""Make the released model from cross-validations, and from runs trained with all images by the same recipes.
 
-It answers with the mean of their networks. Its temperature, its OOD limit and its operating points can only be measured
-on images that the networks have not seen: they are measured on the folds of the cross-validations, and given to the
-networks that have seen all.
+The released model is the mean of the runs' networks. Its temperature, OOD limit and operating points must be measured
+on images that the networks have not seen, so they are measured on the folds of the cross-validations.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -13,12 +13,13 @@ import numpy as np
 from rich.progress import track
 
 from busseg.data.fingerprints import describe_fingerprints, fingerprint_samples
-from busseg.data.sample import CLASSES
+from busseg.data.sample import CLASSES, Sample
 from busseg.data.splits import leaked, learnt, read_split
 from busseg.evaluation.pooling import pool_folds
 from busseg.evaluation.report import write_report
 from busseg.evaluation.scores import calibration, labels_and_probabilities
-from busseg.evaluation.scoring import evaluate, read_rows
+from busseg.evaluation.scoring import evaluate
+from busseg.evaluation.table import read_rows
 from busseg.export.formats import export_onnx
 from busseg.inference.operating_point import tabulate_thresholds
 from busseg.inference.predictor import Predictor
@@ -49,27 +50,27 @@ from busseg.training.calibration import apply_temperature, fit_temperature
 from busseg.training.ood import fit_ood, measure_ood
 from busseg.training.recipe import load_recipe
 
-# How far an image may be: so much farther than all but a hundredth of the known ones, out of fold. Scans of other
-# hospitals are that far, photographs are farther.
+# The limit of the OOD score is MARGIN times the quantile KNOWN of the out-of-fold images. Scans of other hospitals lie
+# below this limit, photographs above.
 KNOWN, MARGIN = 0.99, 1.15
 
 
-def score_together(samples, crossvals, out):
-    """Score the mean of the networks of cross-validations, fold by fold, on what none of them has seen.
+def score_together(samples: Sequence[Sample], crossvals: Sequence[str | Path], out: str | Path) -> dict:
+    """Score the mean of the networks of cross-validations, fold by fold, on images that the networks have not seen.
 
-    The folder `out` then holds what that of `cross_validate` does, but for the runs.
+    The folder `out` then holds the files of `cross_validate`, without the runs.
 
     Args:
-        samples: Sequence of `Sample`, the dataset of all.
+        samples: Sequence of `Sample`, the dataset of all cross-validations.
         crossvals: Paths of folders of `cross_validate`, by the same folds.
-        out: Path of the output folder. A former one is replaced.
+        out: Path of the output folder. An earlier one is replaced.
 
     Returns:
-        What `summary.json` holds; see `cross_validate`.
+        Dict of what `summary.json` holds; see `cross_validate`.
 
     Raises:
-        FileExistsError: If `out` holds something else.
-        FileNotFoundError: If one of the folders is none.
+        FileExistsError: If `out` holds other files.
+        FileNotFoundError: If a folder is not a cross-validation.
         ValueError: If the folds differ, or only some recipes use `flip_tta`.
     """
     crossvals = [Path(crossval) for crossval in crossvals]
@@ -77,7 +78,7 @@ def score_together(samples, crossvals, out):
     splits = [_read_splits(samples, crossval) for crossval in crossvals]
     for crossval, recipe, mine in zip(crossvals, recipes, splits):
         if recipe.flip_tta != recipes[0].flip_tta:
-            raise ValueError(f"Expected recipes that all use flip_tta or none, found another: {crossval}")
+            raise ValueError(f"Expected flip_tta in all recipes or in no recipe, found another: {crossval}")
         if [split.test for split in mine] != [split.test for split in splits[0]]:
             raise ValueError(f"Expected cross-validations by the same folds, found others: {crossval}")
     with claim_folder(out, RELEASE) as out:
@@ -102,28 +103,36 @@ def _score_together(samples, crossvals, recipes, splits, out):
     return summary
 
 
-def release_model(samples, crossvals, runs, out, *, float16=False):
-    """Score networks together; give their mean its temperature and its sense for foreign images, and export it.
+def release_model(
+    samples: Sequence[Sample],
+    crossvals: Sequence[str | Path],
+    runs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    float16: bool = False,
+) -> dict:
+    """Score the mean of networks, calibrate it, add its OOD score, and export it.
 
-    The folder `out` then holds what `score_together` writes, `model.keras` and `model.onnx`, both with the fingerprints
-    of the images that the networks learnt from, and `release.json`, with what was found.
+    The folder `out` then holds the files of `score_together`; `model.keras` and `model.onnx`, both with the
+    fingerprints of the images that the networks were trained on; and `release.json`, the returned dict.
 
     Args:
-        samples: Sequence of `Sample`, the dataset of all.
-        crossvals: Paths of folders of `cross_validate`, by the same folds. Novelty is told by the first one's networks.
-        runs: Paths of runs' folders of `fit`, one each, by the same recipe.
+        samples: Sequence of `Sample`, the dataset of all cross-validations.
+        crossvals: Paths of folders of `cross_validate`, by the same folds. The networks of the first one give the OOD
+            score.
+        runs: Paths of folders of `fit`, one for each cross-validation, by the same recipe.
         out: Path of the folder to write. An earlier release there is replaced.
-        float16: Whether weights are rounded to half precision, in which `model.onnx` then stores most of them.
+        float16: Whether to round weights to half precision; `model.onnx` then stores most of them in it.
 
     Returns:
-        What `release.json` holds: `temperature` and `ood_limit`, by all folds; and by each fold as the others would
-        have it, so that no image is judged by itself, `ece` before and after, `flagged`, the share of images that are
-        called foreign, and `operating_points`, see `tabulate_thresholds`, which both models carry.
+        Dict of what `release.json` holds: `temperature` and `ood_limit`, of all folds; and out of fold, where each fold
+        is judged by the other folds, `ece` before and after, `flagged`, the share of images called out of distribution,
+        and `operating_points`, see `tabulate_thresholds`, which both models hold.
 
     Raises:
-        FileExistsError: If `out` holds something else.
-        FileNotFoundError: If one of the folders is none.
-        ValueError: If the recipes or the folds differ, or the export answers otherwise than the model.
+        FileExistsError: If `out` holds other files.
+        FileNotFoundError: If a folder is not a cross-validation or a run.
+        ValueError: If the recipes or the folds differ, or the export gives other outputs than the model.
     """
     crossvals, runs = [Path(crossval) for crossval in crossvals], [Path(run) for run in runs]
     if len(crossvals) != len(runs):
@@ -185,7 +194,7 @@ def _serve(networks, recipe):
 
 
 def _fingerprints(splits):
-    """Those of the images that networks were trained or chosen with, one network a split."""
+    """The fingerprints of the images that networks were trained or chosen with, one network for each split."""
     return fingerprint_samples(dict.fromkeys(sample for split in splits for sample in learnt(split)))
 
 
@@ -203,7 +212,7 @@ def _read_summary(crossval):
 
 
 def _ood_out_of_fold(samples, run, fold):
-    """The distances of a fold's test images, in medians of those of its training images."""
+    """The OOD distances of a fold's test images, in units of the median distance of its training images."""
     network, split = network_inside(load_keras(run)), read_split(run / SPLITS, samples, fold)
     found = fit_ood(network, split.train, load_recipe(run / RECIPE).augmentation)
     return measure_ood(network, split.test, *found)

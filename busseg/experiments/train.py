@@ -1,5 +1,6 @@
 """Train one model on datasets: find the images, choose the split, fit the network."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from busseg.data import find_samples
@@ -8,31 +9,39 @@ from busseg.data.splits import read_split, train_on_all
 from busseg.storage.claims import check_folder
 from busseg.storage.run_folder import RECIPE, RUN, SPLITS
 from busseg.training.fit import fit
-from busseg.training.parallel import one_device
+from busseg.training.parallel import Devices, one_device
 from busseg.training.recipe import load_recipe
 
 
 def train_model(
-    data, out, *, recipe=None, splits=None, fold=None, everything=False, resume=False, find_devices=one_device
-):
+    data: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    recipe: str | Path | None = None,
+    splits: str | Path | None = None,
+    fold: int | None = None,
+    everything: bool = False,
+    resume: bool = False,
+    find_devices: Callable[[int], Devices] = one_device,
+) -> list[dict]:
     """Train a network on datasets: a U-Net for ultrasound, or a classifier of histology.
 
     Args:
         data: Path of a dataset folder, or a sequence of them; see `find_samples`.
         out: Path of the run's folder; see `fit`.
         recipe: Name of a recipe, or path of a TOML file; "card" by default.
-        splits: Path of a CSV file of folds; by default the folds are made by the task's protocol.
-        fold: Number of the fold; 0 by default, where there is a choice.
-        everything: Whether to train with all images instead.
-        resume: Whether to go on with the run that `out` holds, if there is one.
+        splits: Path of a CSV file of folds; by default the task's protocol makes the folds.
+        fold: Number of the fold; 0 by default. A splits file of several folds requires it.
+        everything: Whether to train with all images instead of a fold.
+        resume: Whether to resume the run that `out` holds, if there is one.
         find_devices: Function from a batch size to the `parallel.Devices` to train on.
 
     Returns:
         The history: a list of dicts, one an epoch.
 
     Raises:
-        FileExistsError: If `out` holds a run and `resume` is False, or holds something else.
-        ValueError: If the choices exclude each other, the fold is out of range, or `fit` refuses.
+        FileExistsError: If `out` holds a run and `resume` is False, or holds other files.
+        ValueError: If the choices exclude each other, the fold is out of range, or `fit` raises it.
     """
     out = Path(out)
     if everything and (splits or fold is not None):

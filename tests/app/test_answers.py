@@ -56,9 +56,9 @@ def test_threshold_out_of_its_range_is_refused(answer, threshold):
 
 # === Facts ===
 def test_facts_are_what_was_predicted(answer):
-    told = json.loads(json.dumps(facts(answer)))
-    mask = told.pop("mask")
-    assert told == {
+    result = json.loads(json.dumps(facts(answer)))
+    mask = result.pop("mask")
+    assert result == {
         "file": "scan.png", "frame": 1, "frames": 1, "label": "benign",
         "probabilities": {"normal": 0.1, "benign": 0.7, "malignant": 0.2},
         "threshold": 0.5, "width": 4, "height": 2,
@@ -70,9 +70,9 @@ def test_facts_are_what_was_predicted(answer):
 
 
 def test_facts_warn_of_an_image_that_the_model_cannot_read(answer):
-    foreign = Prediction("benign", np.float32([0, 1, 0]), np.uint8(MAP > 0), MAP, ood_score=1.01)
-    told = facts(Answer("scan.png", answer.image, foreign, CLASSES))
-    assert told["warning"] == "not like breast ultrasound"
+    far = Prediction("benign", np.float32([0, 1, 0]), np.uint8(MAP > 0), MAP, ood_score=1.01)
+    result = facts(Answer("scan.png", answer.image, far, CLASSES))
+    assert result["warning"] == "not like breast ultrasound"
 
 
 # === Files ===
@@ -95,11 +95,11 @@ def test_frame_that_an_image_has_not_is_refused(echo, tmp_path):
     ("frame", "label", "lesion_px"), [(1, "normal", 0), (2, "benign", 32 * 32), (3, "normal", 0)]
 )  # 204 / 255 = 0.8 is lesion, 102 / 255 = 0.4 is none
 def test_frame_of_dicom_is_answered_by_its_region_alone(echo, clip, frame, label, lesion_px):
-    told = facts(answer_file(echo, clip, frame=frame))
-    assert (told["label"], told["lesion_px"], told["frame"], told["frames"]) == (label, lesion_px, frame, 3)
-    assert told["lesion_mm2"] == pytest.approx(lesion_px * 0.1 * 0.2)
-    assert told["box"] == ((20, 4, 32, 32) if lesion_px else None)
-    assert (told["width"], told["height"]) == (60, 40)
+    result = facts(answer_file(echo, clip, frame=frame))
+    assert (result["label"], result["lesion_px"], result["frame"], result["frames"]) == (label, lesion_px, frame, 3)
+    assert result["lesion_mm2"] == pytest.approx(lesion_px * 0.1 * 0.2)
+    assert result["box"] == ((20, 4, 32, 32) if lesion_px else None)
+    assert (result["width"], result["height"]) == (60, 40)
 
 
 def test_what_stands_around_the_region_is_not_shown(echo, clip):
@@ -109,9 +109,9 @@ def test_what_stands_around_the_region_is_not_shown(echo, clip):
 
 def test_scan_without_a_region_is_answered_whole_with_a_warning(echo, write_scan, tmp_path):
     path = write_scan(tmp_path / "a.dcm", np.full((32, 32), 204, np.uint8))
-    told = facts(answer_file(echo, path))
-    assert (told["label"], told["regions"]) == ("benign", ())
-    assert "whole frame shown, with any name on it (no region is marked)" in told["warning"]
+    result = facts(answer_file(echo, path))
+    assert (result["label"], result["regions"]) == ("benign", ())
+    assert "whole frame shown, with any name on it (no region is marked)" in result["warning"]
 
 
 def test_both_regions_of_a_dual_screen_are_answered_and_explained(echo, write_scan, tmp_path):
@@ -119,9 +119,9 @@ def test_both_regions_of_a_dual_screen_are_answered_and_explained(echo, write_sc
     frame[:24, 36:] = 255  # of 32 rows on the right: benign by 24 / 32
     path = write_scan(tmp_path / "a.dcm", frame, (0, 0, 32, 32), others=[(1, (36, 0, 32, 32))])
     answer = answer_file(echo, path)
-    told = facts(answer)
-    assert (told["label"], told["lesion_px"], told["box"]) == ("benign", 24 * 32, (36, 0, 32, 24))
-    assert told["regions"] == ((0, 0, 32, 32), (36, 0, 32, 32))
+    result = facts(answer)
+    assert (result["label"], result["lesion_px"], result["box"]) == ("benign", 24 * 32, (36, 0, 32, 24))
+    assert result["regions"] == ((0, 0, 32, 32), (36, 0, 32, 32))
     assert "2, each predicted by itself" in view_facts(answer)
     assert pixels(explain(echo, answer)["heat"]).shape == (40, 68, 3)
 
@@ -172,7 +172,7 @@ class Novel:
 
     def try_batch(self, images):
         self.asked += len(images)
-        return [replace(told, ood_score=2 * float(told.probabilities[1])) for told in self.echo.try_batch(images)]
+        return [replace(result, ood_score=2 * float(result.probabilities[1])) for result in self.echo.try_batch(images)]
 
 
 def moving(path, *greys):
@@ -183,8 +183,8 @@ def moving(path, *greys):
 
 def test_frame_of_a_clip_is_answered_also_when_the_file_is_gone(echo, tmp_path):
     path = moving(tmp_path / "clip.gif", 0, 204, 102)
-    told = facts(answer := answer_file(echo, path, frame=2))
-    assert (told["label"], told["lesion_px"], told["frame"], told["frames"]) == ("benign", 32 * 32, 2, 3)
+    result = facts(answer := answer_file(echo, path, frame=2))
+    assert (result["label"], result["lesion_px"], result["frame"], result["frames"]) == ("benign", 32 * 32, 2, 3)
     path.unlink()
     third = answer_frame(echo, answer, 3)
     assert (third.stem, third.prediction.lesion_px, third.scan) == ("clip_frame_3", 0, None)  # 102 / 255 is below 0.5
@@ -215,10 +215,10 @@ def test_explanation_is_brightest_where_the_label_hangs_on(echo, tmp_path):
     image = np.zeros((32, 32), np.uint8)
     image[:, :24] = 255  # benign by 3 / 4; covering what is bright makes it less so
     write_image(tmp_path / "scan.png", image)
-    told = explain(echo, answer_file(echo, tmp_path / "scan.png"))
-    heat = pixels(told["heat"]).astype(int)
-    assert (told["label"], heat.shape) == ("benign", (32, 32, 3))
-    assert 0 < told["drop"] < 1
+    result = explain(echo, answer_file(echo, tmp_path / "scan.png"))
+    heat = pixels(result["heat"]).astype(int)
+    assert (result["label"], heat.shape) == ("benign", (32, 32, 3))
+    assert 0 < result["drop"] < 1
     # Of OpenCV's blue, green, red: from blue to yellow, and the image adds as much to each.
     yellow = heat[..., 2] - heat[..., 0]
     assert yellow[:, :16].mean() > yellow[:, 28:].mean() + 50

@@ -39,9 +39,9 @@ def test_folder_is_private_and_gone_at_the_end(place):
 
 
 def test_what_killed_servers_left_is_gone_with_the_next_start(place):
-    left, foreign = leave(place, "busseg-app-1"), leave(place, "other-app-1")
+    left, other = leave(place, "busseg-app-1"), leave(place, "other-app-1")
     with server_folder():
-        assert (left.exists(), foreign.exists()) == (False, True)
+        assert (left.exists(), other.exists()) == (False, True)
 
 
 def test_folder_of_a_running_server_stays(place, monkeypatch):

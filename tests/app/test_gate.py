@@ -19,8 +19,8 @@ NO_UPLOAD = "Expected an uploaded file, found something else"
 FOREIGN = "Expected a request from this page, found one from another page"
 
 
-def as_file(path, **told):
-    return {"path": str(path), "meta": {"_type": "gradio.FileData"}, **told}
+def as_file(path, **more):
+    return {"path": str(path), "meta": {"_type": "gradio.FileData"}, **more}
 
 
 def new_session():
@@ -80,14 +80,14 @@ def test_shut_routes_are_not_answered(server, secret):
     host = server.host
     names = [quote(str(secret)), str(secret), f"http://{host}/config", quote(f"http://{host}/config", safe="")]
     paths = [path.replace("{}", name) for method, path in listed(SHUT) for name in names if method == "GET"]
-    told = {(path, answer.status) for path in paths if (answer := server.request("GET", path)).status != 404}
-    assert told == set()
+    answered = {(path, answer.status) for path in paths if (answer := server.request("GET", path)).status != 404}
+    assert answered == set()
 
 
 @pytest.mark.parametrize("route", ["component_server", "process_recording", "stream/x", "vibe-edit", "api/predict"])
 def test_shut_routes_take_nothing(server, secret, route):
-    told = {"data": [as_file(secret)], "component_id": 1, "session_hash": new_session(), "fn_name": "ls"}
-    assert server.ask(f"/gradio_api/{route}", told)[0] == 404
+    question = {"data": [as_file(secret)], "component_id": 1, "session_hash": new_session(), "fn_name": "ls"}
+    assert server.ask(f"/gradio_api/{route}", question)[0] == 404
     assert server.left() == []
 
 
@@ -135,8 +135,10 @@ def questions(route, file, dependencies=(0,)):
     """Bodies that ask about a file by a route: for one file, and for several."""
     if route.startswith("call/v2"):
         return [{"file": file, "threshold": 0.5}, {"files": [file]}]
-    told = {"session_hash": new_session(), "event_data": None, "trigger_id": None}
-    bodies = [told | {"data": data} for data in ([file, 0.5], [[file]], [{"value": file}, 0.5], [None, {"x": [file]}])]
+    question = {"session_hash": new_session(), "event_data": None, "trigger_id": None}
+    bodies = [
+        question | {"data": data} for data in ([file, 0.5], [[file]], [{"value": file}, 0.5], [None, {"x": [file]}])
+    ]
     if route == "queue/join":
         return [body | {"fn_index": number} for body in bodies for number in dependencies]
     return bodies
@@ -187,8 +189,8 @@ def test_address_elsewhere_is_not_fetched(server, route):
 
 def test_file_data_that_an_upload_comes_with_counts_for_nothing(server, secret):
     """Gradio itself would fetch the address or stream the file."""
-    told = server.uploaded(secret) | {"url": "http://192.0.2.1/", "is_stream": True, "orig_name": "../../x"}
-    status, text = server.ask("/gradio_api/run/predict", {"data": [told, 0.5], "session_hash": new_session()})
+    file = server.uploaded(secret) | {"url": "http://192.0.2.1/", "is_stream": True, "orig_name": "../../x"}
+    status, text = server.ask("/gradio_api/run/predict", {"data": [file, 0.5], "session_hash": new_session()})
     assert (status, json.loads(text)["data"][1]["label"]) == (200, "benign")
 
 
@@ -327,8 +329,8 @@ def test_packed_results_belong_to_the_browser_that_asked(server, secret):
     status, text = server.ask("/gradio_api/run/batch", body, Cookie=own)
     assert status == 200
     path = json.loads(text)["data"][0]["zip"]
-    told = [server.request("GET", path, **headers).status for headers in ({"Cookie": other}, {}, {"Cookie": own})]
-    assert told == [404, 404, 200]
+    statuses = [server.request("GET", path, **headers).status for headers in ({"Cookie": other}, {}, {"Cookie": own})]
+    assert statuses == [404, 404, 200]
 
 
 def test_cookie_is_for_this_server_alone(server):
@@ -336,8 +338,8 @@ def test_cookie_is_for_this_server_alone(server):
     assert rest.strip() == "Path=/; HttpOnly; SameSite=Lax"
     own = cookie_of(server)
     assert server.request("GET", "/", Cookie=own).headers["Set-Cookie"] is None
-    for foreign in (own.partition("=")[0] + "=\xe9", own + "\xe9", "other=1"):
-        answer = server.request("GET", "/", Cookie=foreign)
+    for unknown in (own.partition("=")[0] + "=\xe9", own + "\xe9", "other=1"):
+        answer = server.request("GET", "/", Cookie=unknown)
         assert (answer.status, answer.headers["Set-Cookie"] is None) == (200, False)
 
 
@@ -380,5 +382,5 @@ def test_password_is_asked_of_everyone(running, secret, tmp_path):
         client = gradio_client.Client(
             server.address, verbose=False, analytics_enabled=False, httpx_kwargs={"auth": tuple(map(str.encode, known))}
         )
-        told = client.predict(gradio_client.handle_file(secret), 0.5, api_name="/predict")
-        assert told["label"] == "benign"
+        result = client.predict(gradio_client.handle_file(secret), 0.5, api_name="/predict")
+        assert result["label"] == "benign"

@@ -117,7 +117,7 @@ def test_closing_waits_for_answers_and_ends_long_ones(uploads):
         begun.wait()
         uploads.close()
         order.append("closed")
-        with pytest.raises(ValueError, match="Expected a page that goes on, found that it ends"):
+        with pytest.raises(ValueError, match="Expected a running server, found one that stops"):
             answered.result()
     assert order[-1] == "closed"
     assert not path.exists()

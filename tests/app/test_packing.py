@@ -29,8 +29,8 @@ def test_rows_and_zip_name_files_as_their_users_do(echo, files):
     assert rows[2]["error"] == "Expected an image or a video, found text: text.png"
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
         assert archive.testzip() is None
-        pictures = {f"{name}_{kind}.png" for name in ("dark", "bright") for kind in ("mask", "overlay")}
-        assert set(archive.namelist()) == {"predictions.csv", *pictures}
+        images = {f"{name}_{kind}.png" for name in ("dark", "bright") for kind in ("mask", "overlay")}
+        assert set(archive.namelist()) == {"predictions.csv", *images}
         table = archive.read("predictions.csv").decode()
     assert list(csv.DictReader(io.StringIO(table))) == [{k: str(v) for k, v in row.items()} for row in rows]
 
@@ -45,9 +45,9 @@ def test_frames_of_dicom_are_images_of_their_own(echo, clip):
 
 
 def test_progress_is_told_the_number_of_images(echo, clip, files):
-    told = []
-    answer_files(echo, [clip, files[0]], lambda rows, total: told.append(total) or rows)
-    assert told == [3 + 1]
+    totals = []
+    answer_files(echo, [clip, files[0]], lambda rows, total: totals.append(total) or rows)
+    assert totals == [3 + 1]
 
 
 def test_too_many_images_and_none_are_refused(echo, files, monkeypatch):

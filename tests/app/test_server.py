@@ -19,7 +19,7 @@ from busseg.inference.predictor import Predictor
 
 pytest.importorskip("gradio")
 
-# What the model that ships says of them; see `busseg.app.endpoints.PHANTOMS`.
+# The shipped model classifies these phantoms correctly; see `busseg.app.endpoints.PHANTOMS`.
 SEEDS = {"normal": 0, "benign": 1, "malignant": 1}
 
 
@@ -42,7 +42,7 @@ def ask(client, path, *arguments):
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory):
-    """Dict from each class to a phantom that `best` tells rightly."""
+    """Dict from each class to a phantom that `best` classifies correctly."""
     folder = tmp_path_factory.mktemp("scans")
     for label, seed in SEEDS.items():
         write_image(folder / f"{label}.png", draw_phantom(label, seed)[0])
@@ -71,18 +71,18 @@ def phantom_clip(tmp_path_factory, write_scan):
     return write_scan(tmp_path_factory.mktemp("clip") / "clip.dcm", phantoms)
 
 
-def mask_of(told):
-    content = np.frombuffer(base64.b64decode(told["mask"].partition(",")[2]), np.uint8)
+def mask_of(result):
+    content = np.frombuffer(base64.b64decode(result["mask"].partition(",")[2]), np.uint8)
     return cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
 
 
 # === Programs ===
 @pytest.mark.parametrize("label", SEEDS)
 def test_programs_are_told_class_and_mask(client, scans, label):
-    told, expected = ask(client, scans[label]), Predictor("best").predict(scans[label])
-    assert (told["file"], told["label"], told["warning"]) == (f"{label}.png", label, None)
-    np.testing.assert_array_equal(mask_of(told), expected.mask * 255)
-    assert list(told["probabilities"].values()) == pytest.approx(list(expected.probabilities), abs=1e-4)
+    result, expected = ask(client, scans[label]), Predictor("best").predict(scans[label])
+    assert (result["file"], result["label"], result["warning"]) == (f"{label}.png", label, None)
+    np.testing.assert_array_equal(mask_of(result), expected.mask * 255)
+    assert list(result["probabilities"].values()) == pytest.approx(list(expected.probabilities), abs=1e-4)
 
 
 def test_programs_move_the_threshold_of_their_own_answer(server, scans):
@@ -96,7 +96,7 @@ def test_programs_move_the_threshold_of_their_own_answer(server, scans):
 
 
 @pytest.mark.parametrize("wrong", REFUSED)
-def test_programs_are_refused_politely(client, foul, wrong):
+def test_programs_get_errors_in_one_line(client, foul, wrong):
     from gradio_client.exceptions import AppError
 
     with pytest.raises(AppError) as refusal:
@@ -135,8 +135,8 @@ def test_programs_are_answered_frames_of_a_clip_that_is_no_dicom(server, tmp_pat
     first, *others = (Image.fromarray(draw_phantom("malignant", seed=seed)[0]) for seed in (1, 2, 3))
     first.save(tmp_path / "clip.gif", save_all=True, append_images=others)
     client = new_client(server)
-    told = ask(client, tmp_path / "clip.gif")
-    assert (told["frames"], told["label"], told["warning"]) == (3, "malignant", None)
+    result = ask(client, tmp_path / "clip.gif")
+    assert (result["frames"], result["label"], result["warning"]) == (3, "malignant", None)
     third = client.predict(3, api_name="/frame")
     expected = Predictor("best").predict(np.asarray(others[-1]))
     np.testing.assert_array_equal(mask_of(third) // 255, expected.mask)
@@ -146,10 +146,10 @@ def test_programs_get_a_table_and_a_zip_of_many(server, client, scans, foul):
     from gradio_client import handle_file
 
     paths = [*scans.values(), foul["text"]]
-    told = client.predict([handle_file(path) for path in paths], api_name="/batch")
-    assert [row["label"] for row in told["rows"]] == [*SEEDS, ""]
-    assert told["rows"][-1]["error"] == REFUSED["text"]
-    with urlopen(server.address + told["zip"]) as answer:
+    result = client.predict([handle_file(path) for path in paths], api_name="/batch")
+    assert [row["label"] for row in result["rows"]] == [*SEEDS, ""]
+    assert result["rows"][-1]["error"] == REFUSED["text"]
+    with urlopen(server.address + result["zip"]) as answer:
         names = zipfile.ZipFile(io.BytesIO(answer.read())).namelist()
     assert {"predictions.csv", "benign_mask.png", "benign_overlay.png"} <= set(names)
 
@@ -157,8 +157,8 @@ def test_programs_get_a_table_and_a_zip_of_many(server, client, scans, foul):
 def test_the_same_file_of_many_at_once_is_answered_to_all(server, scans):
     clients = [new_client(server) for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
-        told = list(pool.map(lambda client: [ask(client, scans["benign"])["label"] for _ in range(3)], clients))
-    assert told == [["benign"] * 3] * 4
+        result = list(pool.map(lambda client: [ask(client, scans["benign"])["label"] for _ in range(3)], clients))
+    assert result == [["benign"] * 3] * 4
 
 
 def test_nothing_is_left_of_what_was_answered(server, client, scans):
@@ -174,16 +174,16 @@ def test_endpoints_for_programs_have_names_and_the_rest_is_hidden(client):
 @pytest.mark.slow
 def test_programs_are_told_where_the_model_looks(client, scans):
     ask(client, scans["malignant"])
-    told = client.predict(api_name="/explain")
-    assert told["label"] == "malignant"
-    assert told["drop"] > 0
-    assert told["heat"].startswith("data:image/png;base64,")
+    result = client.predict(api_name="/explain")
+    assert result["label"] == "malignant"
+    assert result["drop"] > 0
+    assert result["heat"].startswith("data:image/png;base64,")
 
 
 # === The page in a browser ===
 @pytest.fixture
 def page(server, browser):
-    """The page, at 1280 pixels; `requests` and `errors` tell what it asked for and complained of."""
+    """The page, at 1280 pixels; `requests` and `errors` list its requests and its errors."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.requests, page.errors = [], []
     page.on("request", lambda request: page.requests.append(request.url))
@@ -198,7 +198,7 @@ def drop(page, path):
 
 
 def lesion_px(page):
-    """The area that the page tells."""
+    """The area that the page shows."""
     return int(page.inner_text("dt:text-is('Lesion') + dd").split(" px")[0].replace(",", ""))
 
 
@@ -213,8 +213,8 @@ def test_image_is_answered_drawn_moved_and_saved(server, page, scans, tmp_path):
     assert bars.index(max(bars)) == 2
     assert lesion_px(page) == predicted.lesion_px
 
-    # The overlay lies where the lesion is, and its opacity and contour are the browser's business.
-    lesion, contour = page.locator(".picture .lesion"), page.locator(".picture .contour").first
+    # The browser sets the opacity and the contour of the overlay.
+    lesion, contour = page.locator(".image-view .lesion"), page.locator(".image-view .contour").first
     assert lesion.evaluate("one => getComputedStyle(one).opacity") == "0.3"
     page.get_by_label("number input for Opacity of the lesion").fill("0.8")
     page.wait_for_function("getComputedStyle(document.querySelector('.lesion')).opacity == '0.8'")
@@ -222,7 +222,7 @@ def test_image_is_answered_drawn_moved_and_saved(server, page, scans, tmp_path):
     page.get_by_label("Contour").uncheck()
     contour.wait_for(state="hidden")
 
-    slider = page.get_by_label("range slider for Lesion from this probability on")
+    slider = page.get_by_label("range slider for Lesion threshold (probability)")
     expect(slider).to_be_enabled(timeout=30_000)  # a moment after the answer is shown
     slider.focus()
     for _ in range(5):
@@ -237,7 +237,7 @@ def test_image_is_answered_drawn_moved_and_saved(server, page, scans, tmp_path):
     download.value.save_as(tmp_path / "mask.png")
     np.testing.assert_array_equal(read_image(tmp_path / "mask.png"), expected * np.uint8(255))
     assert page.errors == []
-    # What follows an answer is not queued, for then it would be lost now and then.
+    # Events after an answer are not queued: queued ones are sometimes lost.
     assert len([url for url in page.requests if url.partition("?")[0].endswith("/queue/join")]) == 1
     assert [url for url in page.requests if not url.startswith((server.address, "data:", "blob:"))] == []
     assert server.left() == []
@@ -257,7 +257,7 @@ def test_what_is_refused_takes_the_answer_before_from_the_page(page, scans, foul
     assert page.inner_text(".facts .label") == "Normal"
 
 
-def test_answer_that_is_no_longer_kept_is_told(server, page, scans):
+def test_answer_that_is_no_longer_kept_is_reported(server, page, scans):
     from playwright.sync_api import expect
 
     drop(page, scans["benign"])
@@ -265,10 +265,10 @@ def test_answer_that_is_no_longer_kept_is_told(server, page, scans):
     for _ in range(32):  # others, for whom the page makes room
         asked = {"data": [None, 0.5], "session_hash": str(uuid.uuid4())}
         assert server.ask("/gradio_api/run/threshold", asked)[0] == 500
-    slider = page.get_by_label("range slider for Lesion from this probability on")
+    slider = page.get_by_label("range slider for Lesion threshold (probability)")
     expect(slider).to_be_enabled(timeout=30_000)
     slider.press("ArrowRight")
-    page.wait_for_selector(".no-picture:has-text('No answer: the image is no longer kept')")
+    page.wait_for_selector(".image-empty:has-text('No answer: the image is no longer kept')")
     page.wait_for_selector(".facts", state="detached")
 
 
@@ -286,7 +286,7 @@ def test_image_is_pasted(page, scans):
         content,
     )
     page.wait_for_selector(".facts")
-    assert page.inner_text(".picture figcaption") == "pasted.png"
+    assert page.inner_text(".image-view figcaption") == "pasted.png"
 
 
 @pytest.mark.slow
@@ -343,14 +343,14 @@ def test_port_that_is_taken_is_told(echo):
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(OSError, match=rf"Expected a free port, found {port} \(.*\); tell another by --port"):
+        with pytest.raises(OSError, match=rf"Expected a free port, found {port} \(.*\); choose another with --port"):
             serve(echo, port)
 
 
 def test_host_that_others_reach_demands_a_password(echo):
     from busseg.app.server import serve
 
-    with pytest.raises(ValueError, match=r"Expected a password, for other machines reach 0\.0\.0\.0, found none"):
+    with pytest.raises(ValueError, match=r"Expected a password, since other machines reach 0\.0\.0\.0, found none"):
         serve(echo, 0, host="0.0.0.0")
     with pytest.raises(ValueError, match="Expected a password of at least 8 letters, found 7"):
         serve(echo, 0, host="0.0.0.0", password="1234567")
@@ -361,11 +361,11 @@ def test_host_that_others_reach_demands_a_password(echo):
 def test_model_of_tissue_is_refused(echo):
     from busseg.app.server import serve
 
-    tissue = SimpleNamespace(task="histology")
+    histology = SimpleNamespace(task="histology")
     with pytest.raises(
         ValueError, match="Expected a model of ultrasound, which the page shows, found one of histology"
     ):
-        serve(tissue, 0)
+        serve(histology, 0)
 
 
 def test_page_ends_cleanly_and_leaves_nothing(server, scans):

@@ -5,17 +5,17 @@ import numpy as np
 import pytest
 
 from busseg.app.answers import Answer
-from busseg.app.views import view_facts, view_heat, view_picture, view_table
+from busseg.app.views import view_facts, view_heat, view_image, view_table
 from busseg.data.sample import CLASSES
 from busseg.inference.predictor import Prediction
 
 
-def answer(name="scan.png", lesions=2, ood_score=0.5, **told):
+def answer(name="scan.png", lesions=2, ood_score=0.5, **more):
     mask = np.zeros((20, 30), np.uint8)
     for number in range(lesions):
         mask[4:8, 10 * number + 2 : 10 * number + 6] = 1
     prediction = Prediction(
-        "malignant", np.float32([0.1, 0.275, 0.625]), mask, mask.astype(np.float32), ood_score=ood_score, **told
+        "malignant", np.float32([0.1, 0.275, 0.625]), mask, mask.astype(np.float32), ood_score=ood_score, **more
     )
     return Answer(name, np.full((20, 30), 90, np.uint8), prediction, CLASSES)
 
@@ -51,7 +51,7 @@ def test_numbers_of_an_image_that_the_model_cannot_read_are_folded_away():
     assert "<details>" not in view_facts(answer())
 
 
-def test_clip_that_the_model_cannot_read_has_no_class_whatever_its_frame_is():
+def test_clip_out_of_distribution_has_no_class_for_any_frame():
     text = view_facts(replace(answer(), frames=3, clip_in_distribution=False))
     assert re.findall(r'<p class="label"[^>]*>(.*?)</p>', text) == ["Not like breast ultrasound"]
     assert "nothing like this clip" in text
@@ -65,18 +65,18 @@ def test_very_dark_image_has_its_class_with_a_warning():
 
 def test_nothing_is_shown_without_an_answer():
     assert view_facts(None) == ""
-    assert "<svg" not in view_picture(None)
+    assert "<svg" not in view_image(None)
 
 
-def test_picture_has_the_size_of_the_image_and_an_outline_a_lesion():
-    text = view_picture(answer(lesions=3))
+def test_view_has_the_size_of_the_image_and_an_outline_a_lesion():
+    text = view_image(answer(lesions=3))
     assert 'viewBox="0 0 30 20"' in text
     assert text.count("<polygon") == 3
 
 
 def test_views_refer_to_nothing_outside():
     heat = {"file": "scan.png", "label": "benign", "drop": 0.1, "heat": "data:image/png;base64,"}
-    for text in (view_picture(answer()), view_facts(answer()), view_heat(heat)):
+    for text in (view_image(answer()), view_facts(answer()), view_heat(heat)):
         addresses = re.findall(r'(?:href|src)="([^"]*)"', text)
         assert addresses
         assert all(address.startswith("data:") for address in addresses)
@@ -85,12 +85,12 @@ def test_views_refer_to_nothing_outside():
 def test_names_of_files_are_escaped():
     foul = answer('"><script>.png')
     rows = [{"file": foul.name, "label": "", "warning": "", "error": "<b>"}]
-    for text in (view_picture(foul), view_facts(foul), view_table({"rows": rows, "zip": "/results/x"})):
+    for text in (view_image(foul), view_facts(foul), view_table({"rows": rows, "zip": "/results/x"})):
         assert "<script>" not in text
         assert "<b>" not in text
 
 
-def test_table_tells_errors_by_the_name_and_leaves_empty_columns_out():
+def test_table_shows_errors_by_the_name_and_leaves_empty_columns_out():
     rows = [
         {"file": "a.png", "frame": "", "label": "benign", "p_benign": "0.98765", "warning": "", "error": ""},
         {"file": "b.png", "frame": "", "label": "", "p_benign": "", "warning": "", "error": "Expected an image"},
@@ -101,7 +101,7 @@ def test_table_tells_errors_by_the_name_and_leaves_empty_columns_out():
     assert "<td>0.988</td>" in text
 
 
-def test_table_tells_no_class_of_what_the_model_cannot_read():
+def test_table_shows_no_class_out_of_distribution():
     warnings = ("", "not like breast ultrasound")
     rows = [{"file": "a.png", "label": "benign", "warning": warning, "error": ""} for warning in warnings]
     text = view_table({"rows": rows, "zip": "/results/x"})

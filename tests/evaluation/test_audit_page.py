@@ -65,8 +65,8 @@ def page(out):
     return (out / "audit.html").read_text(encoding="utf-8")
 
 
-def pictures(text):
-    """The bytes of every picture on a page."""
+def images(text):
+    """The bytes of every image on a page."""
     sources = re.findall(r'<img [^>]*src="([^"]*)"', text)
     assert len(sources) == text.count("<img")
     assert all(source.startswith(("data:image/jpeg;base64,", "data:image/svg+xml;base64,")) for source in sources)
@@ -110,7 +110,7 @@ def test_page_loads_nothing_from_elsewhere(written):
     assert not [
         word for word in ("http:", "https:", "url(", "@import", "<script", '<link rel="stylesheet') if word in text
     ]
-    for content in pictures(text):
+    for content in images(text):
         assert content.startswith((b"\xff\xd8", b"<?xml"))
 
 
@@ -133,7 +133,7 @@ def test_copies_under_two_classes_are_shown_side_by_side_in_red(written):
     (sheet,) = re.findall(r'<div class="sheet conflict">(.*?)</div>', page(written[0]), re.DOTALL)
     captions = re.findall(r'<figcaption>(.*?)<br><b class="bad">(.*?)</b></figcaption>', sheet)
     assert captions == [("a.png", "benign"), ("c.png", "malignant")]
-    for content in pictures(sheet):
+    for content in images(sheet):
         assert Image.open(io.BytesIO(content)).size == (160, 120)
 
 
@@ -172,7 +172,7 @@ def test_large_groups_and_many_groups_are_cut_short(written, tmp_path, monkeypat
     write_audit(audit | {"groups": [one, *audit["groups"]]}, tmp_path / "out")
     text = page(tmp_path / "out")
     (sheet,) = re.findall(r'<div class="sheet conflict">(.*?)</div>', text, re.DOTALL)  # conflicts come first
-    assert len(pictures(sheet)) == 1
+    assert len(images(sheet)) == 1
     assert "and 1 more</p>" in sheet
     assert "1 more groups are in audit.json" in text
 
@@ -180,10 +180,10 @@ def test_large_groups_and_many_groups_are_cut_short(written, tmp_path, monkeypat
 def test_faultless_dataset_is_told_so(tmp_path):
     write_audit(audit_dataset(draw_dataset(tmp_path / "data")), tmp_path / "out")
     text = page(tmp_path / "out")
-    assert "Nothing was found amiss." in text
+    assert "No problem was found." in text
     assert "<b>0</b>kinds of problem<span>none found</span>" in text
     assert 'id="copies"' not in text
-    assert len(pictures(text)) == 2  # the plots of lesions and of sizes
+    assert len(images(text)) == 2  # the plots of lesions and of sizes
 
 
 def test_dataset_without_classes_or_a_readable_image_has_a_page(tmp_path):
@@ -194,7 +194,7 @@ def test_dataset_without_classes_or_a_readable_image_has_a_page(tmp_path):
     write_audit(audit_dataset(root), tmp_path / "out")
     text = page(tmp_path / "out")
     assert "no class" in text
-    assert pictures(text) == []
+    assert images(text) == []
 
 
 @pytest.mark.skipif(os.name != "posix", reason="not a name on this system")

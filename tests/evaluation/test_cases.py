@@ -86,11 +86,11 @@ def scans(tmp_path):
 
 
 def names(drawn):
-    return [picture["row"]["file"] for _, pictures in drawn for picture in pictures]
+    return [case["row"]["file"] for _, cases in drawn for case in cases]
 
 
-def pixels_of(picture):
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(picture["src"].partition(",")[2])))).astype(int)
+def pixels_of(case):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(case["src"].partition(",")[2])))).astype(int)
 
 
 def count(pixels, color):
@@ -98,8 +98,8 @@ def count(pixels, color):
 
 
 def test_picture_is_the_image_and_beside_it_both_outlines(scans):
-    ((_, pictures),) = draw_cases(*scans)
-    pixels = pixels_of(pictures[0])
+    ((_, cases),) = draw_cases(*scans)
+    pixels = pixels_of(cases[0])
     assert pixels.shape == (200, 240 + 8 + 240, 3)
     image, gap, overlay = pixels[:, :236], pixels[:, 242:246], pixels[:, 250:]
     assert np.abs(image - 60).max() < 20
@@ -115,8 +115,8 @@ def test_pictures_are_no_wider_than_a_phone_needs(scans):
     write_image(samples[0].image, np.full((300, 1000), 60, np.uint8))
     for path in (*samples[0].masks, folder / rows[0]["mask"]):
         write_image(path, np.zeros((300, 1000), np.uint8))
-    ((_, pictures),) = draw_cases(folder, rows[:1], samples)
-    assert pixels_of(pictures[0]).shape == (round(300 * 560 / 2008), 560, 3)
+    ((_, cases),) = draw_cases(folder, rows[:1], samples)
+    assert pixels_of(cases[0]).shape == (round(300 * 560 / 2008), 560, 3)
 
 
 def test_masks_are_looked_for_where_the_table_says(scans):

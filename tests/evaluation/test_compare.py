@@ -5,8 +5,12 @@ import pytest
 from PIL import Image
 
 from busseg.data.sample import CLASSES
-from busseg.evaluation.compare import DRAWN, compare, draw_comparison, format_comparison
-from busseg.evaluation.scoring import evaluate, fields, write_scores
+from busseg.evaluation.compare import compare
+from busseg.evaluation.compare_plot import DRAWN, draw_comparison
+from busseg.evaluation.compare_text import format_comparison
+from busseg.evaluation.scoring import evaluate
+from busseg.evaluation.summary import write_scores
+from busseg.evaluation.table import fields
 from busseg.imaging.images import read_image
 from busseg.inference.predictor import Prediction
 from busseg.storage.files import read_csv
@@ -15,7 +19,7 @@ IMAGES = 30
 
 
 def row(number, dice=0.8, label=None, predicted=None, part="test", **more):
-    """The row of one of ten benign, ten malignant and ten normal images, each a group; right and clean if not told."""
+    """One of ten benign, ten malignant and ten normal images, each a group; right and clean by default."""
     label = label or ("benign", "malignant", "normal")[number % 3]
     values = dict.fromkeys(fields(CLASSES)) | {
         "file": f"{number}.png",
@@ -117,8 +121,8 @@ def test_sources_are_compared_apart_and_their_mean_counts_each_once(tmp_path):
     comparison = compare([folder(tmp_path / "a", two_sources()), folder(tmp_path / "b", better)], tmp_path / "out")
     (one,) = comparison["differences"]
     assert [one["sources"][source]["images"] for source in ("here", "there")] == [10, 20]
-    told = {source: paired["differences"]["dice"]["difference"] for source, paired in one["sources"].items()}
-    assert told == pytest.approx({"here": 0.1, "there": 0.3})
+    changes = {source: paired["differences"]["dice"]["difference"] for source, paired in one["sources"].items()}
+    assert changes == pytest.approx({"here": 0.1, "there": 0.3})
     lesions = {"here": 7, "there": 13}  # every third image is normal: 2, 5, 8; and 11, 14, ... 29
     overall = (lesions["here"] * 0.1 + lesions["there"] * 0.3) / 20
     assert one["differences"]["dice"]["difference"] == pytest.approx(overall)
@@ -244,7 +248,7 @@ def test_image_of_several_folds_leaks_only_where_its_fold_has_a_copy(tmp_path):
 
 
 @pytest.mark.parametrize("names", [["only one"], ["same", "same"], ["a", "b", "c"]])
-def test_names_must_tell_the_folders_apart(tmp_path, names):
+def test_names_must_differ_and_match_the_folders(tmp_path, names):
     a = plain(tmp_path / "a")
     with pytest.raises(ValueError, match=r"^Expected a name of its own for each of 2 folders"):
         compare([a, a], names=names)
@@ -273,7 +277,7 @@ def test_file_under_two_labels_is_named(tmp_path):
         (["card", "card/evaluation"], ["card", "evaluation"]),
     ],
 )
-def test_names_are_what_tells_the_paths_apart(tmp_path, paths, names):
+def test_names_are_the_parts_in_which_the_paths_differ(tmp_path, paths, names):
     folders = [tmp_path / path for path in paths]
     for path in sorted(folders):
         path.mkdir(parents=True, exist_ok=True)
@@ -282,16 +286,16 @@ def test_names_are_what_tells_the_paths_apart(tmp_path, paths, names):
 
 
 # === What does not compare ===
-def test_different_images_are_told(tmp_path):
+def test_different_images_are_noted(tmp_path):
     comparison = compare([plain(tmp_path / "a", range(20)), plain(tmp_path / "b", range(5, IMAGES))])
     (one,) = comparison["differences"]
     assert (one["images"], one["only_a"], one["only_b"]) == (15, 5, 10)
-    told = "b and a are compared on 15 common images; 5 only in a, 10 only in b."
-    assert comparison["notes"] == [told]
-    assert f"Note: {told}" in format_comparison(comparison)
+    note = "b and a are compared on 15 common images; 5 only in a, 10 only in b."
+    assert comparison["notes"] == [note]
+    assert f"Note: {note}" in format_comparison(comparison)
 
 
-def test_images_of_one_name_and_another_size_are_told(tmp_path):
+def test_images_of_one_name_and_another_size_are_noted(tmp_path):
     rows = [row(number, width_px=256 if number < 4 else 100) for number in range(IMAGES)]
     comparison = compare([plain(tmp_path / "a"), folder(tmp_path / "b", rows)])
     assert comparison["notes"] == [
@@ -300,7 +304,7 @@ def test_images_of_one_name_and_another_size_are_told(tmp_path):
     ]
 
 
-def test_no_common_image_is_told_and_leaves_no_difference(tmp_path):
+def test_no_common_image_is_noted_and_leaves_no_difference(tmp_path):
     comparison = compare([plain(tmp_path / "a", range(9)), plain(tmp_path / "b", range(9, 20))], tmp_path / "out")
     assert comparison["differences"][0]["differences"] == {}
     assert comparison["notes"] == ["b and a are compared on 0 common images; 9 only in a, 11 only in b."]
@@ -314,22 +318,22 @@ def test_file_in_several_folds_is_compared_fold_by_fold(tmp_path):
     assert comparison["differences"][0]["images"] == 9
     assert comparison["notes"] == [
         "b and a are compared on 9 common images; 3 only in a.",
-        "Files stand in several folds of b or a; only the same fold of both is compared.",
+        "Files are in several folds of b or a; only the same fold of both is compared.",
     ]
 
 
-def test_settings_that_differ_are_told(tmp_path):
+def test_settings_that_differ_are_noted(tmp_path):
     a = plain(tmp_path / "a", protocol="grouped", seed=0, size=None, leak={"images": 0, "share": 0.0})
     b = plain(tmp_path / "b", protocol="tang", seed=1, size=256, leak={"images": 6, "share": 0.2})
     c = plain(tmp_path / "c")
     assert compare([a, b, c])["notes"] == [
         "The protocols differ: a grouped, b tang, c evaluation.",
         "The sizes of the masks that are compared differ: a native, b 256, c native.",
-        "b was trained or chosen with a copy of 20.0% of its test images, so that remembering counts as knowing.",
+        "b was trained or chosen with a copy of 20.0% of its test images, so its scores may reward memorisation.",
     ]
 
 
-def test_parts_that_differ_are_told(tmp_path):
+def test_parts_that_differ_are_noted(tmp_path):
     b = folder(tmp_path / "b", [row(number, dice_of(number), part="all") for number in range(IMAGES)])
     assert compare([plain(tmp_path / "a"), b])["notes"] == ["The parts differ: a test, b all."]
 
@@ -373,14 +377,14 @@ def test_table_has_a_row_for_each_score_of_each_folder(written):
 
 def test_plot_has_a_panel_a_score(written):
     out, comparison = written
-    with Image.open(out / "compare.png") as picture:
-        assert picture.width == round((2.4 + 2.7 * len(DRAWN)) * 110)
+    with Image.open(out / "compare.png") as image:
+        assert image.width == round((2.4 + 2.7 * len(DRAWN)) * 110)
     without_classes = json.loads(json.dumps(comparison))
     for model in without_classes["models"]:
         model["scores"] |= {"accuracy": None, "macro_auc": None}
     draw_comparison(without_classes, out.parent / "fewer.png")
-    with Image.open(out.parent / "fewer.png") as picture:
-        assert picture.width == round((2.4 + 2.7 * (len(DRAWN) - 2)) * 110)
+    with Image.open(out.parent / "fewer.png") as image:
+        assert image.width == round((2.4 + 2.7 * (len(DRAWN) - 2)) * 110)
 
 
 def test_comparison_replaces_a_former_one_and_nothing_else(tmp_path):
@@ -418,11 +422,11 @@ def test_five_folders_stand_in_two_blocks(tmp_path):
     ]
 
 
-def test_text_tells_scores_and_differences(tmp_path):
+def test_text_holds_scores_and_differences(tmp_path):
     rows = [row(number, 0.75) for number in range(IMAGES)]
     others = [row(number, 0.5) for number in range(IMAGES)]
-    told = format_comparison(compare([folder(tmp_path / "a", rows), folder(tmp_path / "b", others)]))
-    lines = [" ".join(line.split()) for line in told.splitlines()]
+    text = format_comparison(compare([folder(tmp_path / "a", rows), folder(tmp_path / "b", others)]))
+    lines = [" ".join(line.split()) for line in text.splitlines()]
     assert "Dice 0.750 [0.750, 0.750] 0.500 [0.500, 0.500]" in lines
     assert "HD95 px, found 25.0 [25.0, 25.0] 50.0 [50.0, 50.0]" in lines
     assert "HD95 and ASSD are of found lesions; in pairs, of those that both found." in lines
@@ -444,24 +448,24 @@ def test_model_that_knows_what_it_is_scored_on_is_warned_of_first(tmp_path):
     assert (one["known"], one["unseen"]["images"]) == ({"a": 18, "b": 0}, 12)
     text = format_comparison(comparison)
     assert text.startswith("WARNING: a: 18 of 30 scored images")
-    assert "b minus a, on 30 common images of 30 groups; a learnt from 18 of them, b from 0\n" in text
-    assert "The same on the 12 of them that neither is known to have learnt from\n" in text
+    assert "b minus a, on 30 common images of 30 groups; a was trained on 18 of them, b on 0\n" in text
+    assert "The same on the 12 of them that neither is recorded to be trained on\n" in text
     assert max(map(len, text.splitlines())) <= 100
 
 
-def test_models_that_do_not_say_what_they_learnt_from_are_named_last(tmp_path):
+def test_models_without_a_record_of_their_training_images_are_named_last(tmp_path):
     comparison = compare([plain(tmp_path / "a"), plain(tmp_path / "b")])
     assert comparison["warnings"] == []
-    assert format_comparison(comparison).endswith("\nUnknown: which images a and b learnt from.")
+    assert format_comparison(comparison).endswith("\nUnknown: which images a and b were trained on.")
 
 
 def test_dataset_without_classes_or_normals_is_compared_by_its_masks(tmp_path):
     rows = [row(number) | {"label": None} for number in range(9) if number % 3 != 2]
     a, b = folder(tmp_path / "a", rows), folder(tmp_path / "b", rows)
-    told = format_comparison(compare([a, b], tmp_path / "out"))
-    assert "Dice" in told
-    assert "accuracy" not in told
-    assert "clean normals" not in told
+    text = format_comparison(compare([a, b], tmp_path / "out"))
+    assert "Dice" in text
+    assert "accuracy" not in text
+    assert "clean normals" not in text
 
 
 # === Real folders ===

@@ -6,12 +6,6 @@ from busseg.data.sample import CLASSES, Sample
 from busseg.evaluation.figures import draw_confusion, draw_review_sheet
 from busseg.imaging.images import write_image
 from busseg.inference.overlay import LESION_RGB, TRUTH_RGB
-from busseg.inference.predictor import Predictor
-
-
-@pytest.fixture(scope="module")
-def predictor(echo_model):
-    return Predictor(echo_model)
 
 
 def pixels_of(path):
@@ -21,14 +15,14 @@ def pixels_of(path):
         return np.asarray(image.convert("RGB"))
 
 
-def count(picture, color):
+def count(pixels, color):
     """Pixels of a colour, within what interpolation mixes in."""
-    return int(np.sum(np.all(np.abs(picture - np.float32(color)) < 45, axis=-1)))
+    return int(np.sum(np.all(np.abs(pixels - np.float32(color)) < 45, axis=-1)))
 
 
-def count_hue(picture, color):
+def count_hue(pixels, color):
     """Pixels of a line's hue, however much of the grey below shines through."""
-    tint, wanted = (np.float32(c) - np.min(c, axis=-1, keepdims=True) for c in (picture, color))
+    tint, wanted = (np.float32(c) - np.min(c, axis=-1, keepdims=True) for c in (pixels, color))
     strength = np.linalg.norm(tint, axis=-1)
     alike = tint @ wanted > 0.97 * strength * np.linalg.norm(wanted)
     return int(np.sum(alike & (strength > 80)))

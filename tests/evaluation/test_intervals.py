@@ -5,11 +5,11 @@ from scipy.stats import binomtest, wilcoxon
 from busseg.data.sample import CLASSES
 from busseg.evaluation.intervals import bootstrap_intervals, mean_intervals, paired_differences
 from busseg.evaluation.scores import image_values, point_scores
-from busseg.evaluation.scoring import fields
+from busseg.evaluation.table import fields
 
 
 def make_row(file, group=None, label="benign", probabilities=(0.2, 0.5, 0.3), dice=0.5, marked=0, **others):
-    """A row of a table: a lesion of 100 pixels of which `dice` tells how well it was found, or none if that is None."""
+    """A row of a table: a lesion of 100 pixels found with this Dice, or no lesion if it is None."""
     row = dict.fromkeys(fields(CLASSES)) | {
         "file": str(file),
         "group": str(file if group is None else group),
@@ -200,7 +200,7 @@ def test_better_model_shows():
     dices = random.uniform(0.1, 0.8, 60)
     rows_a, rows_b = ([make_row(i, dice=float(dice + gain)) for i, dice in enumerate(dices)] for gain in (0, 0.1))
     row = paired_differences(rows_a, rows_b)["differences"]["dice"]
-    # The same gain on every image: whatever is drawn, the difference is the same.
+    # The same gain on every image, so every draw has the same difference.
     assert (row["difference"], row["low"], row["high"]) == pytest.approx((0.1, 0.1, 0.1))
     assert row["p"] < 1e-6
 
@@ -240,7 +240,7 @@ def test_file_that_stands_in_several_folds_is_matched_within_each():
     row = paired_differences(rows_a, rows_b)["differences"]["dice"]
     assert (row["a"], row["b"]) == pytest.approx((0.3, 0.7))
     assert paired_differences(rows_a, rows_b)["groups"] == 1
-    assert paired_differences(rows_a[:1], rows_b[:1])["images"] == 1  # folds of other splits, where files tell all
+    assert paired_differences(rows_a[:1], rows_b[:1])["images"] == 1  # other splits' folds: files suffice
 
 
 def test_paired_intervals_are_reproducible():

@@ -2,7 +2,8 @@ import pytest
 
 from busseg.data.sample import CLASSES
 from busseg.evaluation.known import count_known, format_known, paired_known, summarise_known
-from busseg.evaluation.scoring import fields, format_summary, summarise
+from busseg.evaluation.summary import format_summary, summarise
+from busseg.evaluation.table import fields
 
 
 def row(number, known, dice=0.5):
@@ -14,17 +15,17 @@ def row(number, known, dice=0.5):
 
 SOME = [row(0, True, 0.9), row(1, True, 0.9), row(2, False, 0.3)]
 WARNING = (
-    "2 of 3 scored images, or copies of them, were used to train or calibrate this model, so that remembering counts "
-    "as knowing."
+    "2 of 3 scored images, or copies of them, were used to train or calibrate this model, so its scores may "
+    "reward memorisation."
 )
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("known", "expected"),
     [([True, False, True], 2), ([False, False], 0), ([True, None], None), ([None], None), ([], None)],
 )
-def test_count_is_of_models_that_say_what_they_learnt_from(told, expected):
-    assert count_known([row(number, known) for number, known in enumerate(told)]) == expected
+def test_count_is_of_models_that_record_their_training_images(known, expected):
+    assert count_known([row(number, one) for number, one in enumerate(known)]) == expected
 
 
 def test_others_are_scored_apart():
@@ -44,7 +45,7 @@ def test_warning_comes_before_the_scores_and_the_others_after_them():
     lines = format_summary({"test": summarise(SOME)}).splitlines()
     assert lines[0] == "=== test ==="
     assert " ".join(line.strip() for line in lines[1:3]) == (
-        f"WARNING: {WARNING} The others, 1, are scored apart, below."
+        f"WARNING: {WARNING} The other images, 1, are scored apart, below."
     )
     assert lines[3] == "3 images of 3 groups, scores [95 % interval]"
     apart = lines[lines.index("=== test, new to the model ===") :]
@@ -58,15 +59,15 @@ def test_images_that_are_all_new_are_no_matter():
     assert "know" not in format_summary({"test": summarise([row(0, False)])})
 
 
-def test_unknown_is_told_once():
+def test_unknown_is_printed_once():
     one = summarise([row(0, None)])
     assert one["known"] is None
     text = format_summary({"train": one, "test": one})
-    assert text.count("does not say") == 1
-    assert text.endswith("\nUnknown: this model does not say which images it learnt from.")
+    assert text.count("does not record") == 1
+    assert text.endswith("\nUnknown: this model does not record which images it was trained on.")
 
 
-# === Of two models ===
+# === Two models ===
 def test_models_are_compared_on_what_neither_knows():
     others = [row(0, False, 0.8), row(1, False, 0.8), row(2, False, 0.4), row(3, False)]  # the last is of no pair
     paired = paired_known(SOME, others)

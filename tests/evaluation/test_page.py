@@ -28,7 +28,7 @@ def content(address, kind):
     return base64.b64decode(body, validate=True)
 
 
-def picture(address):
+def decode(address):
     image = Image.open(io.BytesIO(content(address, "image/jpeg")))
     assert image.format == "JPEG"
     return np.asarray(image).astype(int)
@@ -117,13 +117,13 @@ def test_dots_an_inch_are_those_of_what_is_drawn_as_pixels(dpi, expected):
     ],
 )
 def test_image_is_at_most_so_wide_and_keeps_its_shape(shape, width, expected):
-    assert picture(embed_image(np.full(shape, 90, np.uint8), width)).shape == expected
+    assert decode(embed_image(np.full(shape, 90, np.uint8), width)).shape == expected
 
 
 def test_colours_stay_what_they_are():
     pixels = np.zeros((40, 120, 3), np.uint8)
     pixels[:, :40, 0] = pixels[:, 40:80, 1] = pixels[:, 80:, 2] = 200
-    found = picture(embed_image(pixels))
+    found = decode(embed_image(pixels))
     for place, expected in ((20, (200, 0, 0)), (60, (0, 200, 0)), (100, (0, 0, 200))):
         assert found[20, place] == pytest.approx(expected, abs=8)
 
@@ -131,4 +131,4 @@ def test_colours_stay_what_they_are():
 def test_image_may_be_a_view():
     pixels = np.zeros((40, 60), np.uint8)
     pixels[:, :30] = 200
-    assert picture(embed_image(pixels[:, ::-1]))[20, [10, 50]] == pytest.approx([0, 200], abs=4)
+    assert decode(embed_image(pixels[:, ::-1]))[20, [10, 50]] == pytest.approx([0, 200], abs=4)

@@ -3,7 +3,7 @@ import pytest
 from busseg.data.sample import CLASSES
 from busseg.evaluation.intervals import bootstrap_intervals
 from busseg.evaluation.patients import PATIENT_SCORES, paired_patients, patient_scores, pool_patients
-from busseg.evaluation.scoring import fields
+from busseg.evaluation.table import fields
 
 
 def row(file, patient, label, probabilities, source="here", group=None):
@@ -57,8 +57,8 @@ def test_intervals_draw_groups_of_patients():
 
 def test_patients_of_one_name_in_two_sources_are_two():
     rows = [ROWS[2], row("2l.png", "2", "malignant", (0, 0, 1), source="there")]
-    told = [(one["file"], one["label"]) for one in pool_patients(rows)]
-    assert told == [("here/2", "benign"), ("there/2", "malignant")]
+    labels = [(one["file"], one["label"]) for one in pool_patients(rows)]
+    assert labels == [("here/2", "benign"), ("there/2", "malignant")]
 
 
 def test_images_without_patient_or_label_or_with_an_error_are_left_out():

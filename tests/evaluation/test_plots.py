@@ -110,9 +110,9 @@ def test_precision_recall_plot_draws_steps_and_the_share_of_each_class():
 
 def test_confusion_plot_tells_counts_and_shares_of_the_row():
     figure = plots.plot_confusion([[3, 1, 0], [0, 0, 0], [2, 0, 6]])
-    told = [text.get_text() for text in figure.axes[0].texts]
+    cells = [text.get_text() for text in figure.axes[0].texts]
     # 3 of 4 and 1 of 4; a class without images; 2 of 8 and 6 of 8
-    assert told == ["3\n75%", "1\n25%", "0\n0%", "0\n0%", "0\n0%", "0\n0%", "2\n25%", "0\n0%", "6\n75%"]
+    assert cells == ["3\n75%", "1\n25%", "0\n0%", "0\n0%", "0\n0%", "0\n0%", "2\n25%", "0\n0%", "6\n75%"]
 
 
 def test_reliability_plot_has_a_bar_a_bin_and_the_counts_below():

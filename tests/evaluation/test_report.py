@@ -13,7 +13,8 @@ from busseg.evaluation.report import show, show_interval, write_report
 from busseg.evaluation.robustness import FIELDS as ROBUSTNESS_FIELDS
 from busseg.evaluation.robustness import PERTURBATIONS, STRENGTHS, describe, write_robustness
 from busseg.evaluation.scores import mask_scores, point_scores
-from busseg.evaluation.scoring import fields, read_rows, summarise, write_scores
+from busseg.evaluation.summary import summarise, write_scores
+from busseg.evaluation.table import fields, read_rows
 from busseg.imaging.images import read_image, read_mask, write_image
 from busseg.storage.files import write_csv
 from busseg.storage.run_folder import PER_IMAGE, ROBUSTNESS, SUMMARY
@@ -182,13 +183,13 @@ def test_headline_and_scores_are_those_of_the_summary(folder, phantom_samples):
     assert f"<b>{summary['missed']} of 20</b>" in tiles
     assert f"95 %: {show_interval('missed_rate', *summary['intervals']['missed_rate'])}" in tiles
     assert "<b>30</b>images<span>20 with a lesion, 10 without</span>" in tiles
-    told = {"dice": "Dice", "hd95_px": "HD95", "false_alarm_px": "false alarm", "macro_f1": "macro F1", "ece": "ECE"}
-    for name, title in told.items():
+    titles = {"dice": "Dice", "hd95_px": "HD95", "false_alarm_px": "false alarm", "macro_f1": "macro F1", "ece": "ECE"}
+    for name, title in titles.items():
         value, interval = show(name, summary["scores"][name]), show_interval(name, *summary["intervals"][name])
         assert page.rows(title)[0][1:3] == [value, interval]
 
 
-def test_images_that_the_model_learnt_from_are_warned_of_and_the_others_scored_apart(scored, tmp_path, phantom_samples):
+def test_known_images_are_warned_of_and_the_others_scored_apart(scored, tmp_path, phantom_samples):
     folder = shutil.copytree(scored[0], tmp_path / "evaluation")
     write_scores(folder, [row | {"known": number >= 6} for number, row in enumerate(scored[1])])
     page = report(folder, phantom_samples)
@@ -206,7 +207,7 @@ def test_report_warns_of_nothing_where_nothing_is_known(scored, tmp_path, phanto
     write_scores(folder, [row | {"known": known} for row in scored[1]])
     page = report(folder, phantom_samples)
     assert "scored images, or copies" not in page.text
-    assert ("Unknown: this model does not say which images it learnt from." in page.text) == expected
+    assert ("Unknown: this model does not record which images it was trained on." in page.text) == expected
 
 
 def test_title_and_text_tell_what_was_scored(folder, phantom_samples):
@@ -228,10 +229,10 @@ def test_plots_and_cases_are_there(folder, phantom_samples):
     assert len(alarms & set(page.cases())) == min(3, len(alarms)) > 0
 
 
-def test_images_of_the_wrong_class_are_listed_the_surest_first(folder, phantom_samples):
+def test_images_of_the_wrong_class_are_listed_the_most_confident_first(folder, phantom_samples):
     page = report(folder, phantom_samples)
     wrong = [row for row in read_rows(folder / PER_IMAGE) if row["label"] != row["predicted"]]
-    listed = page.source.partition(f"{len(wrong)} images of the wrong class, the surest first")[2]
+    listed = page.source.partition(f"{len(wrong)} images of the wrong class, the most confident first")[2]
     listed = re.findall(r"<tr><td>([^<]+\.png)</td>", listed.partition("</details>")[0])
     assert listed == [row["file"] for row in sorted(wrong, key=lambda row: -row[f"p_{row['predicted']}"])]
     assert len(wrong) > 3
@@ -250,7 +251,7 @@ def test_decision_is_told_with_its_threshold_and_the_prevalence(folder, scored):
     write_scores(folder, scored[1], operating_point=point)
     page = report(folder)
     decision = json.loads((folder / SUMMARY).read_text())["parts"]["test"]["decision"]
-    assert "Malignant from a probability of 0.250 on" in page.text
+    assert "Malignant at a probability of 0.250 or more" in page.text
     assert f"found out of fold (95 %: 0.800{DASH}0.970)" in page.text
     assert f"Here it calls {decision['called']} of 30 images malignant; 10 are." in page.text
     assert "PPV and NPV hold where 33.3 % of the images are malignant, as here." in page.text
@@ -260,10 +261,10 @@ def test_decision_is_told_with_its_threshold_and_the_prevalence(folder, scored):
 
 
 def test_without_a_sensitivity_no_decision_is_told(folder):
-    assert "Malignant from a probability" not in report(folder).text
+    assert "Malignant at a probability" not in report(folder).text
 
 
-# === Fewer things to tell ===
+# === Partial evaluations ===
 def test_dataset_without_classes_has_masks_alone(folder, scored, phantom_samples):
     write_scores(folder, [row | {"label": None} for row in scored[1][::3]])
     page = report(folder, [dataclasses.replace(sample, label=None) for sample in phantom_samples])
@@ -279,7 +280,7 @@ def test_normal_images_alone_have_no_dice(folder, scored, phantom_samples):
     page = report(folder, phantom_samples)
     assert page.plots() == ["Confusion matrix", *PLOTS[5:]]
     assert "lesion Dice" not in page.text
-    assert "ROC and precision-recall curves need images of two classes at least." in page.text
+    assert "ROC and precision-recall curves need images of at least two classes." in page.text
     assert "False alarms, the largest first" in page.text
 
 
@@ -308,7 +309,7 @@ def test_without_samples_no_case_is_drawn(folder):
 def test_files_that_could_not_be_read_are_named(folder, scored):
     write_scores(folder, [*scored[1], unreadable("a & b.png", "Expected <b>, found: a & b.png")])
     page = report(folder)
-    assert "1 file could not be read and is in no score" in page.text
+    assert "1 file could not be read; no score includes it" in page.text
     assert "a &amp; b.png</code>: Expected &lt;b&gt;, found: a &amp; b.png" in page.source
     assert "<b>30</b>images" in page.source
 
@@ -316,7 +317,7 @@ def test_files_that_could_not_be_read_are_named(folder, scored):
 def test_evaluation_of_which_no_file_could_be_read(tmp_path):
     write_scores(tmp_path, [unreadable(), unreadable("other.png")])
     page = report(tmp_path)
-    assert "2 files could not be read and are in no score" in page.text
+    assert "2 files could not be read; no score includes them" in page.text
     assert "<b>0</b>images" in page.source
 
 
@@ -347,9 +348,9 @@ def test_report_is_about_the_test_part_first(folder, scored, parts, expected):
     write_scores(folder, rows)
     page = report(folder)
     assert f"<b>{images[expected]}</b>images" in page.source
-    told = page.source.partition("By part")[2].partition("</table>")[0]
-    assert re.findall(r"<tr><td>(?:<b>)?(\w+)", told) == parts
-    assert f"<td><b>{expected}</b></td>" in told
+    table = page.source.partition("By part")[2].partition("</table>")[0]
+    assert re.findall(r"<tr><td>(?:<b>)?(\w+)", table) == parts
+    assert f"<td><b>{expected}</b></td>" in table
 
 
 def test_single_part_is_compared_with_nothing(folder):
@@ -378,7 +379,7 @@ def test_sources_and_patients_are_told_side_by_side(folder, scored):
     patients = summary["patients"]
     assert everything[1:3] == [str(patients["patients"]), "20"]
     assert everything[3].startswith(show("accuracy", patients["scores"]["accuracy"]))
-    assert "there" not in page.source.partition('<h2 id="patients">')[2].partition("</table>")[0]  # it tells none
+    assert "there" not in page.source.partition('<h2 id="patients">')[2].partition("</table>")[0]  # it names no patient
     (distance,) = page.rows("HD95 in mm")
     assert f"for the {summary['scaled']} found lesions" in distance[0]
     assert distance[1] == f"{summary['scores']['hd95_px'] / 10:.2f} mm"

@@ -17,14 +17,8 @@ from busseg.evaluation.robustness import (
 )
 from busseg.evaluation.scores import point_scores
 from busseg.imaging.images import write_image
-from busseg.inference.predictor import Predictor
 
 CASES = [("none", 0), *((name, strength) for name in PERTURBATIONS for strength in STRENGTHS)]
-
-
-@pytest.fixture(scope="module")
-def predictor(echo_model):
-    return Predictor(echo_model)
 
 
 def square(value, background=0):
@@ -144,8 +138,8 @@ def test_flip_is_its_own_undoing(strength, expected):
 
 
 def test_amounts_are_readable():
-    told = {name: [describe(name, strength) for strength in STRENGTHS] for name in PERTURBATIONS}
-    assert told == {
+    levels = {name: [describe(name, strength) for strength in STRENGTHS] for name in PERTURBATIONS}
+    assert levels == {
         "contrast": ["x0.7", "x0.5", "x0.3"],
         "brightness": ["-20", "-40", "-60"],
         "blur": ["sigma 1 px", "sigma 2 px", "sigma 4 px"],
@@ -223,10 +217,10 @@ def test_unreadable_image_gets_one_row_and_the_others_go_on(tmp_path, predictor,
     (tmp_path / "broken.png").write_bytes(b"")
     broken = Sample("broken.png", tmp_path / "broken.png", (), "benign", "broken")
     some = measure_robustness(predictor, [samples[0], broken, samples[1]])
-    (told,) = [row for row in some if row["error"]]
-    assert (told["file"], told["perturbation"], told["strength"]) == ("broken.png", "none", 0)
-    assert told["error"] == f"Expected an image, found an empty file (0 bytes): {tmp_path / 'broken.png'}"
-    assert (told["dice"], told["predicted"]) == (None, None)
+    (failure,) = [row for row in some if row["error"]]
+    assert (failure["file"], failure["perturbation"], failure["strength"]) == ("broken.png", "none", 0)
+    assert failure["error"] == f"Expected an image, found an empty file (0 bytes): {tmp_path / 'broken.png'}"
+    assert (failure["dice"], failure["predicted"]) == (None, None)
     assert len(some) == 2 * len(CASES) + 1
     assert {case["images"] for case in summarise_robustness(some)} == {2}
 

@@ -317,8 +317,8 @@ def test_probabilities_need_not_sum_to_one_more_exactly_than_float32():
 
 def test_specificity_is_the_share_of_the_others_left_alone():
     truth = ["normal"] * 2 + ["benign"] * 4 + ["malignant"] * 2
-    told = ["normal", "benign", "benign", "benign", "malignant", "normal", "malignant", "malignant"]
-    scores = class_scores(truth, certain(*told))
+    answers = ["normal", "benign", "benign", "benign", "malignant", "normal", "malignant", "malignant"]
+    scores = class_scores(truth, certain(*answers))
     specificity = {label: row["specificity"] for label, row in scores["classes"].items()}
     assert specificity == {
         "normal": pytest.approx(5 / 6),  # one of the six others was called normal

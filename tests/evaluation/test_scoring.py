@@ -9,38 +9,16 @@ import pytest
 from busseg.data import find_samples
 from busseg.data.fingerprints import describe_fingerprints, fingerprint_samples
 from busseg.data.sample import CLASSES, Sample
-from busseg.evaluation import scoring as protocol
-from busseg.evaluation.intervals import bootstrap_intervals
-from busseg.evaluation.operating import selective_scores
-from busseg.evaluation.scores import calibration, class_scores, mask_scores, point_scores
-from busseg.evaluation.scoring import evaluate, format_summary, read_rows, summarise, write_scores
+from busseg.evaluation import scoring
+from busseg.evaluation.scores import mask_scores, point_scores
+from busseg.evaluation.scoring import evaluate
+from busseg.evaluation.summary import format_summary
+from busseg.evaluation.table import fields, read_rows
 from busseg.imaging.images import read_image, read_mask, write_image
 from busseg.inference.operating_point import tabulate_thresholds
 from busseg.inference.predictor import Predictor
 from busseg.storage.archives import add_metadata
 from busseg.storage.files import read_csv
-
-HEADER = (
-    "file,fold,part,group,source,patient,birads,histology,device,side,pixel_mm,label,predicted,p_normal,p_benign,p_malignant,"
-    "dice,iou,sensitivity,precision,hd95_px,assd_px,nsd,clean,true_px,predicted_px,width_px,height_px,mask,leaked,known,error"
-)
-
-
-@pytest.fixture(scope="module")
-def predictor(echo_model):
-    return Predictor(echo_model)
-
-
-@pytest.fixture(scope="module")
-def parts(phantom_samples):
-    return {"validation": phantom_samples[:12:4], "test": phantom_samples[1::6]}
-
-
-@pytest.fixture(scope="module")
-def evaluated(predictor, parts, tmp_path_factory):
-    """An evaluation of phantoms: its folder, to be read only, and what `evaluate` returned."""
-    out = tmp_path_factory.mktemp("evaluations") / "phantoms"
-    return out, *evaluate(predictor, parts, out, fold=3, model="echo", data="phantoms")
 
 
 def names(folder):
@@ -72,7 +50,7 @@ def test_folder_holds_what_is_promised(evaluated, parts):
 
 def test_table_has_a_row_an_image(evaluated, parts):
     out, _, _ = evaluated
-    assert (out / "per_image.csv").read_text().splitlines()[0] == HEADER
+    assert (out / "per_image.csv").read_text().splitlines()[0] == ",".join(fields(CLASSES))
     rows = read_csv(out / "per_image.csv")
     samples = [(part, sample) for part, samples in parts.items() for sample in samples]
     columns = ("file", "fold", "part", "group", "label", "mask", "error")
@@ -102,7 +80,7 @@ def test_predicted_masks_are_kept_at_native_size(evaluated, parts, predictor):
         assert np.array_equal(kept, predictor.predict(sample.image).mask * 255)
 
 
-def test_summary_file_tells_what_is_returned_and_of_what(evaluated):
+def test_summary_file_holds_the_settings_and_the_returned_summary(evaluated):
     out, summary, _ = evaluated
     assert json.loads((out / "summary.json").read_text()) == {
         "threshold": 0.5,
@@ -119,16 +97,6 @@ def test_table_is_read_back_as_it_was(evaluated):
     back = read_rows(out / "per_image.csv")
     assert back == rows
     assert [list(map(type, row.values())) for row in back] == [list(map(type, row.values())) for row in rows]
-
-
-def test_parts_are_summed_up_apart(evaluated, parts):
-    _, summary, rows = evaluated
-    assert list(summary) == ["validation", "test"]
-    for part, samples in parts.items():
-        lesions = sum(sample.label != "normal" for sample in samples)
-        assert summary[part] == summarise([row for row in rows if row["part"] == part])
-        counts = [summary[part][name] for name in ("images", "groups", "lesions", "normals")]
-        assert counts == [len(samples), len(samples), lesions, len(samples) - lesions]
 
 
 def test_many_batches_are_one_table(tmp_path, predictor, phantom_samples):
@@ -170,26 +138,6 @@ def test_scores_are_known_where_the_answers_are(tmp_path, predictor, known):
     assert scores["accuracy"] == 2 / 5
 
 
-def test_summary_is_that_of_its_pieces(evaluated):
-    _, _, rows = evaluated
-    labels, probabilities = [row["label"] for row in rows], [[row[f"p_{label}"] for label in CLASSES] for row in rows]
-    classes = class_scores(labels, probabilities)
-    summary = summarise(rows)
-    assert summary["scores"] == point_scores(rows)
-    assert summary["intervals"] == bootstrap_intervals(rows)
-    assert (summary["confusion"], summary["classes"]) == (classes["confusion"], classes["classes"])
-    assert summary["reliability"] == calibration(labels, probabilities)["reliability"]
-
-
-def test_groups_are_counted_once():
-    rows = [
-        {"file": name, "group": group, "label": None, "dice": 1.0, "true_px": 4, "predicted_px": 4, "error": None}
-        for name, group in (("a", "x"), ("b", "x"), ("c", "y"))
-    ]
-    summary = summarise(rows)
-    assert (summary["images"], summary["groups"]) == (3, 2)
-
-
 def test_published_size_scores_in_a_square_and_keeps_masks_native(tmp_path, predictor):
     # A lesion of 8 x 10 pixels in 32 x 32 is one of 16 x 20 in 64 x 64.
     sample = scan(tmp_path, "hit", square(), square(), "benign")
@@ -200,7 +148,7 @@ def test_published_size_scores_in_a_square_and_keeps_masks_native(tmp_path, pred
     assert json.loads((tmp_path / "out/summary.json").read_text())["size"] == 64
 
 
-def test_rows_tell_what_the_dataset_knows_of_the_image(tmp_path, predictor):
+def test_rows_hold_the_attributes_that_the_dataset_gives(tmp_path, predictor):
     attributes = {"patient": "7", "birads": "4a", "histology": "fibroadenoma", "device": "GE", "side": "left"}
     known = replace(
         scan(tmp_path, "known", square(rows=slice(8, 12)), square(), "benign"),
@@ -249,41 +197,8 @@ def test_published_size_makes_probabilities_larger_before_they_are_cut(tmp_path,
     assert (row["dice"], row["predicted_px"]) == (1, 128 * 64)
 
 
-# === Rows ===
-def test_rows_of_several_folds_make_one_folder(evaluated, tmp_path):
-    _, _, rows = evaluated
-    pooled = [row | {"part": "test", "fold": fold} for fold, row in enumerate(rows)]
-    summary = write_scores(tmp_path, pooled, protocol="grouped", size=None)
-    assert json.loads((tmp_path / "summary.json").read_text()) == summary
-    assert list(summary) == ["threshold", "nsd_tolerance_px", "protocol", "size", "parts"]
-    assert summary["parts"] == {"test": summarise(pooled)}
-    assert read_rows(tmp_path / "per_image.csv") == pooled
-
-
-def test_older_table_without_the_later_columns_is_read(tmp_path):
-    names = "file,fold,part,group,label,predicted,p_normal,p_benign,p_malignant," + HEADER.partition("p_malignant,")[2]
-    names = names.replace(",known", "")
-    cells = dict.fromkeys(names.split(","), "") | {"file": "a.png", "dice": "0.5"}
-    (tmp_path / "t.csv").write_text(names + "\n" + ",".join(cells.values()) + "\n")
-    assert read_rows(tmp_path / "t.csv") == [dict.fromkeys(HEADER.split(",")) | {"file": "a.png", "dice": 0.5}]
-
-
-def test_table_that_lacks_a_column_is_refused(tmp_path):
-    (tmp_path / "t.csv").write_text(HEADER.replace("hd95_px,", "") + "\n")
-    with pytest.raises(ValueError, match=r"the column 'hd95_px', found file,.*: .*t\.csv$"):
-        read_rows(tmp_path / "t.csv")
-
-
-@pytest.mark.parametrize(("column", "cell"), [("dice", "good"), ("fold", "1.5"), ("true_px", "many"), ("clean", "yes")])
-def test_table_with_other_cells_is_refused(tmp_path, column, cell):
-    cells = dict.fromkeys(HEADER.split(","), "") | {column: cell}
-    (tmp_path / "t.csv").write_text(HEADER + "\n" + ",".join(cells.values()) + "\n")
-    with pytest.raises(ValueError, match=rf"^Expected .*{cell}.*: .*t\.csv$"):
-        read_rows(tmp_path / "t.csv")
-
-
 # === Words ===
-def test_summary_is_told_in_words(tmp_path, predictor):
+def test_summary_is_printed_as_text(tmp_path, predictor):
     samples = [
         scan(tmp_path, "hit", square(), square(), "benign"),
         scan(tmp_path, "clean", square(value=0), square(value=0), "normal"),
@@ -297,14 +212,6 @@ def test_summary_is_told_in_words(tmp_path, predictor):
     assert "lesions 1, missed 0:\n  Dice 1.000 [1.000, 1.000]   median 1.000 [1.000, 1.000]\n" in text
     assert "no lesion 1: left clean 1.000 [1.000, 1.000]\n" in text
     assert "false alarm px 0 [0, 0], 0.00% of the image on average" in text
-
-
-def test_words_fit_a_terminal(evaluated):
-    _, summary, _ = evaluated
-    summary["test"]["scores"]["hd95_px"], summary["test"]["intervals"]["hd95_px"] = 1234.5, [1000, 2000]
-    text = format_summary(summary)
-    assert max(map(len, text.splitlines())) < 100
-    assert re.search(r"^  HD95 px 1234\.5 \[1000\.0, 2000\.0\]   ASSD px .*, of found lesions$", text, re.MULTILINE)
 
 
 # === What may be wrong with a dataset ===
@@ -329,7 +236,7 @@ def test_broken_image_gets_a_row_with_its_error_and_the_rest_is_scored(tmp_path,
     assert read_rows(tmp_path / "out/per_image.csv") == rows
 
 
-def test_image_that_the_model_has_no_answer_to_gets_a_row_with_its_error(tmp_path, torn_model):
+def test_image_without_a_result_gets_a_row_with_its_error(tmp_path, torn_model):
     good = scan(tmp_path, "good", square(), square(), "benign")
     white = scan(tmp_path, "white", np.full((32, 32), 255, np.uint8), square(), "benign")
     summary, (first, second) = evaluate(Predictor(torn_model), {"all": [good, white]}, tmp_path / "out")
@@ -338,7 +245,7 @@ def test_image_that_the_model_has_no_answer_to_gets_a_row_with_its_error(tmp_pat
     assert (second["predicted"], second["dice"], summary["all"]["images"]) == (None, None, 1)
 
 
-def test_part_of_broken_images_alone_is_told_too(tmp_path, predictor):
+def test_part_of_broken_images_alone_is_summed_up(tmp_path, predictor):
     broken = scan(tmp_path, "broken", square(), square(), "benign")
     broken.image.write_bytes(b"")
     summary, _ = evaluate(predictor, {"all": [broken]}, tmp_path / "out")
@@ -370,7 +277,7 @@ def test_unlabelled_samples_among_labelled_ones_are_left_out_of_the_classes(tmp_
 
 
 # === A decision ===
-def test_decision_of_a_sensitivity_is_scored_and_told(tmp_path, echo_file):
+def test_decision_of_a_sensitivity_is_scored_and_printed(tmp_path, echo_file):
     path = shutil.copy(echo_file, tmp_path / "decided.keras")
     add_metadata(path, {"operating_points": tabulate_thresholds([0.0, 0.25, 0.5, 0.75])})
     samples = [scan(tmp_path, name, square(), square(), label) for name, label in (("a", "malignant"), ("b", "benign"))]
@@ -381,33 +288,24 @@ def test_decision_of_a_sensitivity_is_scored_and_told(tmp_path, echo_file):
     assert (point["sensitivity"], point["threshold"]) == (0.9, 0)
     assert point["low"] < 0.9 < point["high"]
     text = format_summary(summary)
-    assert "malignant from p_malignant 0.000 on: 2 of 2 images\n  sensitivity 1.000 [1.000, 1.000]" in text
+    assert "malignant at p_malignant >= 0.000: 2 of 2 images\n  sensitivity 1.000 [1.000, 1.000]" in text
     assert text.splitlines()[-1].startswith("  PPV 0.500") or "NPV n/a   at a prevalence of 50.0%" in text
 
 
-def test_share_wrong_among_the_surest_is_told(evaluated):
-    _, summary, rows = evaluated
-    mine = [row for row in rows if row["part"] == "test"]
-    assert summary["test"]["selective"] == selective_scores(mine)
-    assert "decision" not in summary["test"]
-    aurc, wrong = summary["test"]["selective"]["aurc"], 1 - summary["test"]["scores"]["accuracy"]
-    assert f"of the surest 100% {wrong:.1%}; AURC {aurc:.3f}" in format_summary(summary)
-
-
-# === What the model learnt from ===
-def test_images_that_the_model_learnt_from_are_counted(tmp_path, echo_file, phantom_samples):
-    path = shutil.copy(echo_file, tmp_path / "learnt.keras")
+# === Images that the model was trained on ===
+def test_images_that_the_model_was_trained_on_are_counted(tmp_path, echo_file, phantom_samples):
+    path = shutil.copy(echo_file, tmp_path / "trained.keras")
     add_metadata(path, describe_fingerprints(fingerprint_samples(phantom_samples[:20])))
     summary, rows = evaluate(Predictor(path), {"all": phantom_samples[10:]}, tmp_path / "out")
     assert [row["known"] for row in rows] == [True] * 10 + [False] * 10
-    told = json.loads((tmp_path / "out/summary.json").read_text())["parts"]["all"]
-    assert told == summary["all"]
-    assert told["known"]["warning"].startswith("10 of 20 scored images, or copies of them, were used to train")
-    assert told["unseen"]["scores"] == point_scores(rows[10:])
+    written = json.loads((tmp_path / "out/summary.json").read_text())["parts"]["all"]
+    assert written == summary["all"]
+    assert written["known"]["warning"].startswith("10 of 20 scored images, or copies of them, were used to train")
+    assert written["unseen"]["scores"] == point_scores(rows[10:])
     assert read_rows(tmp_path / "out/per_image.csv") == rows
 
 
-def test_fingerprints_may_be_told_of_a_model_that_carries_none(tmp_path, predictor, phantom_samples):
+def test_fingerprints_can_be_passed_for_a_model_without_any(tmp_path, predictor, phantom_samples):
     known = fingerprint_samples(phantom_samples[:2])
     summary, _ = evaluate(predictor, {"all": phantom_samples[:3]}, tmp_path / "out", fingerprints=known)
     assert summary["all"]["known"]["images"] == 2
@@ -455,7 +353,7 @@ def test_summary_comes_last_so_that_a_stop_before_is_seen(tmp_path, predictor, m
     sample, out = scan(tmp_path, "a", square(), square(), "benign"), tmp_path / "out"
     evaluate(predictor, {"all": [sample]}, out)
     with monkeypatch.context() as stopped:
-        stopped.setattr(protocol, "draw_confusion", _stop)
+        stopped.setattr(scoring, "draw_confusion", _stop)
         with pytest.raises(KeyboardInterrupt):
             evaluate(predictor, {"all": [sample]}, out)
     assert "summary.json" not in names(out)
@@ -463,5 +361,5 @@ def test_summary_comes_last_so_that_a_stop_before_is_seen(tmp_path, predictor, m
     assert "summary.json" in names(out)
 
 
-def _stop(*told):
+def _stop(*_):
     raise KeyboardInterrupt

@@ -3,8 +3,9 @@ import pytest
 from busseg.data.sample import CLASSES
 from busseg.evaluation.intervals import paired_differences
 from busseg.evaluation.scores import point_scores
-from busseg.evaluation.scoring import fields, summarise
 from busseg.evaluation.sources import format_sources, mean_of_sources, paired_sources, rows_by_source
+from busseg.evaluation.summary import summarise
+from busseg.evaluation.table import fields
 
 
 def row(source, number, dice=None, label=None):

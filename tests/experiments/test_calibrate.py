@@ -197,7 +197,7 @@ def test_table_with_an_unknown_class_is_refused(tmp_path):
 
 def test_folder_of_tissue_is_refused(tmp_path):
     write_tissue(tmp_path / "tissue", patients=1)
-    with pytest.raises(ValueError, match=r"^Expected scans, found a dataset of tissue: "):
+    with pytest.raises(ValueError, match=r"^Expected ultrasound, found a dataset of histology: "):
         find_labelled([tmp_path / "tissue"])
 
 
@@ -265,20 +265,20 @@ def test_model_whose_probabilities_are_none_of_a_softmax_leaves_no_file(echo_fil
 
 def test_foreign_and_broken_images_are_named_and_left_out(tiny, phantom_samples, tmp_path):
     class Wary(type(tiny)):
-        """To it, the first image is foreign."""
+        """A predictor for which the first image is out of distribution."""
 
         def predict_batch(self, images):
             pairs = zip(super().predict_batch(images), images)
             return [replace(one, ood_score=2.0 if np.all(image == 7) else 0.5) for one, image in pairs]
 
-    put(tmp_path / "foreign.png", 7)
+    put(tmp_path / "far.png", 7)
     (tmp_path / "broken.png").write_bytes(b"")
-    names = ("foreign.png", "broken.png")
+    names = ("far.png", "broken.png")
     strange = [replace(phantom_samples[0], name=name, image=tmp_path / name) for name in names]
     found, failures = calibrate(Wary(tiny.path), [*strange, *phantom_samples], tmp_path / "a.onnx")
     assert sum(found["images"].values()) == 30
-    told = {failure["file"]: failure["error"] for failure in failures}
-    assert told["broken.png"] == f"Expected an image, found an empty file (0 bytes): {tmp_path / 'broken.png'}"
-    assert told["foreign.png"] == (
-        f"Expected a scan that the model can read, found one not like breast ultrasound: {tmp_path / 'foreign.png'}"
+    errors = {failure["file"]: failure["error"] for failure in failures}
+    assert errors["broken.png"] == f"Expected an image, found an empty file (0 bytes): {tmp_path / 'broken.png'}"
+    assert errors["far.png"] == (
+        f"Expected a scan in distribution, found one not like breast ultrasound: {tmp_path / 'far.png'}"
     )

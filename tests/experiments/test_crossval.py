@@ -15,7 +15,7 @@ from busseg.data.phantom import write_phantoms
 from busseg.data.splits import grouped_splits
 from busseg.evaluation.pooling import format_crossval
 from busseg.evaluation.scores import point_scores
-from busseg.evaluation.scoring import read_rows
+from busseg.evaluation.table import read_rows
 from busseg.experiments.crossval import _settle, cross_validate
 from busseg.storage.files import read_csv
 from busseg.storage.run_folder import SETTINGS
@@ -202,5 +202,5 @@ def test_choice_that_busseg_did_not_know_of_does_not_stop_it_from_going_on(tmp_p
     older = {"recipe": {name: value for name, value in settings["recipe"].items() if name != "task"}}
     (tmp_path / "crossval.json").write_text(json.dumps(older))
     _settle(tmp_path, Recipe(), settings)
-    with pytest.raises(ValueError, match=r"^Expected the recipe of .* to go on with, found another: "):
+    with pytest.raises(ValueError, match=r"^Expected the recipe of .* to resume, found another: "):
         _settle(tmp_path, Recipe(), {"recipe": asdict(Recipe(task="histology"))})

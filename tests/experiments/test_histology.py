@@ -1,4 +1,4 @@
-"""The second task from end to end: tissue goes through the same verbs as ultrasound."""
+"""The second task from end to end: histology goes through the same verbs as ultrasound."""
 
 import json
 import shutil

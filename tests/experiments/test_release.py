@@ -8,7 +8,7 @@ import pytest
 from busseg.data.fingerprints import fingerprint_samples, read_fingerprints
 from busseg.data.sample import CLASSES
 from busseg.data.splits import train_on_all
-from busseg.evaluation.scoring import read_rows
+from busseg.evaluation.table import read_rows
 from busseg.experiments.crossval import cross_validate
 from busseg.experiments.release import release_model, score_together
 from busseg.imaging.images import read_image
@@ -45,9 +45,9 @@ def test_shipped_model_is_the_run_calibrated_that_knows_foreign_images(trained, 
     assert 0 <= found["flagged"] <= 0.2
     assert found["operating_points"]["images"] == 10  # malignant phantoms
     for name in ("model.keras", "model.onnx"):
-        told = read_metadata(tmp_path / name)
-        assert told["operating_points"] == found["operating_points"]
-        np.testing.assert_array_equal(read_fingerprints(told, name), fingerprint_samples(phantom_samples))
+        metadata = read_metadata(tmp_path / name)
+        assert metadata["operating_points"] == found["operating_points"]
+        np.testing.assert_array_equal(read_fingerprints(metadata, name), fingerprint_samples(phantom_samples))
 
     images = [read_image(sample.image) for sample in phantom_samples]
     before, shipped = Predictor(run).predict_batch(images), Predictor(tmp_path / "model.onnx").predict_batch(images)

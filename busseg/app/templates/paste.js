@@ -1,4 +1,4 @@
-// An image in the clipboard, pasted anywhere on the page, is as if it had been picked.
+// An image pasted anywhere on the page is uploaded like a picked file.
 document.addEventListener("paste", (event) => {
   const picker = document.querySelector("#drop input[type=file]");
   if (!picker || !event.clipboardData.files.length) return;
