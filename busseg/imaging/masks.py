@@ -7,6 +7,8 @@ from PIL import Image
 
 MOST_CLASS = 20  # class numbers are small; a soft edge has more values
 _BRIGHT = 192  # a soft mask of 0..255 reaches at least this inside its lesions
+_PLACES = (65536, 256, 1)  # of red, green and blue, for one number a colour
+_VOID = (224, 224, 192)  # the colour of 255 in VOC's palette: pixels to ignore, along outlines
 
 
 def mask_pixels(image: Image.Image) -> NDArray[np.uint8] | NDArray[np.uint16]:
@@ -90,7 +92,9 @@ def _distance_from_background(rgba):
     colours = np.round(rgba[..., :3] * (opacity[..., None] / 255)).astype(np.int16)
     if (colours == colours[..., :1]).all():
         return colours[..., 0].astype(np.uint8)
-    numbers = colours.astype(np.int64) @ (65536, 256, 1)
+    numbers = colours.astype(np.int64) @ _PLACES
+    if (numbers == np.dot(_VOID, _PLACES)).any() and len(np.unique(numbers)) > 2:
+        raise _unclear(f"the colour {_VOID} beside others, by which VOC means to ignore")
     if numbers.min() == numbers.max():
         raise _unclear("one colour everywhere")
     if numbers.min() > 0:  # no black

@@ -55,6 +55,7 @@ MASKS = {
     "red and green on black": painted(BLACK, RED, GREEN, classes=TWO),
     "CVAT, two classes": painted(BLACK, (250, 50, 83), (36, 179, 83), classes=TWO),
     "dark red on black": painted(BLACK, (40, 0, 0)),
+    "the one colour that VOC ignores": painted(BLACK, (224, 224, 192)),
     "red on white": painted(WHITE, RED),
     "red and green on white": painted(WHITE, RED, GREEN, classes=TWO),
     "viridis": painted((68, 1, 84), (253, 231, 37)),
@@ -78,6 +79,10 @@ REFUSED = {
     "one colour": (painted(RED, RED), "one colour everywhere"),
     "class numbers without 0": (TWO + 1, "class numbers from 1 to 3 without 0"),
     "a class and 255": (painted(0, 1, 255, classes=TWO), "the class number 1 beside the value 255"),
+    "VOC's outline to ignore": (
+        with_palette(BLACK, DARK_RED, (224, 224, 192), classes=TWO),
+        r"the colour \(224, 224, 192\) beside others, by which VOC means to ignore",
+    ),
     "no background": (painted(130, 200, 255, classes=TWO), "3 values, none below 130"),
     "faint and soft": (np.repeat(np.arange(120, dtype=np.uint8), 60).reshape(120, 60).T, "120 values, none above 119"),
 }
