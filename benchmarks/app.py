@@ -1,8 +1,8 @@
-"""`busseg app` under load: programs that ask at once, what each answer takes, and the server's memory meanwhile.
+"""`busseg app` under load: several programs at once, the time of each answer, and the server's memory.
 
-The server is a process of its own. Each program asks with Gradio's client, one question after the other: an image, and
-of every fifth another threshold, too. A row is a part of the questions, in the order of their answers; memory that
-grew would show from row to row. The last row tells how many files are left of all that was sent.
+The server is a process of its own. Each program sends its requests with Gradio's client, one after the other: an image,
+and for every fifth image another threshold, too. A row is a part of the requests, in the order of their answers, so
+growing memory shows from row to row. The last row counts the uploaded files that are left.
 
 Example: python -m benchmarks.app --requests 1000 --json app.json
 """
@@ -72,12 +72,12 @@ def _ask(address, pid, images, requests, clients):
         while (number := next(numbers)) < requests:
             begin, error, image = time.perf_counter(), None, images[number % len(images)]
             try:
-                told = program.predict(handle_file(image), api_name="/predict")
+                result = program.predict(handle_file(image), api_name="/predict")
                 if number % _FIFTH == 0:
-                    told = program.predict(0.9, api_name="/threshold")
-                if told["file"] != image.name:
-                    error = f"an answer to {told['file']}"
-            except Exception as failure:  # whatever a client meets is what is counted here
+                    result = program.predict(0.9, api_name="/threshold")
+                if result["file"] != image.name:
+                    error = f"an answer to {result['file']}"
+            except Exception as failure:  # any error of a client is counted
                 error = str(failure)
             now = time.perf_counter()
             with lock:
@@ -90,8 +90,8 @@ def _ask(address, pid, images, requests, clients):
 
 def _memory(pid):
     """The memory of a process in MB."""
-    told = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True, check=True)
-    return int(told.stdout) * 1024 / 1e6
+    done = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True, check=True)
+    return int(done.stdout) * 1024 / 1e6
 
 
 def _rows(asked, parts):

@@ -1,4 +1,4 @@
-"""Seeds of a fuzzer, and how they are broken: images and DICOM of all the kinds that busseg may meet."""
+"""Seed files for the fuzzer, images and DICOM of all kinds, and the functions that break them."""
 
 import io
 import re
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 ULTRASOUND = "1.2.840.10008.5.1.4.1.1.6.1"
-# What a field of 1, 2 or 4 bytes is apt to be overwritten with: ends of ranges, of signed and unsigned numbers.
+# Values that overwrite a field of 1, 2 or 4 bytes: ends of ranges, of signed and unsigned numbers.
 _NUMBERS = (0, 1, 2, 3, 7, 8, 16, 127, 128, 255, 256, 1000, 32767, 32768, 65535, 2**20, 2**31 - 1, 2**31, 2**32 - 1)
 _HEADER = 600  # bytes at the beginning of a file, or of a compressed frame of DICOM, where a broken one does most
 _ITEM = b"\xfe\xff\x00\xe0"  # before each of those
@@ -73,7 +73,7 @@ def clip_seeds():
 
 
 def dicom_seeds(largest=300_000):
-    """Dict from names to the bytes of DICOM files: those with pixels in pydicom's package, told to be ultrasound, and
+    """Dict from names to the bytes of DICOM files: those with pixels in pydicom's package, labelled as ultrasound, and
     phantoms in the transfer syntaxes that can be written here.
 
     Args:

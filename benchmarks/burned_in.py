@@ -1,11 +1,11 @@
-"""Scores the detector of burned-in marks: on phantoms with drawn marks, and on images of BUSI looked through by eye.
+"""Score the detector of burned-in marks: on phantoms with drawn marks, and on images of BUSI checked by eye.
 
 `burned_in.csv` names 208 images of BUSI, drawn at random, and whether text, a caliper, a pictogram or the frame of a
 Doppler window is drawn into them. The maker's logo counts only where it reaches out of the top left corner, for nearly
 every image has a scrap of it there. The thresholds were chosen on the first 112; the other 96 are the scoring part.
 The top hat came last, after two wide bright edges in images of neither part had been taken for marks.
 
-The same images, compressed and resized, show what the detector still tells when they have not been kept as scanned.
+The same images, compressed and resized, show how well the detector works on images that were changed after the scan.
 """
 
 import argparse
@@ -59,19 +59,19 @@ def draw_marks(image, rng):
 
 
 def score_phantoms():
-    """Shares of phantoms in which marks are found: a dict from what is drawn to the share."""
+    """Dict from each kind of drawn mark to the share of phantoms in which marks are found."""
     found = {}
     for label in CLASSES:
         for seed in range(PHANTOMS):
             image, _ = draw_phantom(label, seed)
             drawn = {"nothing": image, **draw_marks(image, np.random.default_rng(seed))}
-            for what, picture in drawn.items():
-                found.setdefault(what, []).append(has_marks(picture))
-    return {what: float(np.mean(answers)) for what, answers in found.items()}
+            for kind, marked in drawn.items():
+                found.setdefault(kind, []).append(has_marks(marked))
+    return {kind: float(np.mean(answers)) for kind, answers in found.items()}
 
 
 def score_busi(data, rows):
-    """How the detector does on the images of `burned_in.csv`, by what was done to them and part: a list of dicts."""
+    """The detector's scores on the images of `burned_in.csv`, by change and part: a list of dicts."""
     image_of = {sample.image.stem: sample.image for sample in find_samples(data)}
     images = [read_image(image_of[row["image"]]) for row in track(rows, "Reading images")]
     marked = np.array([row["marked"] == "1" for row in rows])

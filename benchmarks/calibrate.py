@@ -1,13 +1,13 @@
-"""What `busseg calibrate` gains at a hospital whose images a model has never seen, by 20 of its scans.
+"""Gain of `busseg calibrate` at a hospital that is new to a model, with 20 of its scans.
 
-Works on tables of `busseg evaluate` or `busseg crossval`, `per_image.csv`, without a model. The threshold is fixed on
-images of other hospitals, new to the model too, for a sensitivity. Of the hospital left out, scans are drawn at random,
-malignant ones by their share; the images of all other patients are scored:
+Works on tables of `busseg evaluate` or `busseg crossval`, `per_image.csv`, without a model. The threshold for a
+sensitivity is fixed on images of other hospitals, also new to the model. Scans of the hospital left out are drawn at
+random, with its share of malignant ones; the images of all its other patients are scored:
 
-- before: by the threshold fixed elsewhere, with the probabilities as they are;
-- temperature: the same, both on the scale of the temperature fitted to the scans;
-- calibrated: what `busseg calibrate` makes of a model that carries the table of thresholds;
-- scans alone: what it makes of one that carries none.
+- before: by the threshold of the other hospitals, with the probabilities as they are;
+- temperature: the same, with threshold and probabilities scaled by the temperature fitted to the scans;
+- calibrated: by `busseg calibrate` of a model that holds a table of thresholds;
+- scans alone: by `busseg calibrate` of a model without such a table.
 
 Example: python -m benchmarks.calibrate runs/left-out/per_image.csv --source breast
 Example: python -m benchmarks.calibrate breast/per_image.csv --others busbra/per_image.csv
@@ -95,23 +95,24 @@ def main():
     parser.add_argument("--scans", type=int, default=20)
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--out", type=Path, help="JSON file to write the results to")
-    told = parser.parse_args()
-    if bool(told.source) == bool(told.others):
+    arguments = parser.parse_args()
+    if bool(arguments.source) == bool(arguments.others):
         parser.error("expected either --source or --others")
 
     def is_left_out(row):
-        return not told.source or row["file"].startswith(f"{told.source}/")
+        return not arguments.source or row["file"].startswith(f"{arguments.source}/")
 
-    hospital = read(told.table, is_left_out)
-    others = [read(path) for path in told.others] or [read(told.table, lambda row: not is_left_out(row))]
+    hospital = read(arguments.table, is_left_out)
+    others = [read(path) for path in arguments.others] or [read(arguments.table, lambda row: not is_left_out(row))]
     table = tabulate_thresholds(
         np.concatenate([probabilities[labels == MALIGNANT, MALIGNANT] for labels, probabilities, _ in others])
     )
     print(f"{len(hospital[0])} images left out, {np.sum(hospital[0] == MALIGNANT)} of them malignant")
-    print(f"thresholds by {table['images']} malignant images of others; {told.draws} draws of {told.scans} scans")
+    draws = f"{arguments.draws} draws of {arguments.scans} scans"
+    print(f"thresholds by {table['images']} malignant images of others; {draws}")
     results = {}
-    for sensitivity in told.sensitivity:
-        found = [run_draw(hospital, table, sensitivity, told.scans, seed) for seed in range(told.draws)]
+    for sensitivity in arguments.sensitivity:
+        found = [run_draw(hospital, table, sensitivity, arguments.scans, seed) for seed in range(arguments.draws)]
         results[sensitivity] = found
         print(f"\nfor sensitivity {sensitivity:g}: mean ± standard deviation over the draws")
         print(f"{'':12}" + "".join(f"{name:>17}" for name in (*found[0]["before"], "off by")))
@@ -119,8 +120,10 @@ def main():
             values = {name: np.array([one[way][name] for one in found]) for name in found[0][way]}
             values["off by"] = np.abs(values["sensitivity"] - sensitivity)
             print(f"{way:12}" + "".join(f"{v.mean():9.3f} ± {v.std(ddof=1):.3f}" for v in values.values()))
-    if told.out:
-        write_text(told.out, json.dumps({"settings": vars(told), "draws": results}, indent=2, default=str) + "\n")
+    if arguments.out:
+        write_text(
+            arguments.out, json.dumps({"settings": vars(arguments), "draws": results}, indent=2, default=str) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""How long each verb of the command line takes from a cold start, and how much memory at most.
+"""Time and peak memory of each verb of the command line from a cold start.
 
-The images are a few phantoms and the network is tiny, so that what is left is the start: Python, and for some verbs
-TensorFlow, whose bare import is the second row. Each run is a process of its own. The first one, which reads the files
-from the disk, is not counted.
+The images are a few phantoms and the network is tiny, so the start dominates: Python, and for some verbs TensorFlow,
+whose bare import is the second row. Each run is a process of its own. The first one, which reads the files from the
+disk, is not counted.
 
 Example: python -m benchmarks.cold_start --verbs help train predict --json cold_start.json
 """
@@ -71,13 +71,13 @@ def measure(verbs=tuple(VERBS), repeats=5, phantoms=10):
 
 
 def run_in_small_process(command, made, out):
-    """What `run` tells. A process counts as its own the memory of the one that starts it, so that one must be small."""
+    """The result of `run`. A process's memory includes that of the process that starts it, so the latter is small."""
     words = [word.format(made=made, out=out) for word in command]
     return in_fresh_process("benchmarks.cold_start:run", {"command": words})
 
 
 def run(command):
-    """A worker's maker: runs a command, and tells its wall time and its peak memory.
+    """A worker's maker: runs a command, and returns its wall time and its peak memory.
 
     Raises:
         RuntimeError: If it fails, with the last line of what it said.
@@ -85,7 +85,7 @@ def run(command):
     start = time.perf_counter()
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(command, stdout=said, stderr=said, text=True)
-        _, status, used = os.wait4(process.pid, 0)  # unlike `wait`, this tells the memory
+        _, status, used = os.wait4(process.pid, 0)  # unlike `wait`, this returns the memory
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:

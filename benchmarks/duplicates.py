@@ -1,4 +1,4 @@
-"""Scores the search for copies against BUSI's published groups, beside a plain correlation of thumbnails.
+"""Score the search for copies against BUSI's published groups, compared with a plain correlation of thumbnails.
 
 A pair counts as published if both images bear the same group in the list of Pawłowska et al. (2023). Two sets of
 pairs are scored: those that the search names ("pairs"), and those that share a group once copies of copies are joined

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.measuring import noise
 
-# What Keras writes for each format.
+# The name that Keras writes for each format.
 EXPORTS = {
     "SavedModel": ("tf_saved_model", "saved_model"),
     "ONNX Runtime": ("onnx", "model.onnx"),
@@ -28,7 +28,7 @@ ENGINES = {
 
 
 def export(folder, size, network, batches):
-    """A worker's maker: fills the folder. Tells the network's multiply-adds, and why which format failed."""
+    """A worker's maker: fills the folder. Returns the network's multiply-adds, and the error of each failed format."""
     import keras
 
     from benchmarks.models import build, count_multiply_adds
@@ -41,7 +41,7 @@ def export(folder, size, network, batches):
     for name, (kind, file) in EXPORTS.items():
         try:
             model.export(str(Path(folder) / file), format=kind, input_signature=signature, verbose=False)
-        except Exception as error:  # each converter has its own; the others go on
+        except Exception as error:  # each converter has its own errors; the others continue
             failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
     for batch in batches:
         image = noise(size, batch)[0][..., None]

@@ -3,8 +3,8 @@
 RUNS are folders of folds, as of `busseg crossval`: each network explains lesions of its own test part, one a group, so
 that no image counts twice. `factor` is the share of the heat above 0 that lies in the true lesion, divided by the
 lesion's share of the image: 1 is chance. `peak` is how often the hottest pixel lies in it, the pointing game. Both are
-told of the heat of another lesion's image, too, for lesions lie in the middle more often than not; and of networks
-with the same layers and random weights, whose heat should know nothing (Adebayo et al., "Sanity Checks for Saliency
+also measured for the heat of another lesion's image, as most lesions lie in the middle; and for networks with the same
+layers and random weights, whose heat should be at chance (Adebayo et al., "Sanity Checks for Saliency
 Maps", NeurIPS 2018, https://arxiv.org/abs/1810.03292). `agreement` is Spearman's rank correlation with the occlusion
 of the same image. Brackets: 95 % bootstrap intervals over lesions.
 
@@ -58,7 +58,7 @@ def measure(data, runs, count=100, random=20):
                 score(kinds.setdefault(kind, {}), some, heats["occlusion"], mask)
             last = heats
     return [
-        {"heat": name, "of": kind, **told(scores[name])}
+        {"heat": name, "of": kind, **summarise(scores[name])}
         for kind, scores in kinds.items()
         for name in scores
         if scores[name]
@@ -97,7 +97,7 @@ def resized(heat, shape):
 
 
 def score(scores, heats, occlusion, mask):
-    """Add to `scores` a dict of what each heat is worth; a map without heat above 0 is left out."""
+    """Add to `scores` a dict of scores for each heat map; a map without heat above 0 is left out."""
     from scipy.stats import spearmanr
 
     area = float(mask.mean())
@@ -115,10 +115,10 @@ def score(scores, heats, occlusion, mask):
         scores[name].append(one)
 
 
-def told(scores):
-    """A row of what the scores of one kind of heat are together."""
+def summarise(scores):
+    """A row that sums up the scores of one kind of heat."""
     values = {name: np.array([one[name] for one in scores]) for name in scores[0]}
-    if "agreement" in values:  # there is none where occlusion finds nothing, as in a network that is wholly sure
+    if "agreement" in values:  # undefined where occlusion changes nothing, as with a saturated network
         values["agreement"] = values["agreement"][np.isfinite(values["agreement"])]
     return {
         "lesions": len(scores),

@@ -1,7 +1,7 @@
-"""By how many bits fingerprints tell copies of an image from other images, and how long that takes.
+"""Distances in bits between the fingerprints of copies and of other images, and the time of a look-up.
 
-DATA is BUSI's folder. Its images but those of groups of several classes, which the shipped models learnt from, are the
-known ones. They are changed in several ways and asked for; so are the images of other folders.
+DATA is BUSI's folder. Its images, without groups of several classes, are the training images of the shipped models and
+count as known. They are changed in several ways and looked up; so are the images of other folders.
 
 Example: python -m benchmarks.fingerprints data/busi data/stu data/busbra data/breast
 """

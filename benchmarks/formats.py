@@ -1,9 +1,9 @@
-"""What each format of `busseg export` answers, weighs and takes, beside the Keras model that it was written from.
+"""Results, size and speed of each format of `busseg export`, compared with the Keras model that it was written from.
 
 Every image of DATA is predicted by the source and by each export: how many have the same class, how much of the masks
 is the same pixel by pixel, the lesion Dice of each, and how long one image takes, timed in turns with the source. MODEL
-is a `.keras` file, or folders of runs, each of which is asked about the test part of its fold alone, so that the Dice
-of all together is out of fold.
+is a `.keras` file, or folders of runs. Each run predicts only the test part of its fold, so that the Dice of all runs
+is out of fold.
 
 Example: python -m benchmarks.formats data/busi runs/best/fold-* --json formats.json
 """
@@ -45,17 +45,17 @@ def measure(data, models, images=None, repeats=5):
     """
     from rich.progress import track
 
-    told, rows = {}, []
+    answers_of, rows = {}, []
     for number, model in enumerate(models):
         samples = _samples(data, model)[:images]
         with tempfile.TemporaryDirectory() as folder:
             exported = _export(model, Path(folder))
             for name, path in track(exported.items(), f"Model {number + 1} of {len(models)}"):
-                told.setdefault(name, []).extend(_ask(path, samples))
+                answers_of.setdefault(name, []).extend(_ask(path, samples))
             if number == 0:
                 rows = _weigh_and_time(exported, repeats)
-    for row, (name, answers) in zip(rows, told.items(), strict=True):
-        row |= _compare(told["keras, float32"], answers) if name != "keras, float32" else {"images": len(answers)}
+    for row, (name, answers) in zip(rows, answers_of.items(), strict=True):
+        row |= _compare(answers_of["keras, float32"], answers) if name != "keras, float32" else {"images": len(answers)}
         row["lesion Dice"] = float(np.mean([one["dice"] for one in answers if one["dice"] is not None]))
         row["accuracy"] = float(np.mean([one["right"] for one in answers]))
     return rows
@@ -82,7 +82,7 @@ def _export(model, folder):
 
 
 def _ask(path, samples):
-    """What a model answers of each sample: a dict of its class, its mask, and how right they are."""
+    """The result of a model for each sample: a dict of its class, its mask, and their scores."""
     from busseg.evaluation.scores import overlap_scores
     from busseg.imaging.images import read_image, read_mask
     from busseg.inference.predictor import Predictor

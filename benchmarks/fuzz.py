@@ -1,9 +1,9 @@
-"""Broken files given to busseg: does one of them end a run, the page, or the memory?
+"""Fuzz busseg with broken files: does one of them end a run or the page, or take all memory?
 
-Images, clips and DICOM of many kinds are broken at random, the same way for the same seed. Folders of them, with good
-images among them, are given to `busseg predict`, as a user would; others to `busseg app`, one by one. A row is a kind.
-All of `tracebacks`, `aborted`, `foreign lines` (on stderr, not by busseg) and `hangs` (more than 10 s without an
-answer) should be 0, and all `good` answered. With `--read` files are read in this process alone, many times as fast.
+Images, clips and DICOM of many kinds are broken at random, the same way for the same seed. `busseg predict` gets
+folders of them, with good images among them; `busseg app` gets files one by one. A row is a kind. All of `tracebacks`,
+`aborted`, `other lines` (on stderr, not by busseg) and `hangs` (more than 10 s without an answer) should be 0, and all
+`good` answered. With `--read` files are read in this process alone, many times as fast.
 
 Example: python -m benchmarks.fuzz --images 20000 --dicom 5000 --page 300 --json fuzz.json
 """
@@ -32,7 +32,7 @@ _GOOD = 5  # images in a folder
 
 
 def measure(images=2000, clips=500, dicom=500, page=30, folder=500, seed=0, read=False):
-    """Break files and let busseg have them.
+    """Break files and give them to busseg.
 
     Args:
         images, clips, dicom: Number of files for `busseg predict`.
@@ -106,7 +106,7 @@ def _read(files):
 
 # === By the command line ===
 def _predict(files, size):
-    told = Counter()
+    counts = Counter()
     slowest = memory = 0
     found = []
     start = time.perf_counter()
@@ -119,22 +119,22 @@ def _predict(files, size):
                 path.write_bytes(content)
             run = _watch(scans, out)
             ended = run["status"] not in (0, 1) or len(run["failed"]) < len(some) + _GOOD
-            foreign = [line for line in run["output"].splitlines() if not line.startswith("busseg: ")]
-            told.update(files=len(some), tracebacks=run["output"].count("Traceback"), aborted=int(ended))
-            told.update(foreign=len(foreign))
-            told.update(refused=sum(failed for name, failed in run["failed"].items() if "good" not in name))
-            told.update(good=sum(not failed for name, failed in run["failed"].items() if "good" in name))
-            told.update(hangs=int(run["longest"] > _HANG_S))
+            other = [line for line in run["output"].splitlines() if not line.startswith("busseg: ")]
+            counts.update(files=len(some), tracebacks=run["output"].count("Traceback"), aborted=int(ended))
+            counts.update(other=len(other))
+            counts.update(refused=sum(failed for name, failed in run["failed"].items() if "good" not in name))
+            counts.update(good=sum(not failed for name, failed in run["failed"].items() if "good" in name))
+            counts.update(hangs=int(run["longest"] > _HANG_S))
             slowest, memory = max(slowest, run["longest"]), max(memory, run["memory"])
-            if ended or foreign or run["longest"] > _HANG_S:
+            if ended or other or run["longest"] > _HANG_S:
                 kept = Path(tempfile.mkdtemp(prefix="busseg-fuzz-"))
                 shutil.copytree(scans, kept / "scans")
                 found.append({"folder": str(kept), "status": run["status"], "end": run["output"][-2000:]})
-    expected = _GOOD * -(-told["files"] // size)
+    expected = _GOOD * -(-counts["files"] // size)
     return {
-        "files": told["files"], "answered": told["files"] - told["refused"], "refused": told["refused"],
-        "good": f"{told['good']} of {expected}", "tracebacks": told["tracebacks"], "aborted": told["aborted"],
-        "foreign lines": told["foreign"], "hangs": told["hangs"], "longest wait s": slowest, "peak MB": memory / 1e6,
+        "files": counts["files"], "answered": counts["files"] - counts["refused"], "refused": counts["refused"],
+        "good": f"{counts['good']} of {expected}", "tracebacks": counts["tracebacks"], "aborted": counts["aborted"],
+        "other lines": counts["other"], "hangs": counts["hangs"], "longest wait s": slowest, "peak MB": memory / 1e6,
         "s": time.perf_counter() - start, "found": found,
     }  # fmt: skip
 
@@ -151,7 +151,7 @@ def _good(count):
 
 
 def _watch(scans, out):
-    """Run `busseg predict`; dict of what it did."""
+    """Run `busseg predict`; return a dict of its status, output, times and memory."""
     from busseg.storage.files import read_csv
 
     table = out / "predictions.csv"

@@ -1,8 +1,8 @@
 """Images a second by engine: Keras, SavedModel, ONNX Runtime, OpenVINO, LiteRT; and the peer on PyTorch.
 
 One network, exported by Keras, on all threads. Each engine's answers are compared with Keras' own before it is timed in
-turns with it. An engine that is not installed is left out by name; so is segmentation_models_pytorch's U-Net, which
-answers something else, and is narrowed to the same multiply-adds in the row "equal work".
+turns with it. An engine that is not installed is reported and left out. So is segmentation_models_pytorch's U-Net,
+which is another network, and is narrowed to the same multiply-adds in the row "equal work".
 
 Example: python -m benchmarks.inference --network fast --sizes 192 --batches 1 16 --json inference.json
 """

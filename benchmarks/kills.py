@@ -1,9 +1,9 @@
-"""What SIGKILLs at random times do to what the verbs write: nothing may be lost, half-written, left over or unequal.
+"""SIGKILLs at random times against the files that the verbs write: nothing may be lost, half-written or left over.
 
 Each run of a verb is killed at random times and called again, a few times, until it ends; then its output is compared
-with that of a run which was never killed. Half of the runs that replace a former output begin with one. Every kill is
-followed by a look at all files: each must be whole, and a file of somebody else beside or among them as it was. The
-processes are forks of this one, which has loaded TensorFlow: a kill hits the work, not the loading.
+with that of a run which was never killed. Half of the runs that replace a former output begin with one. After every
+kill all files are checked: each must be whole, and a file that busseg did not write must be unchanged. The processes
+are forks of this one, which has loaded TensorFlow: a kill hits the work, not the loading.
 
 Example: python -m benchmarks.kills --kills 200
 """
@@ -38,12 +38,12 @@ VERBS = {
     "export openvino": "export {model} --format openvino --out {out}/openvino",
 }
 GO_ON = ("train", "crossval", "predict")  # the others begin again, and replace a former output
-PIECE_BY_PIECE = ("evaluate", "explain")  # these take away what the former one told before they tell it anew
+PIECE_BY_PIECE = ("evaluate", "explain")  # these delete the former output before they write the new one
 RECIPE = "image_size = 32\nwidth = 4\ndepth = 2\nepochs = 4\nbatch_size = 4\npatience = 4\n"
 KILLS = 4  # of one run, at most
 MINE = "thesis.tex"
 EXPORTED = {".onnx", ".pb", ".xml", ".bin", ".data-00000-of-00001"}  # differ; export compares their answers itself
-TIMED = {"environment.json", "report.html", "audit.html"}  # tell when and by what they were made
+TIMED = {"environment.json", "report.html", "audit.html"}  # hold times and settings of their making
 QUICK = {"kills": 10}
 
 
@@ -192,7 +192,7 @@ def is_whole(path):
             tomllib.loads(path.read_text(encoding="utf-8"))
         elif path.suffix in (".html", ".xml"):
             return path.read_text(encoding="utf-8").rstrip().endswith(("</html>", "</net>"))
-    except Exception as error:  # whatever a reader raises at half a file
+    except Exception as error:  # any error of a reader at half a file
         print(f"{path}: {error!r}")
         return False
     return True
@@ -216,7 +216,7 @@ def equal(out, expected, mine):
 def _content(path):
     if path.name in TIMED or path.suffix in EXPORTED or path.name == "variables.index":
         return None
-    if path.suffix == ".npz":  # ZIP files tell when they were made
+    if path.suffix == ".npz":  # ZIP files hold the time of their making
         with zipfile.ZipFile(path) as archive:
             return {entry.filename: entry.CRC for entry in archive.infolist()}
     if path.suffix == ".keras":

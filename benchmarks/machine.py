@@ -1,6 +1,6 @@
-"""What the machine can do at most: matrix products, copies in memory, the processor's instructions, oneDNN's state.
+"""Limits of the machine: matrix products, copies in memory, the processor's instructions, and whether oneDNN is on.
 
-A figure of another script says little without these. oneDNN is what TensorFlow computes with if it is on.
+Figures of other scripts need these for comparison. TensorFlow computes with oneDNN if it is on.
 
 Example: python -m benchmarks.machine --json machine.json
 """
@@ -43,7 +43,7 @@ def measure(side=2048, megabytes=512, repeats=10):
 
 
 def matrix_product(side, threads=None):
-    """GFLOP/s of one product of float32 matrices; all threads if none are told."""
+    """GFLOP/s of one product of float32 matrices; all threads by default."""
     import numpy as np
     from threadpoolctl import threadpool_limits
 

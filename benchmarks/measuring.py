@@ -1,6 +1,6 @@
-"""What the measuring scripts share: timing in turns, workers in fresh processes, and a batch without meaning.
+"""Shared parts of the measuring scripts: timing in turns, workers in fresh processes, and a batch of noise.
 
-It loads Python's own library alone, so that an interpreter without busseg can be a worker, too.
+It loads only Python's own library, so that an interpreter without busseg can be a worker, too.
 """
 
 import importlib
@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
-# What the command line of busseg sets before it loads Keras; see `busseg.cli.program.starting_keras`.
+# Variables that the command line of busseg sets before it loads Keras; see `busseg.cli.program.starting_keras`.
 AS_BUSSEG = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "1"}
 
 # === Timing ===
@@ -49,7 +49,7 @@ def spread(values):
 
 
 class Worker:
-    """A Python process that builds something once, then does it as often as asked and tells how long it took.
+    """A Python process that builds something once, then repeats its work on request and returns the time.
 
     Two of them can be timed in turns: the one not asked sleeps.
 
@@ -127,7 +127,7 @@ def serve(maker):
 
 
 def noise(image_size, batch_size):
-    """A batch without meaning: images and masks, both `(batch, size, size)` float32, and the numbers of classes."""
+    """A batch of noise: images and masks, both `(batch, size, size)` float32, and the numbers of classes."""
     import numpy as np
 
     random = np.random.default_rng(0)
@@ -139,7 +139,7 @@ def noise(image_size, batch_size):
 
 
 def loop_over_files(inputs, out, size, lesion_of):
-    """What a script does for each file: read, resize, predict, threshold, back to native size, write mask and overlay.
+    """The usual loop over files: read, resize, predict, threshold, back to native size, write mask and overlay.
 
     Args:
         inputs: Path of a folder of images.

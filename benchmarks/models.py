@@ -1,4 +1,4 @@
-"""The work that each network asks for: parameters, multiply-adds, and the shortest possible time of a training step.
+"""The work of each network: parameters, multiply-adds, and the shortest possible time of a training step.
 
 A training step costs three forward passes: one forward; one for the gradients of the weights; one for those of the
 feature maps. Frozen layers cost one or, where gradients pass through to layers before them, two. At best each
@@ -13,11 +13,11 @@ from benchmarks.machine import matrix_product
 from benchmarks.measuring import in_fresh_process
 from benchmarks.reporting import measure_and_report, parse_arguments
 
-# What `busseg.models.unet` names the layers behind the encoder.
+# Prefixes of the layers behind the encoder in `busseg.models.unet`.
 BEHIND_ENCODER = ("decoder", "mask", "label")
 ENCODERS = ("plain", "mobilenet_v2", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 ENCODERS += ("efficientnetv2_b0", "densenet121", "resnet50", "convnext_tiny")
-# What the scripts measure: settings of `busseg.models.unet.build_unet`, and the precision it is trained in.
+# The measured networks: settings of `busseg.models.unet.build_unet`, and the precision it is trained in.
 NETWORKS = {encoder: {"encoder": encoder, "depth": 3 if encoder == "convnext_tiny" else 4} for encoder in ENCODERS}
 NETWORKS["as it comes"] = {"encoder": "efficientnet_lite0", "width": 24}
 NETWORKS["fast"] = {
@@ -38,7 +38,7 @@ def measure(networks=tuple(NETWORKS), sizes=(128, 192, 256), batch_size=16):
     Args:
         networks: Names of `NETWORKS`.
         sizes: Sides of the image in pixels.
-        batch_size: Images of the step whose shortest time is told.
+        batch_size: Images of the step whose shortest time is computed.
 
     Returns:
         List of rows.
@@ -52,7 +52,7 @@ def measure(networks=tuple(NETWORKS), sizes=(128, 192, 256), batch_size=16):
 
 
 def count_all(networks, sizes):
-    """A worker's maker: the counts of all networks, told by name, at all sizes."""
+    """A worker's maker: the counts of all networks, given by name, at all sizes."""
     rows = []
     for name in networks:
         for size in sizes:
@@ -76,7 +76,7 @@ def build(precision="float32", **network):
 
 
 def count_multiply_adds(model):
-    """Multiply-adds of one forward pass of one image, told by convolutions and dense layers as they are called.
+    """Multiply-adds of one forward pass of one image, counted in convolutions and dense layers as they are called.
 
     Normalisations, activations and resizing are left out: their time goes with memory, not with arithmetic.
 
@@ -127,7 +127,7 @@ def multiply_adds(layer, input_shape, output_shape):
 
 
 def describe(model, counts):
-    """The columns of a model in the tables: parameters in millions, multiply-adds of one image in thousand millions."""
+    """The columns of a model in the tables: parameters in millions, multiply-adds of one image in billions (GMACs)."""
     step, moving = 0, False
     for (_, layer), count in counts.items():  # in the order of calling
         moving = moving or layer.trainable

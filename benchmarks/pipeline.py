@@ -1,4 +1,4 @@
-"""Images a second that `busseg.training.batches.Batches` prepares, beside the loop that example notebooks write.
+"""Images a second that `busseg.training.batches.Batches` prepares, compared with the loop of example notebooks.
 
 Keras itself asks for the batches, through a network that does nothing with them. Each row is timed in turns with the
 training step of a network, which should never wait for its images: at least five times as many are wanted, which is
@@ -19,7 +19,7 @@ from benchmarks.measuring import Worker, spread, time_in_turns
 from benchmarks.models import NETWORKS
 from benchmarks.reporting import measure_and_report, parse_arguments
 
-EPOCHS = 5  # a turn, in one call of `fit`, whose own start would tell more than the batches
+EPOCHS = 5  # a turn, in one call of `fit`, so that its own start does not dominate
 QUICK = {
     "network": "plain", "size": 96, "batch_size": 4,
     "augmentations": ["card"], "workers": [2], "caches": [True], "phantoms": 10,
@@ -78,7 +78,7 @@ def measure(
 
 @contextmanager
 def dataset(data, phantoms):
-    """The folder of a dataset; one with phantoms, for a while, if None is told."""
+    """The folder of a dataset; for None, a temporary one with phantoms."""
     if data:
         yield data
         return

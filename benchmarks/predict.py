@@ -1,6 +1,6 @@
-"""`busseg predict`, files in and files out, against the scripts that people write; and what it takes at any length.
+"""`busseg predict`, files in and files out, against common scripts; and its time and memory by number of files.
 
-Busseg runs the models that it ships. The peers see each image and its mirror image, as `best` does: the usual loop with
+busseg runs its shipped models. The peers see each image and its mirror image, as `best` does: the usual loop with
 Keras' `predict` runs the same networks with new weights, the usual one with PyTorch a network of their multiply-adds.
 All read image files, and write for each a mask and an overlay of the native size. Then the command itself, as a process
 of its own: wall time and peak memory for folders of several lengths, filled with copies. Without DATA, phantoms are
@@ -49,7 +49,7 @@ def measure(
         encoder: That of the peer on PyTorch; see `benchmarks.torch_peer.FINEST`.
         repeats: Number of turns of each.
         torch_python: Interpreter that has segmentation_models_pytorch.
-        plot: Path of a picture to draw of the lengths; None draws none.
+        plot: Path of a plot of the lengths to draw, or None.
 
     Returns:
         List of rows; a row of what was skipped says why.
@@ -64,8 +64,8 @@ def measure(
         for length in track(lengths, "Predicting folders"):
             scans = _fill(Path(place) / f"{length}", sources, length)
             command = [*BUSSEG, "predict", str(scans), "--out", f"{{out}}/{length}-predicted"]
-            told = run_in_small_process(command, made=place, out=place)
-            measured.append({"what": f"busseg predict, {length} files", "files": length, **told})
+            run = run_in_small_process(command, made=place, out=place)
+            measured.append({"what": f"busseg predict, {length} files", "files": length, **run})
             shutil.rmtree(scans)
             shutil.rmtree(Path(place) / f"{length}-predicted")
     if plot:
@@ -116,7 +116,7 @@ def _against_the_limit(name, repeats):
     return {**row, "times the limit's time": spread([s / shortest for s in seconds])}
 
 
-# === What is timed ===
+# === Timed work ===
 def busseg_files(inputs, out, name="best"):
     """A worker's maker: predicts a folder as the command does, by a model that ships."""
     from busseg.inference.batch import predict_files
@@ -134,7 +134,7 @@ def busseg_files(inputs, out, name="best"):
 
 
 def shipped(name):
-    """A shipped model's side, and its multiply-adds, in thousand millions, of one image and its mirror image."""
+    """A shipped model's side, and its multiply-adds, in billions, of one image and its mirror image."""
     from benchmarks.models import count_multiply_adds
 
     networks = networks_like(name)
@@ -175,7 +175,7 @@ def keras_files(inputs, out, size):
     )
 
 
-# === The picture ===
+# === Plot ===
 def draw(rows, path):
     """Draw wall time and peak memory against the number of files."""
     from matplotlib.figure import Figure
@@ -200,7 +200,7 @@ def main():
         ("--encoder", {"choices": FINEST, "help": "of the peer on PyTorch (mobilenet_v2)"}),
         ("--repeats", {"type": int, "help": "turns (5)"}),
         ("--torch-python", {"help": "interpreter that has segmentation_models_pytorch (this one)"}),
-        ("--plot", {"type": Path, "help": "picture to draw of the lengths"}),
+        ("--plot", {"type": Path, "help": "plot of the lengths to draw"}),
     )
     measure_and_report("predict", measure, settings, path)
 

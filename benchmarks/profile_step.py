@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: seconds by kind of operation, as TensorFlow's own profiler saw them.
+"""The time of a training step by kind of operation, from TensorFlow's own profiler.
 
 Operations run side by side on the cores, so their times add up to more than the step's.
 

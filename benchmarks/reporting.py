@@ -1,4 +1,4 @@
-"""What the measuring scripts are asked and what they tell: options, aligned tables, JSON, facts of the machine."""
+"""Shared input and output of the measuring scripts: options, aligned tables, JSON, facts of the machine."""
 
 import argparse
 import importlib.metadata
@@ -23,20 +23,20 @@ def parse_arguments(doc, quick, *options):
         options: `(name, dict for add_argument)`, each a setting of `measure` of the same name.
 
     Returns:
-        `(settings, path)`: the settings that were told, and where to write JSON, or None.
+        `(settings, path)`: the settings given on the command line, and the path of the JSON file, or None.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, details in options:
         parser.add_argument(name, **{"default": argparse.SUPPRESS if name.startswith("-") else None, **details})
     parser.add_argument("--quick", action="store_true", help="small settings, to see that it works")
     parser.add_argument("--json", type=Path, metavar="PATH", help="JSON file to write")
-    told = vars(parser.parse_args())
-    path, small = told.pop("json"), told.pop("quick")
-    return {**(quick if small else {}), **told}, path
+    given = vars(parser.parse_args())
+    path, small = given.pop("json"), given.pop("quick")
+    return {**(quick if small else {}), **given}, path
 
 
 def measure_and_report(name, measure, settings, path=None):
-    """Run the `measure` of a script; report the rows, and the settings, also those that were left as they are."""
+    """Run the `measure` of a script; report the rows and all settings, with their defaults."""
     defaults = {key: value.default for key, value in inspect.signature(measure).parameters.items()}
     report(name, measure(**settings), {**defaults, **settings}, path)
 
@@ -58,7 +58,7 @@ def _told(values):
 
 
 def environment_facts():
-    """The machine and the versions that a figure hangs on; nothing is imported to tell them."""
+    """The machine and the versions that a figure depends on, found without importing the packages."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -74,7 +74,7 @@ def processor():
 
 
 def cpuinfo():
-    """What Linux tells about the first core, as a dict; empty elsewhere."""
+    """Linux's facts about the first core, as a dict; empty on other systems."""
     path = Path("/proc/cpuinfo")
     text = path.read_text().split("\n\n")[0] if path.exists() else ""
     pairs = (line.partition(":") for line in text.splitlines())

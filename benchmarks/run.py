@@ -1,6 +1,6 @@
-"""Run all the scripts that measure the machine and busseg on it, one after the other, and keep what they find.
+"""Run all scripts that measure the speed of the machine and of busseg, one after the other, and keep their results.
 
-With `--quick` each takes small settings, a few minutes in all, to see that everything runs; the figures say little.
+With `--quick` each uses small settings, a few minutes in all, to check that everything runs; the figures mean little.
 
 Example: python -m benchmarks.run --quick --out benchmark-results
 """
@@ -24,20 +24,20 @@ def main():
     parser.add_argument("--only", nargs="+", choices=SCRIPTS, default=SCRIPTS, metavar="NAME", help="which scripts")
     parser.add_argument("--out", type=Path, default=Path("benchmark-results"), help="folder for a JSON file a script")
     parser.add_argument("--torch-python", default=sys.executable, help="interpreter with segmentation_models_pytorch")
-    told = vars(parser.parse_args())
+    arguments = vars(parser.parse_args())
     failed = []
-    for name in told["only"]:
+    for name in arguments["only"]:
         script, start = importlib.import_module(f"benchmarks.{name}"), time.perf_counter()
         takes = inspect.signature(script.measure).parameters
-        settings = {key: told[key] for key in ("data", "torch_python") if key in takes}
-        settings |= script.QUICK if told["quick"] else {}
+        settings = {key: arguments[key] for key in ("data", "torch_python") if key in takes}
+        settings |= script.QUICK if arguments["quick"] else {}
         try:
-            measure_and_report(name, script.measure, settings, told["out"] / f"{name}.json")
-        except RuntimeError as error:  # of a worker; the other scripts go on
+            measure_and_report(name, script.measure, settings, arguments["out"] / f"{name}.json")
+        except RuntimeError as error:  # of a worker; the other scripts continue
             failed.append(name)
             print(f"\n{name} failed: {error}", file=sys.stderr)
         print(f"{name} took {time.perf_counter() - start:.0f} s")
-    print(f"\nWrote {told['out']}")
+    print(f"\nWrote {arguments['out']}")
     sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
 
 

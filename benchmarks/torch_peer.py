@@ -157,7 +157,7 @@ def describe(model, image_size):
 
 
 def count_multiply_adds(model, image_size):
-    """Multiply-adds of one forward pass of one image, told by convolutions and dense layers as they are called.
+    """Multiply-adds of one forward pass of one image, counted in convolutions and dense layers as they are called.
 
     The model is left as it is for predictions, not for training.
     """

@@ -1,4 +1,4 @@
-"""Images a second of a training step, by network and size, each beside a reference that is timed in turns with it.
+"""Images a second of a training step, by network and size, each timed in turns with a reference.
 
 A step is Keras' own, on a batch that lies in memory: forward, losses and metrics of the recipe, backward, optimizer.
 Where segmentation_models_pytorch is installed, its U-Net is timed, too: with its own decoder, and with one narrowed to

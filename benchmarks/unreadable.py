@@ -1,9 +1,9 @@
-"""What a shipped model calls unreadable: foreign pictures, which it should, and scans, which it should not.
+"""Images that a shipped model calls out of distribution: images of other things should be, and scans should not.
 
-Foreign are the sample photographs of scikit-image, scikit-learn and Matplotlib, and cut-outs of them; drawn pages of
-text; noise; and blank or shaded frames. All are read as grey values, so colour gives nothing away. DATA are folders of
-scans, each a row. Scans that the model was trained with say little: `busseg release` reports the share of them that is
-flagged out of fold.
+The other images are the sample photographs of scikit-image, scikit-learn and Matplotlib, and cut-outs of them; drawn
+pages of text; noise; and blank or shaded frames. All are read as grey values, so colour is no clue. DATA are folders
+of scans, each a row. The model's own training scans mean little here: `busseg release` reports the share of them that
+is flagged out of fold.
 
 Example: python -m benchmarks.unreadable data/stu --json unreadable.json
 """
@@ -53,8 +53,8 @@ def measure(data=(), count=16, model="best"):
     for kind, images in kinds.items():
         found = [p for i in range(0, len(images), 16) for p in predictor.predict_batch(images[i : i + 16])]
         flagged = sum(not prediction.in_distribution for prediction in found)
-        told = spread([prediction.ood_score for prediction in found])
-        rows.append({"kind": kind, "images": len(found), "flagged": flagged, "ood_score": told})
+        scores = spread([prediction.ood_score for prediction in found])
+        rows.append({"kind": kind, "images": len(found), "flagged": flagged, "ood_score": scores})
     return rows
 
 

@@ -19,7 +19,7 @@ from busseg.training.losses import DiceLoss
 from busseg.training.metrics import CleanNormalRate, LesionDice
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("data", nargs="?", help="dataset folder; phantoms are drawn if it is not told")
+parser.add_argument("data", nargs="?", help="dataset folder; without it, phantoms are drawn")
 parser.add_argument("--size", type=int, default=64, help="side of the model's square in pixels")
 parser.add_argument("--epochs", type=int, default=8)
 parser.add_argument("--out", default="runs/example.keras", help="file for the trained model")
@@ -28,14 +28,14 @@ arguments = parser.parse_args()
 with tempfile.TemporaryDirectory() as folder:
     if arguments.data is None:
         write_phantoms(folder, per_class=60)
-    # One fold of five. Copies of an image never stand in two parts.
+    # One fold of five. Copies of an image are never in two parts.
     split = grouped_splits(find_samples(arguments.data or folder))[0]
     keras.utils.set_random_seed(0)
     train = Batches(split.train, arguments.size, batch_size=8, augmentation="card", shuffle=True)
     validation = Batches(split.validation, arguments.size, batch_size=8)
     test = Batches(split.test, arguments.size, batch_size=8)
 
-    # One input, two answers: `mask` says where the lesion is, `label` which class the image.
+    # One input, two outputs: `mask` is where the lesion is, `label` the class of the image.
     model = build_unet(image_size=arguments.size, width=8)
     model.compile(
         optimizer=keras.optimizers.Adam(2e-3),

@@ -19,8 +19,8 @@ from busseg.inference.predictor import Predictor
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("model", nargs="?", default="runs/example.keras", help="run folder, .keras file or SavedModel")
-parser.add_argument("data", nargs="?", help="dataset folder; phantoms are drawn if it is not told")
-parser.add_argument("--out", default="runs/example-evaluation", help="folder for tables and pictures")
+parser.add_argument("data", nargs="?", help="dataset folder; without it, phantoms are drawn")
+parser.add_argument("--out", default="runs/example-evaluation", help="folder for tables and figures")
 arguments = parser.parse_args()
 if arguments.model == parser.get_default("model") and not Path(arguments.model).exists():
     subprocess.run([sys.executable, Path(__file__).with_name("01_train_unet.py")], check=True)
@@ -29,7 +29,7 @@ with tempfile.TemporaryDirectory() as folder:
     if arguments.data is None:
         write_phantoms(folder, per_class=10, seed=1)
     samples = find_samples(arguments.data or folder)
-    # A run knows its parts. Scores on images it was trained with say how much it has learnt by heart.
+    # A run's folder holds its parts. The scores on its training images show how much it memorised.
     splits = Path(arguments.model) / "splits.csv"
     parts = {"all": samples}
     if splits.exists():
@@ -38,4 +38,4 @@ with tempfile.TemporaryDirectory() as folder:
     summary, _ = evaluate(Predictor(arguments.model), parts, arguments.out)
 
 print(format_summary(summary))
-print(f"Pictures are in {arguments.out}/figures")
+print(f"Figures are in {arguments.out}/figures")

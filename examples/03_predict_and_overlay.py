@@ -1,4 +1,4 @@
-"""Predict one image: its class, its lesion, and a picture of both.
+"""Predict one image: its class, its lesion, and an overlay of the lesion.
 
 python examples/03_predict_and_overlay.py                     the model of example 01, on a new phantom
 python examples/03_predict_and_overlay.py runs/card scan.png
@@ -16,8 +16,8 @@ from busseg.inference.predictor import Predictor
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("model", nargs="?", default="runs/example.keras", help="run folder, .keras file or SavedModel")
-parser.add_argument("image", nargs="?", help="image file; a phantom is drawn if it is not told")
-parser.add_argument("--out", default="runs/example-overlay.png", help="file for the picture")
+parser.add_argument("image", nargs="?", help="image file; without it, a phantom is drawn")
+parser.add_argument("--out", default="runs/example-overlay.png", help="file for the overlay")
 arguments = parser.parse_args()
 if arguments.model == parser.get_default("model") and not Path(arguments.model).exists():
     subprocess.run([sys.executable, Path(__file__).with_name("01_train_unet.py")], check=True)

@@ -24,9 +24,9 @@ if arguments.model == parser.get_default("model") and not Path(arguments.model).
     subprocess.run([sys.executable, Path(__file__).with_name("01_train_unet.py")], check=True)
 
 difference = export_saved_model(arguments.model, arguments.out)
-print(f"Wrote {arguments.out}; its answers differ from the source's by at most {difference:.0e}")
+print(f"Wrote {arguments.out}; its outputs differ from the source's by at most {difference:.0e}")
 
-# From here on nothing of busseg is needed but the picture.
+# From here on, busseg only draws the image.
 serve = tf.saved_model.load(arguments.out).signatures["serving_default"]
 size = serve.structured_input_signature[1]["image"].shape[1]
 square = fit_to_square(draw_phantom("malignant", seed=1000)[0], size)

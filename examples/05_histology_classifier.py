@@ -1,8 +1,8 @@
-"""Tell benign from malignant tissue, on patients that were not learnt from, and see where the network looks.
+"""Classify histology as benign or malignant, on patients that are new to the network, and draw its attention.
 
-python examples/05_histology_classifier.py                    made-up tissue, a minute
+python examples/05_histology_classifier.py                    synthetic histology, a minute
 python examples/05_histology_classifier.py data/breakhis      real slides, by the recipe histology, for hours
-python examples/05_histology_classifier.py --matrix           a network a magnification, each tested at all of them
+python examples/05_histology_classifier.py --matrix           a network for each magnification, each tested at all
 """
 
 import argparse
@@ -24,15 +24,17 @@ from busseg.inference.runtimes import load_keras
 from busseg.training.fit import fit
 from busseg.training.recipe import Recipe, load_recipe
 
-# For made-up tissue; for real slides there is the packaged recipe.
+# For synthetic histology; real slides use the packaged recipe.
 QUICK = Recipe(
     task="histology", image_size=64, width=8, depth=3, cbam=True, augmentation="stain", label_loss="crossentropy",
     epochs=12, batch_size=8, learning_rate=3e-3, warmup_epochs=1,
 )  # fmt: skip
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("data", nargs="?", help="folder of BreaKHis; tissue is made up if it is not told")
-parser.add_argument("--out", default="runs/example-histology", help="folder for the runs, the scores and the pictures")
+parser.add_argument("data", nargs="?", help="folder of BreaKHis; without it, synthetic histology is drawn")
+parser.add_argument(
+    "--out", default="runs/example-histology", help="folder for the runs, the scores and the attention maps"
+)
 parser.add_argument("--matrix", action="store_true", help="also train at each magnification, and test at all")
 arguments = parser.parse_args()
 out = Path(arguments.out)
@@ -59,7 +61,7 @@ with tempfile.TemporaryDirectory() as folder:
         image = read_image(sample.image, colour=True)
         for name, attention in spatial_attention(network, image).items():
             write_image(out / "attention" / f"{sample.image.stem}-{name}.png", draw_heat(image, attention))
-    print(f"Where the network looks is in {out / 'attention'}")
+    print(f"Attention maps are in {out / 'attention'}")
 
     if arguments.matrix:
         rows_of = {}

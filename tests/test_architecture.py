@@ -1,6 +1,7 @@
 """The rooms of busseg: who may import whom, and what each may load. Reads the sources, imports nothing of them."""
 
 import ast
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -294,3 +295,16 @@ def test_offending_source_is_caught(path, source, expected):
 
 def test_file_of_400_lines_is_allowed():
     assert violations({**CLEAN, "busseg/data/new.py": "a = 1\n" * 400}) == []
+
+
+# === The walks of CONTRIBUTING.md ===
+def test_every_hop_of_the_walks_is_a_function_of_its_file():
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    hops = re.findall(r"^\d+\. `(busseg/[\w/]+\.py)`: `(\w+)`", text, re.MULTILINE)
+    sources = read_package()
+    missing = [
+        f"{path}: {name}"
+        for path, name in hops
+        if name not in {n.name for n in ast.walk(ast.parse(sources[path])) if isinstance(n, ast.FunctionDef)}
+    ]
+    assert (len(hops), missing) == (2 * 15, [])
