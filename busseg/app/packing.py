@@ -5,9 +5,10 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from busseg.inference.batch import fields, predict_files
+from busseg.inference.batch import predict_files
 from busseg.inference.frames import count_frames
 from busseg.inference.inputs import find_inputs
+from busseg.inference.records import fields
 from busseg.storage.files import write_csv
 from busseg.storage.run_folder import PREDICTIONS
 
