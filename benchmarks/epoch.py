@@ -65,7 +65,7 @@ def build_epoch(network, **settings):
 
     from benchmarks.models import build
     from benchmarks.pipeline import build_batches
-    from busseg.training.fit import compile_model
+    from busseg.training.network import compile_model
     from busseg.training.recipe import Recipe
 
     keras.utils.set_random_seed(0)

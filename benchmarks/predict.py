@@ -146,7 +146,7 @@ def networks_like(name):
     """The networks of a shipped model, with new weights, which take as long as trained ones."""
     from dataclasses import replace
 
-    from busseg.training.fit import build_model
+    from busseg.training.network import build_model
     from busseg.training.recipe import load_recipe
 
     return [build_model(replace(load_recipe(recipe), weights="none")) for recipe in NETWORKS[name]]

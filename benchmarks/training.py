@@ -78,7 +78,7 @@ def build_step(image_size, batch_size, **network):
 
     from benchmarks.models import build, count_multiply_adds, describe
     from busseg.data.sample import LABEL, MASK
-    from busseg.training.fit import compile_model
+    from busseg.training.network import compile_model
     from busseg.training.recipe import Recipe
 
     keras.utils.set_random_seed(0)

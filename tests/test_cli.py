@@ -851,7 +851,7 @@ def test_other_recipe_cannot_go_on_with_a_run(call, tiny_run, phantom_folder, re
 @pytest.mark.parametrize(
     ("verb", "files", "found"),
     [
-        ("train", ["recipe.toml", "environment.json"], "found another run; resume goes on with it: "),
+        ("train", ["recipe.toml", "environment.json"], "found another run; resume continues it: "),
         ("train", ["thesis.tex"], "found other files: "),
         ("evaluate", ["recipe.toml"], "found other files: "),
         ("predict", ["recipe.toml"], "found other files: "),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from busseg.explain.occlusion import occlusion
 from busseg.imaging.dicom import Scan
 from busseg.imaging.dicom_seg import write_segmentation
+from busseg.inference import records
 from busseg.inference.frames import find_frames, predict_frame
 from busseg.inference.overlay import draw_heat
 from busseg.inference.predictor import OUT_OF_DISTRIBUTION, THRESHOLD, Prediction, Predictor
@@ -200,12 +201,9 @@ def facts(answer: Answer) -> dict:
     """The content of an answer as a dict for JSON.
 
     Returns:
-        Dict with `file`, `frame` and `frames`, `label`, `probabilities` (class to number), `threshold`, `width` and
-        `height` of the image, `lesion_px`, `lesion_mm2` (None if the image has no scale), `lesion_fraction`, `box`
-        (left, top, width, height in pixels, or None), `contours` (lists of x, y), `uncertainty`, `regions` (the regions
-        of a DICOM frame that were predicted, empty for the whole frame; None for other images), `warning` (None, or why
-        not to trust the answer, such as `OUT_OF_DISTRIBUTION`), and `mask`: a PNG of native size, 0/255, as a `data:`
-        address.
+        Dict with `file`, `frame` and `frames`, `threshold`, `width` and `height` of the image, those of
+        `inference.records.facts`, the answer's `warnings` in one line as `warning`, and `mask`: a PNG of native size,
+        0/255, as a `data:` address.
     """
     prediction = answer.prediction
     height, width = answer.image.shape
@@ -213,18 +211,10 @@ def facts(answer: Answer) -> dict:
         "file": answer.name,
         "frame": answer.frame,
         "frames": answer.frames,
-        "label": prediction.label,
-        "probabilities": {name: round(float(p), 6) for name, p in zip(answer.classes, prediction.probabilities)},
         "threshold": answer.threshold,
         "width": width,
         "height": height,
-        "lesion_px": prediction.lesion_px,
-        "lesion_mm2": None if prediction.lesion_mm2 is None else round(prediction.lesion_mm2, 3),
-        "lesion_fraction": round(prediction.lesion_fraction, 6),
-        "box": prediction.box,
-        "contours": [outline.tolist() for outline in prediction.contours],
-        "uncertainty": None if prediction.uncertainty is None else round(prediction.uncertainty, 6),
-        "regions": prediction.regions,
+        **records.facts(prediction, answer.classes),
         "warning": "; ".join(answer.warnings) or None,
         "mask": png_address(prediction.mask * 255),
     }

@@ -6,10 +6,11 @@ import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from busseg.inference.batch import fields, predict_files
+from busseg.inference.batch import predict_files
 from busseg.inference.frames import count_frames
 from busseg.inference.inputs import find_inputs
 from busseg.inference.predictor import Predictor
+from busseg.inference.records import fields
 from busseg.storage.files import write_csv
 from busseg.storage.run_folder import PREDICTIONS
 

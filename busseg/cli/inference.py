@@ -123,7 +123,7 @@ def predict(
 
 
 def _is_malignant(row, sensitivity):
-    from busseg.inference.batch import decision_column
+    from busseg.inference.records import decision_column
 
     # The value is text if the row was read back from the table.
     return sensitivity is not None and str(row[decision_column(sensitivity)]) == "True"

@@ -10,7 +10,7 @@ from busseg.imaging.images import write_image
 from busseg.inference.frames import find_frames, predict_frame
 from busseg.inference.overlay import draw_contour, draw_heat
 from busseg.inference.predictor import Predictor
-from busseg.inference.results import refuse_foreign
+from busseg.inference.results import check_replaceable
 from busseg.storage.claims import claim_folder
 from busseg.storage.files import append_row, flush, replacing, write_csv
 from busseg.storage.run_folder import EXPLANATION, EXPLANATIONS, MODEL
@@ -77,7 +77,7 @@ def explain_files(predictor, network, inputs, out, require_region=False):
         frames = (frame for item in inputs.items() for frame in find_frames(*item, predictor.task, require_region))
         if (out / EXPLANATIONS).exists():
             ahead, frames = tee(frames)
-            refuse_foreign(out, (f"{frame.target}{end}" for frame in ahead for end in _ENDS))
+            check_replaceable(out, (f"{frame.target}{end}" for frame in ahead for end in _ENDS))
         write_csv(out / EXPLANATIONS, FIELDS, [])
         yield from _explain_frames(predictor, network, frames, out)
         flush(out / EXPLANATIONS)

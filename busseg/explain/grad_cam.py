@@ -10,6 +10,7 @@ from busseg.data.sample import LABEL, MASK
 from busseg.imaging.images import fit_to_native, fit_to_square, read_image
 from busseg.inference.predictor import Predictor
 from busseg.models.attention import CBAM
+from busseg.models.unet import skip_connections
 
 
 def spatial_attention(model, image):
@@ -149,11 +150,8 @@ def _heats(network, squares, output, weights, level):
 
 def _feature_map(network, output, level):
     """The feature map of the encoder at a level; see `grad_cam`."""
-    # What takes in a level's skip connection ("concat" takes it first), or pools it for the class.
-    takers = {f"decoder{k}_{end}" for k in range(len(network.layers)) for end in ("from_skip", "concat")}
-    skips = {layer.name: keras.tree.flatten(layer.input)[0] for layer in network.layers if layer.name in takers}
     pooled = {layer.name: layer.input for layer in network.layers if layer.name.startswith("label_average")}
-    levels = [maps[name] for maps in (skips, pooled) for name in sorted(maps)]
+    levels = [*skip_connections(network), *(pooled[name] for name in sorted(pooled))]
     if not levels:
         raise ValueError(f"Expected a network of build_unet or build_classifier, found another one: {network.name}")
     if not -len(levels) <= level < len(levels):

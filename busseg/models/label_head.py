@@ -1,17 +1,22 @@
-"""The head that tells the class."""
+"""The classification head."""
 
+from collections.abc import Sequence
+
+import keras
 from keras import layers
 
 
-def label_head(features, classes, dropout, normalized):
+def label_head(
+    features: Sequence[keras.KerasTensor], classes: int, dropout: float, *, normalized: bool
+) -> keras.KerasTensor:
     """From feature maps to the probabilities of the classes.
 
     Args:
         features: List of tensors `(batch, height, width, channels)`, whose sizes may differ.
         classes: Number of classes.
         dropout: Share of the pooled features dropped, in `[0, 1)`.
-        normalized: Whether the pooled features are brought to one scale. A pretrained network's are of any; large ones
-            would be sure from the first step.
+        normalized: Whether the pooled features are normalized. Those of a pretrained network have any scale; large
+            ones would give extreme probabilities from the first step.
 
     Returns:
         Tensor `(batch, classes)`, named `label`, rows summing to 1.
@@ -26,7 +31,7 @@ def label_head(features, classes, dropout, normalized):
     pooled = []
     for number, x in enumerate(features):
         end = "" if len(features) == 1 else number
-        # The average tells the tissue; the maximum finds a lesion that fills one cell of the bottleneck in twenty.
+        # The average shows the tissue; the maximum finds a lesion that fills one cell of the bottleneck in twenty.
         pooled.append(layers.GlobalAveragePooling2D(name=f"label_average{end}")(x))
         pooled.append(layers.GlobalMaxPooling2D(name=f"label_maximum{end}")(x))
     x = layers.Concatenate(name="label_pool")(pooled)

@@ -1,14 +1,15 @@
-"""What stands between a convolution and its activation."""
+"""Normalization between a convolution and its activation."""
 
 import math
 
+import keras
 from keras import layers
 
 NORMALIZATIONS = ("batch", "group", "none")
 
 
-def normalize(x, normalization, name, **options):
-    """Normalise a feature map.
+def normalize(x: keras.KerasTensor, normalization: str, name: str, **options) -> keras.KerasTensor:
+    """Normalize a feature map.
 
     Args:
         x: Tensor `(batch, height, width, channels)`.

@@ -1,25 +1,28 @@
-"""What is built around a trained network before it is used: calibration, a mirror, and a sense for foreign images.
+"""Inference wrappers: ensemble, flip test-time augmentation, temperature, uncertainty, OOD score.
 
-All of it is inside the model, so that Keras and every exported format answer alike.
+They are part of the model, so Keras and every exported format compute the same.
 """
 
 import keras
 import numpy as np
 from keras import layers, ops
+from numpy.typing import NDArray
+
+from busseg.models.unet import skip_connections
 
 
-def average(*networks, flip_tta=False):
-    """Let networks answer as the mean of all their answers.
+def average(*networks: keras.Model, flip_tta: bool = False) -> keras.Model:
+    """An ensemble: the mean of the outputs of networks.
 
-    Class probabilities are averaged as logits, so that a temperature given to the networks is that of the mean, too.
+    Class probabilities are averaged as logits, so a temperature of the networks is also that of the mean.
 
     Args:
-        networks: Each a `keras.Model` of `build_unet`. The first one's square is that of the model; for the others the
-            image is resized, and their maps back.
-        flip_tta: Whether each network also answers for the mirror image (flip test-time augmentation).
+        networks: Each a `keras.Model` of `build_unet`. The ensemble takes images of the first one's size; it resizes
+            them for the others, and their masks back.
+        flip_tta: Whether the mean includes each network's outputs for the mirror image (flip test-time augmentation).
 
     Returns:
-        A `keras.Model` of the first one's input and outputs, of which `mask` and `label` are the means.
+        A `keras.Model` with the input and outputs of the first one; `mask` and `label` are the means.
     """
     size = networks[0].input_shape[1]
     image = keras.Input(networks[0].input_shape[1:], name="image")
@@ -28,7 +31,7 @@ def average(*networks, flip_tta=False):
         network = keras.Model(network.input, network.output, name=f"{network.name}{number}")
         scaled = _resize(image, network.input_shape[1])
         if flip_tta:
-            # As one batch, for which the network stands once in an exported file.
+            # One batch, so that an exported file holds the network once.
             both = network(ops.concatenate([scaled, _mirror(scaled)], axis=0))
             answer, flipped = ({name: _halves(x)[half] for name, x in both.items()} for half in (0, 1))
             found = [answer["mask"], _mirror(flipped["mask"])]
@@ -45,8 +48,8 @@ def average(*networks, flip_tta=False):
 
 
 def _mirror(x):
-    # Not `ops.flip`, which tf2onnx turns into ReverseSequence. OpenCV and others lack that; and behind it tf2onnx knows
-    # no sides and writes SAME_UPPER, which OpenCV's new engine misreads.
+    # Not `ops.flip`, which tf2onnx turns into ReverseSequence. OpenCV and others lack it; and after it tf2onnx has no
+    # shapes and writes SAME_UPPER, which OpenCV's new engine misreads.
     return ops.take(x, list(reversed(range(x.shape[2]))), axis=2)
 
 
@@ -55,9 +58,9 @@ def _halves(batch):
 
 
 def _resize(x, size):
-    """Resize maps of one channel, area by area or, where they grow, linearly.
+    """Resize maps of one channel: by area where they shrink, linearly where they grow.
 
-    By matrices, for tf2onnx takes the resizing of Keras for another size.
+    As matrix products, since tf2onnx converts the resizing of Keras to a wrong size.
     """
     old = x.shape[1]
     if old == size:
@@ -71,7 +74,7 @@ def _resize(x, size):
 
 
 def _shares(old, new):
-    """How much each of `old` pixels in a row counts for each of `new` ones: array `(old, new)`."""
+    """Weights of `old` pixels in a row for `new` ones: array `(old, new)`."""
     pixel = np.arange(old)[:, None]
     if new > old:
         centre = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
@@ -81,16 +84,17 @@ def _shares(old, new):
     return np.maximum(overlap, 0) * new / old
 
 
-def add_uncertainty(model):
-    """Let a model tell how likely one of its answers is wrong.
+def add_uncertainty(model: keras.Model) -> keras.Model:
+    """Add an output that estimates how likely the class or the mask is wrong.
+
+    `max(1 - max(label), 1 - m)`, where `m` is the mean probability of the pixels at or above 0.5, and 0 if there are
+    none. Where the first class is the most probable one, `1 - max(label)` alone.
 
     Args:
         model: `keras.Model` with the outputs `mask` and `label`, whose first class is the one without a lesion.
 
     Returns:
-        A `keras.Model` of the same input and outputs, and beside them `uncertainty`, `(batch, 1)` in `[0, 1]`: the
-        larger of what the probability of the class lacks to 1, and, unless that is the first, what the mean probability
-        of the pixels at or above a half lacks; 1 if there are none.
+        A `keras.Model` with the same input and outputs, and `uncertainty`, `(batch, 1)` in `[0, 1]`.
     """
     mask, label = model.output["mask"], model.output["label"]
     inside = ops.cast(mask >= 0.5, mask.dtype)
@@ -101,22 +105,22 @@ def add_uncertainty(model):
 
 
 def _is_normal(label):
-    # In these words ONNX, too, knows whether the first class is the most probable one.
+    # Not argmax: ONNX converts this form.
     return label[:, :1] >= ops.max(label, axis=1, keepdims=True)
 
 
-def make_mask_follow_class(model):
-    """Let the mask of a model agree with its class: an image called normal shows no lesion, any other one shows one.
+def make_mask_follow_class(model: keras.Model) -> keras.Model:
+    """Make the mask agree with the class: no lesion on an image called normal, a lesion on any other.
 
-    Where a lesion is found, the map of its probabilities is scaled so that the most probable pixel has 1; what is below
-    a tenth everywhere is scaled by ten and no further, and may stay below the threshold of a half. Where none is found,
-    it is scaled to stay below it.
+    For a class with a lesion, the mask's probabilities are divided by the largest of them, but multiplied by 10 at
+    most, so a mask whose largest is below 0.05 stays below the threshold of 0.5. For the class without, they are scaled
+    to 0.49 at most.
 
     Args:
         model: `keras.Model` with the outputs `mask` and `label`, whose first class is the one without a lesion.
 
     Returns:
-        A `keras.Model` of the same input and outputs, of which `mask` agrees with `label`.
+        A `keras.Model` with the same input and outputs, of which `mask` agrees with `label`.
     """
     mask, label = model.output["mask"], model.output["label"]
     normal = ops.reshape(_is_normal(label), (-1, 1, 1, 1))
@@ -125,19 +129,19 @@ def make_mask_follow_class(model):
     return keras.Model(model.input, {**model.output, "mask": mask * scale}, name=model.name)
 
 
-def network_inside(model):
-    """The network of `build_unet` that a model was built around, with the weights it shares with it."""
+def network_inside(model: keras.Model) -> keras.Model:
+    """The first network of `build_unet` inside a wrapped model, with shared weights; a bare network as it is."""
     network = next((layer for layer in model.layers if isinstance(layer, keras.Model)), model)
     outputs = {name: network.get_layer(name).output for name in ("mask", "label")}
     return keras.Model(network.input, outputs, name="unet")
 
 
-def set_temperature(model, temperature):
-    """Divide a model's logits of the classes by a number: above 1 its probabilities become less sure.
+def set_temperature(model: keras.Model, temperature: float) -> None:
+    """Divide the logits of the classes by a temperature; above 1 the probabilities become less extreme.
 
     Args:
-        model: `keras.Model` of `build_unet` or `build_classifier`, or one built around several, each of which is given
-            the temperature; changed in place.
+        model: `keras.Model` of `build_unet` or `build_classifier`, or a wrapper around several, each of which gets the
+            temperature; changed in place.
         temperature: Float > 0.
 
     Reference:
@@ -157,11 +161,11 @@ def _label_heads(model):
             yield layer
 
 
-def texture_features(network):
-    """A model from `image` to the texture that a network's encoder sees in it.
+def texture_features(network: keras.Model) -> keras.Model:
+    """A model from `image` to texture features of a network's encoder.
 
-    That is the mean and the standard deviation of every feature map of the two coarsest skip connections. Finer levels
-    see little, and what the bottleneck sees is of the training images rather than of ultrasound.
+    These are the mean and the standard deviation of every channel of the two coarsest skip connections. Finer levels
+    hold little texture, and the bottleneck is specific to the training images rather than to ultrasound.
 
     Args:
         network: `keras.Model` of `build_unet`.
@@ -170,26 +174,22 @@ def texture_features(network):
         A `keras.Model` from the network's input to `(batch, features)` float32, from fine to coarse, the means of a
         level before its deviations.
     """
-    # What takes in a level's skip connection; "concat" takes it first.
-    takers = {f"decoder{level}_{end}" for level in range(len(network.layers)) for end in ("from_skip", "concat")}
-    skips = {layer.name: keras.tree.flatten(layer.input)[0] for layer in network.layers if layer.name in takers}
-    maps = [ops.cast(skips[name], "float32") for name in sorted(skips)[-2:]]
+    maps = [ops.cast(skip, "float32") for skip in skip_connections(network)[-2:]]
     moments = [moment(x, axis=(1, 2)) for x in maps for moment in (ops.mean, ops.std)]
     return keras.Model(network.input, ops.concatenate(moments, axis=1))
 
 
-def add_ood_score(network, mean, whitening):
-    """Let a network tell how far an image is from those it has learnt from: the Mahalanobis distance of its
-    texture.
+def add_ood_score(network: keras.Model, mean: NDArray, whitening: NDArray) -> keras.Model:
+    """Add an out-of-distribution score: the Mahalanobis distance of an image's texture from the training images.
 
     Args:
         network: `keras.Model` of `build_unet`.
-        mean: Array `(features,)`, of the known images' `texture_features`.
-        whitening: Array `(features, n)`, after which they are spread alike in all directions. Its scale is that of the
-            answer.
+        mean: Array `(features,)`, the mean of the training images' `texture_features`.
+        whitening: Array `(features, n)`: after it they have the same spread in all directions. It sets the scale of
+            the score.
 
     Returns:
-        A `keras.Model` of the same input and outputs, and beside them `ood_score`, `(batch, 1)`, at least 0.
+        A `keras.Model` with the same input and outputs, and `ood_score`, `(batch, 1)`, at least 0.
 
     Reference:
         Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks",

@@ -1,4 +1,4 @@
-"""Reads the arrays of a weights file that PyTorch wrote before its version 1.6, without PyTorch."""
+"""A reader of weights files in the format of PyTorch before 1.6, without PyTorch."""
 
 import os
 import pickle
@@ -6,19 +6,20 @@ from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _STORAGES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
-# What pickle, and who uses what it gave, raises for bytes that are no tensors.
+# What unpickling raises for bytes that are not tensors.
 _BROKEN = (
     pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError
 )  # fmt: skip
 
 
-def read_torch_weights(path):
+def read_torch_weights(path: str | Path) -> dict[str, NDArray]:
     """Read a state dict of float and integer tensors.
 
-    A pickle can run any code. This one may hold tensors and nothing else; whatever else it names is refused unread.
+    A pickle can run any code. This reader accepts tensors only, and refuses any other name without importing it.
 
     Args:
         path: Path of a `.pth` file in PyTorch's legacy format: pickles of a magic number, the protocol, the system, the

@@ -1,4 +1,4 @@
-"""Bilinear upsampling of maps whose size varies from call to call."""
+"""Bilinear upsampling of feature maps of any size."""
 
 import keras
 from keras import layers, ops
@@ -6,16 +6,16 @@ from keras import layers, ops
 
 @keras.saving.register_keras_serializable(package="busseg")
 class BilinearUpSampling(layers.Layer):
-    """What `UpSampling2D(factor, interpolation="bilinear")` computes, also where height and width are None.
+    """`UpSampling2D(factor, interpolation="bilinear")` for inputs whose height and width may be None.
 
-    In TensorFlow's graphs Keras' own layer refuses these: https://github.com/keras-team/keras/pull/22079. Here pixels
-    are repeated, and the steps between them averaged.
+    Keras' own layer refuses these in TensorFlow's graphs: https://github.com/keras-team/keras/pull/22079. This one
+    repeats pixels and averages the steps between them.
 
     Args:
-        factor: Even integer >= 2, by which height and width grow.
+        factor: Even integer >= 2. Height and width grow by it.
     """
 
-    def __init__(self, factor, **kwargs):
+    def __init__(self, factor: int, **kwargs):
         super().__init__(**kwargs)
         if factor < 2 or factor % 2:
             raise ValueError(f"`factor` must be even and >= 2. Received: factor={factor}")
@@ -26,7 +26,7 @@ class BilinearUpSampling(layers.Layer):
             x = ops.repeat(x, self.factor, axis=axis)
         beyond = (self.factor // 2, self.factor // 2)
         x = ops.pad(x, ((0, 0), beyond, beyond, (0, 0)), mode="symmetric")
-        # One after the other they weigh the pixels by a triangle.
+        # Together the two averages weigh the pixels by a triangle.
         return ops.average_pool(ops.average_pool(x, self.factor, strides=1), 2, strides=1)
 
     def compute_output_shape(self, input_shape):

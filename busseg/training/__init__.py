@@ -1,1 +1,1 @@
-"""How the networks learn: losses, metrics, the recipe and the fit."""
+"""Training: recipe, batches, losses, metrics, fit, calibration."""

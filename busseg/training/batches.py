@@ -1,15 +1,17 @@
-"""Samples -> batches for Keras."""
+"""Batches of samples for Keras."""
 
 import threading
+from collections.abc import Sequence
 from random import Random
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from busseg.data.augmentation import AUGMENTATIONS
 from busseg.data.grey_transfer import match_histogram
 from busseg.data.lesion_free import crop_beside_lesion
-from busseg.data.sample import CLASSES, LABEL, MASK, TASKS
+from busseg.data.sample import CLASSES, LABEL, MASK, TASKS, Sample
 from busseg.imaging.images import fit_to_square, read_image, read_mask
 
 BALANCES = ("none", "weights", "sampling")
@@ -20,77 +22,72 @@ class Batches(keras.utils.PyDataset):
 
     Image: `(batch, size, size, 1)` float32, 0..255. Mask: the same shape, 0 or 1. Label: `(batch, classes)` float32,
     one-hot in the order of the task's classes; the label of a sample without one has weight 0. Images of histology are
-    in colour, `(batch, size, size, 3)`, and have no mask: their batches are `(image, {"label"})`.
+    RGB, `(batch, size, size, 3)`, and have no mask: their batches are `(image, {"label"})`.
 
-    Every batch is a function of seed, epoch and index alone, so workers may finish in any order, and an epoch that is
-    repeated gives the same batches. Give `fit` its `shuffle=False`: by default Keras shuffles the batches of an epoch
-    once more, by a random state that a resumed run does not have.
+    Every batch depends on seed, epoch and index alone, so workers may finish in any order, and a repeated epoch gives
+    the same batches. Call `fit` with `shuffle=False`: by default Keras also shuffles the batches of an epoch, by a
+    random state that a resumed run does not have.
 
     Args:
         samples: Sequence of `Sample`.
-        image_size: Side of the model's square in pixels.
-        batch_size: Samples a batch. The last batch of an epoch may be smaller.
-        augmentation: One of `AUGMENTATIONS`: "none", "card", "strong" or "scanner"; of tissue, "none" or "stain".
+        image_size: Side of the square images in pixels.
+        batch_size: Samples per batch. The last batch of an epoch may be smaller.
+        augmentation: One of `AUGMENTATIONS`: "none", "card", "strong" or "scanner"; for histology "none" or "stain".
         shuffle: Whether each epoch has its own order.
-        balance: How rare classes are brought up: "none"; "weights" weighs each label by the inverse frequency of its
+        balance: Compensation for rare classes: "none"; "weights" weighs each label by the inverse frequency of its
             class; "sampling" draws with repetition, see `balance_power`.
         balance_power: Float in `[0, 1]`. "sampling" draws each source in proportion to this power of its size, and
-            within it each class likewise: 0 draws all equally often, 1 as they come.
-        normals_drawn: Float > 0. "sampling" draws normal images so many times as often as that gives.
-        lesion_free: Share of the images with a lesion, in `[0, 1]`, that are drawn as a crop beside it: a normal image
-            of the same scanner. See `lesion_free.crop_beside_lesion`.
+            within it each class likewise: 0 draws all equally often, 1 keeps their frequencies.
+        normals_drawn: Float > 0. "sampling" multiplies the frequency of normal images by it.
+        lesion_free: Share of the images with a lesion, in `[0, 1]`, that are replaced by a crop beside it: a normal
+            image of the same scanner. See `lesion_free.crop_beside_lesion`.
         grey_transfer: Share of the images, in `[0, 1]`, that get the histogram of an image of another source.
         seed: Integer.
-        epoch: Number of the epoch to begin with. Counts up at the end of each. Keras ends one before its first, so that
-            `fit` begins with `epoch + 1`.
-        cache: Whether to keep the decoded, resized images in memory (2 bytes a pixel, of colours 3).
+        epoch: Number of the first epoch; it counts up at the end of each. Keras ends one before its first, so `fit`
+            starts with `epoch + 1`.
+        cache: Whether to keep the decoded, resized images in memory (2 bytes per pixel, 3 for RGB).
         workers: Number of threads that prepare batches ahead.
         task: One of `TASKS`.
-        devices: Number of devices that share every batch evenly, and so must share `batch_size`. Of shuffled samples up
-            to `devices - 1` are left out of an epoch, others each time. Of samples in order the batches get one size,
-            filled up with images of weight 0, and the others weigh so much more that the means over the batches are
-            those of the samples.
-        process: Number of this process, of `processes` that train together: the batches hold its share only. What it
-            holds is what one process would hold at these places of the whole batch.
-        processes: Number of processes. Each has as many of the devices.
+        devices: Number of devices that share every batch; it must divide `batch_size`. With `shuffle`, each epoch
+            leaves out up to `devices - 1` samples, others each time. Without, all batches have one size, padded with
+            images of weight 0; the other weights grow so that means over the batches are means over the samples.
+        process: Number of this process among `processes` that train together. Its batches hold its share only: the
+            samples that one process would have at these places of the whole batch.
+        processes: Number of processes. Each has the same number of devices.
     """
 
     def __init__(
         self,
-        samples,
-        image_size,
-        batch_size,
-        augmentation="none",
-        shuffle=False,
-        balance="none",
-        balance_power=0.0,
-        normals_drawn=1.0,
-        lesion_free=0.0,
-        grey_transfer=0.0,
-        seed=0,
-        epoch=0,
-        cache=True,
-        workers=1,
-        task="ultrasound",
-        devices=1,
-        process=0,
-        processes=1,
+        samples: Sequence[Sample],
+        image_size: int,
+        batch_size: int,
+        augmentation: str = "none",
+        *,
+        shuffle: bool = False,
+        balance: str = "none",
+        balance_power: float = 0.0,
+        normals_drawn: float = 1.0,
+        lesion_free: float = 0.0,
+        grey_transfer: float = 0.0,
+        seed: int = 0,
+        epoch: int = 0,
+        cache: bool = True,
+        workers: int = 1,
+        task: str = "ultrasound",
+        devices: int = 1,
+        process: int = 0,
+        processes: int = 1,
     ):
         super().__init__(workers=workers)
         if not samples:
             raise ValueError("Expected at least one sample, found none")
         if shuffle and len(samples) < devices:
             raise ValueError(f"Expected at least a sample for each of {devices} devices, found {len(samples)}")
-        for name, value, allowed in (
-            ("augmentation", augmentation, AUGMENTATIONS),
-            ("balance", balance, BALANCES),
-            ("task", task, TASKS),
-        ):
-            if value not in allowed:
-                raise ValueError(f"`{name}` must be one of {', '.join(allowed)}. Received: {name}={value!r}")
+        _check_choice("augmentation", augmentation, AUGMENTATIONS)
+        _check_choice("balance", balance, BALANCES)
+        _check_choice("task", task, TASKS)
         self.samples = tuple(samples)
         self.image_size = image_size
-        self.batch_size = batch_size
         self.augmentation = augmentation
         self.shuffle = shuffle
         self.balance = balance
@@ -102,13 +99,7 @@ class Batches(keras.utils.PyDataset):
         self.epoch = epoch
         self.process = process
         self.processes = processes
-        self._places = len(self.samples)
-        if shuffle:
-            self._places -= self._places % devices
-        elif devices > 1:
-            count = -(-self._places // batch_size)
-            self.batch_size = -(-self._places // (count * devices)) * devices
-            self._places = count * self.batch_size
+        self.batch_size, self._places = _share_among(devices, len(self.samples), batch_size, shuffle=shuffle)
         self._marked = task == "ultrasound"
         self._cache = {} if cache else None
         self._thread = threading.local()
@@ -118,7 +109,7 @@ class Batches(keras.utils.PyDataset):
         self._sources = np.array([s.source for s in self.samples])
 
     def __getstate__(self):
-        """What a copy, or another process, gets: all but the pipelines of this one's threads."""
+        """The state of a copy, or for another process: all but the augmentation pipelines of the threads."""
         return {**self.__dict__, "_thread": None, "_cache": None if self._cache is None else dict(self._cache)}
 
     def __setstate__(self, state):
@@ -134,7 +125,7 @@ class Batches(keras.utils.PyDataset):
         chosen = np.resize(self._order(), self._places)[places]
         images, masks, classes = zip(*(self._drawn(i, place) for i, place in zip(chosen, places)))
         filled = self._places > len(self.samples)
-        # Keras divides by the number of images, those of weight 0 and all.
+        # Keras divides by the number of all images, those of weight 0 included.
         importance = np.float32(self._places / len(self.samples) if filled else 1) * (places < len(self.samples))
         # The label of an unlabelled sample is all zeros; its weight of 0 keeps it out of losses and metrics.
         targets = {LABEL: (np.array(classes)[:, None] == np.arange(self._count)).astype(np.float32)}
@@ -149,12 +140,12 @@ class Batches(keras.utils.PyDataset):
     def on_epoch_end(self):
         self.epoch += 1
 
-    def load(self, index):
+    def load(self, index: int) -> tuple[NDArray, NDArray | None]:
         """Read sample number `index` and fit it to the square.
 
         Returns:
-            `(image, mask)`, both `(size, size)` uint8: 0..255, and 0 or 1. Of tissue the image is `(size, size, 3)` and
-            the mask None.
+            `(image, mask)`, both `(size, size)` uint8: 0..255, and 0 or 1. For histology the image is
+            `(size, size, 3)` and the mask None.
 
         Raises:
             OSError, ValueError: If a file is missing, broken or of the wrong size; see `images`.
@@ -180,7 +171,7 @@ class Batches(keras.utils.PyDataset):
         return random.permutation(count) if self.shuffle else np.arange(count)
 
     def _drawn(self, index, place):
-        """`(image, mask, class)` of sample number `index`, changed at random by its place in the epoch."""
+        """`(image, mask, class)` of sample number `index`, changed randomly, with its place in the epoch as a seed."""
         image, mask = self.load(index)
         label = self._classes[index]
         random = np.random.default_rng([self.seed, self.epoch, place])
@@ -197,18 +188,34 @@ class Batches(keras.utils.PyDataset):
     def _augmented(self, image, mask, place):
         if self.augmentation == "none":
             return image, mask
-        # A pipeline holds its random state, so each thread has its own, set anew for each place of the epoch.
+        # A pipeline holds its random state, so each thread has its own, seeded again for each place of the epoch.
         if not hasattr(self._thread, "augment"):
             self._thread.augment = AUGMENTATIONS[self.augmentation]()
-        # Not by `set_random_seed`: that gives every step of a pipeline the same numbers, so all of them act or none.
+        # Not `set_random_seed`: it gives every step of a pipeline the same numbers, so either all of them act or none.
         numbers = np.random.default_rng([self.seed, self.epoch, place])
         self._thread.augment.set_random_state(numbers, Random(int(numbers.integers(2**63))))
         changed = self._thread.augment(image=image) if mask is None else self._thread.augment(image=image, mask=mask)
         return changed["image"], changed.get("mask")
 
 
+def _check_choice(name, value, allowed):
+    if value not in allowed:
+        raise ValueError(f"`{name}` must be one of {', '.join(allowed)}. Received: {name}={value!r}")
+
+
+def _share_among(devices, count, batch_size, *, shuffle):
+    """`(batch_size, places)`: samples per batch and places per epoch that devices share evenly; see `Batches`."""
+    if shuffle:
+        return batch_size, count - count % devices
+    if devices == 1:
+        return batch_size, count
+    batches = -(-count // batch_size)
+    batch_size = -(-count // (batches * devices)) * devices
+    return batch_size, batches * batch_size
+
+
 def _chances(sources, classes, power):
-    """The chance of each sample to be drawn: array `(n,)` that sums to 1."""
+    """Probability of each sample to be drawn: array `(n,)` that sums to 1."""
     chances = np.zeros(len(sources))
     names, sizes = np.unique(sources, return_counts=True)
     shares = sizes**power / np.sum(sizes**power)

@@ -7,17 +7,17 @@ from keras import ops
 
 
 def _lesion_of(y_true, dtype):
-    """A true mask as a tensor of `dtype` in `[0, 1]`: values above 1, as of masks of 0 and 255, become 1."""
+    """A true mask as a tensor of `dtype` in `[0, 1]`; values above 1 become 1, such as 255 of masks of 0 and 255."""
     return ops.clip(ops.cast(y_true, dtype), 0, 1)
 
 
-def soft_dice(y_true, y_pred, smooth=1.0):
+def soft_dice(y_true: keras.KerasTensor, y_pred: keras.KerasTensor, smooth: float = 1.0) -> keras.KerasTensor:
     """Soft Dice coefficient of each sample.
 
     `(2 * sum(t * p) + smooth) / (sum(t) + sum(p) + smooth)`: an empty mask met by an empty prediction scores 1.
 
     Args:
-        y_true: Tensor `(batch, height, width, 1)`, values 0 or 1; larger ones, as of masks of 0 and 255, count as 1.
+        y_true: Tensor `(batch, height, width, 1)`, values 0 or 1; larger ones, such as 255, count as 1.
         y_pred: Tensor of the same shape, probabilities in `[0, 1]`.
         smooth: Float > 0, in pixels. Added to both parts of the fraction.
 
@@ -43,7 +43,7 @@ class DiceLoss(keras.losses.Loss):
         smooth: Float > 0, in pixels; see `soft_dice`.
     """
 
-    def __init__(self, smooth=1.0, name="dice_loss", **kwargs):
+    def __init__(self, smooth: float = 1.0, name: str = "dice_loss", **kwargs):
         super().__init__(name=name, **kwargs)
         if smooth <= 0:
             raise ValueError(f"`smooth` must be > 0. Received: smooth={smooth}")
@@ -60,10 +60,10 @@ class DiceLoss(keras.losses.Loss):
 class BinaryCrossentropyDiceLoss(DiceLoss):
     """Mean binary cross-entropy of the pixels plus `1 - soft_dice`, per sample.
 
-    The cross-entropy gives every pixel a gradient, which Dice alone denies to a false lesion on a normal image.
+    The cross-entropy gives every pixel a gradient. Dice alone gives none to a false lesion on a normal image.
     """
 
-    def __init__(self, smooth=1.0, name="bce_dice_loss", **kwargs):
+    def __init__(self, smooth: float = 1.0, name: str = "bce_dice_loss", **kwargs):
         super().__init__(smooth=smooth, name=name, **kwargs)
 
     def call(self, y_true, y_pred):
@@ -76,8 +76,8 @@ MASK_LOSSES = {"dice": DiceLoss, "bce_dice": BinaryCrossentropyDiceLoss}
 LABEL_LOSSES = {
     "mae": keras.losses.MeanAbsoluteError,
     "crossentropy": keras.losses.CategoricalCrossentropy,
-    # Asks for 0.93 of the true class, not 1: a network that knows its training part by heart then stays less sure of
-    # what it sees for the first time. https://arxiv.org/abs/1512.00567
+    # The target of the true class is 0.93, not 1, so a network that overfits its training part stays less confident on
+    # new images. https://arxiv.org/abs/1512.00567
     "smooth_crossentropy": partial(keras.losses.CategoricalCrossentropy, label_smoothing=0.1),
     "focal": keras.losses.CategoricalFocalCrossentropy,
 }

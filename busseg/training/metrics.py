@@ -1,7 +1,7 @@
 """Metrics of the mask for `compile`. Those of the label are Keras' own.
 
-Dice and IoU are those of lesions: an image without one has no overlap to measure, so it gets weight 0.
-`CleanNormalRate` counts the false alarms that this would hide.
+Dice and IoU measure lesions: an image without one has no overlap to measure, so it gets weight 0. `CleanNormalRate`
+counts the false alarms that this would hide.
 """
 
 import keras
@@ -11,7 +11,7 @@ from keras import ops
 def _areas(y_true, y_pred, threshold):
     """Overlap, true area and predicted area of each sample, in pixels."""
     lesion = ops.cast(ops.convert_to_tensor(y_pred) >= threshold, "float32")
-    y_true = ops.clip(ops.cast(y_true, "float32"), 0, 1)  # of a mask of 0 and 255, too
+    y_true = ops.clip(ops.cast(y_true, "float32"), 0, 1)  # accepts masks of 0 and 255
     pixels = (1, 2, 3)
     return ops.sum(y_true * lesion, pixels), ops.sum(y_true, pixels), ops.sum(lesion, pixels)
 
@@ -40,7 +40,7 @@ class LesionDice(_MaskMetric):
     A missed lesion scores 0. Images without a lesion do not count.
     """
 
-    def __init__(self, threshold=0.5, name="lesion_dice", **kwargs):
+    def __init__(self, threshold: float = 0.5, name: str = "lesion_dice", **kwargs):
         super().__init__(threshold, name, **kwargs)
 
     def measure(self, overlap, true, predicted):
@@ -52,7 +52,7 @@ class LesionDice(_MaskMetric):
 class LesionIoU(_MaskMetric):
     """Mean IoU of the images that have a lesion: `|T and P| / |T or P|`, P the pixels at or above `threshold`."""
 
-    def __init__(self, threshold=0.5, name="lesion_iou", **kwargs):
+    def __init__(self, threshold: float = 0.5, name: str = "lesion_iou", **kwargs):
         super().__init__(threshold, name, **kwargs)
 
     def measure(self, overlap, true, predicted):
@@ -64,7 +64,7 @@ class LesionIoU(_MaskMetric):
 class CleanNormalRate(_MaskMetric):
     """Share of the images without a lesion on which none is marked: not one pixel at or above `threshold`."""
 
-    def __init__(self, threshold=0.5, name="clean_normal_rate", **kwargs):
+    def __init__(self, threshold: float = 0.5, name: str = "clean_normal_rate", **kwargs):
         super().__init__(threshold, name, **kwargs)
 
     def measure(self, overlap, true, predicted):

@@ -1,4 +1,4 @@
-"""How far each step moves the weights."""
+"""AdamW with a learning rate of its own for the encoder."""
 
 import keras
 
@@ -9,18 +9,18 @@ _HEADS = ("decoder", "mask", "label")
 class SlowEncoderAdamW(keras.optimizers.AdamW):
     """AdamW that moves the encoder in smaller steps than the decoder and the heads.
 
-    What an encoder knows from another task is lost in steps that a decoder of random weights needs to learn anything.
+    Large steps, which a decoder of random weights needs, destroy the pretrained weights of an encoder.
 
     Args:
         encoder_rate: Float >= 0. The encoder's learning rate, as a share of the others'. The decay of weights is the
             same for all.
-        encoder_wait: Int >= 0. The number of first steps in which the encoder does not learn.
+        encoder_wait: Int >= 0. Number of first steps in which the encoder is not trained.
 
     Reference:
         Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, https://arxiv.org/abs/1711.05101
     """
 
-    def __init__(self, encoder_rate=1.0, encoder_wait=0, name="slow_encoder_adamw", **kwargs):
+    def __init__(self, encoder_rate: float = 1.0, encoder_wait: int = 0, name: str = "slow_encoder_adamw", **kwargs):
         super().__init__(name=name, **kwargs)
         for argument, value in (("encoder_rate", encoder_rate), ("encoder_wait", encoder_wait)):
             if value < 0:
@@ -29,7 +29,7 @@ class SlowEncoderAdamW(keras.optimizers.AdamW):
         self.encoder_wait = encoder_wait
 
     def update_step(self, gradient, variable, learning_rate):
-        # TensorFlow hands in its own variable, which does not know its layer.
+        # TensorFlow passes its own variable, whose path lacks the layer.
         path = self._trainable_variables[self._get_variable_index(variable)].path
         if not path.startswith(_HEADS):
             learning_rate = learning_rate * self.encoder_rate

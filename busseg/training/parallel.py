@@ -1,12 +1,13 @@
-"""Several devices that train one network together: every batch is shared among them evenly.
+"""Data-parallel training: several devices share every batch evenly.
 
-Keras on JAX shares by `keras.distribution.DataParallel`, over the devices of one process or of several, on one host or
-more: what is computed is what one device would have computed of the whole batch, statistics of batch normalisation and
-all. TensorFlow shares by its `MirroredStrategy`, over the devices of one process; there each device normalises by the
-statistics of its own share, and the moving ones are the mean of theirs.
+On JAX, `keras.distribution.DataParallel` shares over the devices of one or more processes, on one or more hosts; the
+result equals that of one device with the whole batch, including batch statistics. On TensorFlow, `MirroredStrategy`
+shares over the devices of one process; each device normalizes by the statistics of its own share, and the moving
+statistics are the means over the devices.
 """
 
 import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -19,25 +20,25 @@ class Devices:
     """The devices that train a network.
 
     Args:
-        names: Tuple of their names, such as "gpu:0", those of all processes.
+        names: Tuple of their names, such as "gpu:0", of all processes.
         shared: Whether they share batches. If not, `names` is the one that Keras chooses.
-        processes: Number of processes that they belong to, the same number to each.
-        process: Number of this process. Process 0 keeps the run's folder; the others only compute.
+        processes: Number of processes. Each has the same number of devices.
+        process: Number of this process. Process 0 writes the run's folder; the others only compute.
     """
 
-    names: tuple
+    names: tuple[str, ...]
     shared: bool = False
     processes: int = 1
     process: int = 0
 
     @property
-    def keeps(self):
-        """Whether this process keeps the run's folder."""
+    def keeps(self) -> bool:
+        """Whether this process writes the run's folder."""
         return self.process == 0
 
     @contextmanager
-    def sharing(self):
-        """Build, load, compile and fit a network inside: it is then that of all devices."""
+    def sharing(self) -> Iterator[None]:
+        """A context in which to build, load, compile and fit a network on all devices."""
         if not self.shared:
             scope = nullcontext()
         elif keras.backend.backend() == "jax":
@@ -49,21 +50,21 @@ class Devices:
         with scope:
             yield
 
-    def threads(self, wanted):
-        """Number of threads that may prepare batches, where so many are wanted.
+    def threads(self, wanted: int) -> int:
+        """Number of threads that may prepare batches, at most `wanted`.
 
-        Under a `MirroredStrategy` one: of several, Keras would hand on batches of one epoch to the next.
+        It is 1 under a `MirroredStrategy`: with more, Keras would pass batches of one epoch to the next.
         """
         return 1 if self.shared and keras.backend.backend() == "tensorflow" else wanted
 
-    def agree(self, facts):
-        """Wait for all processes, and make sure that they are about to do the same.
+    def agree(self, facts: object) -> None:
+        """Wait for all processes, and make sure that they train the same.
 
         Args:
-            facts: What must be the same, as something whose `repr` tells it.
+            facts: Value whose `repr` must be the same in all processes.
 
         Raises:
-            ValueError: In every process, if it is not the same.
+            ValueError: In every process, if it is not.
         """
         if self.processes == 1:
             return
@@ -78,8 +79,8 @@ class Devices:
 
 
 @contextmanager
-def apart():
-    """Build a network inside that is no part of the sharing around, and which one process may handle alone."""
+def apart() -> Iterator[None]:
+    """A context outside of the sharing, in which one process may build or save a network alone."""
     distribution = keras.distribution.distribution()
     keras.distribution.set_distribution(None)
     try:
@@ -88,8 +89,8 @@ def apart():
         keras.distribution.set_distribution(distribution)
 
 
-def one_device():
-    """The `Devices` of an ordinary training: the one that Keras chooses."""
+def one_device() -> Devices:
+    """The one device that Keras chooses by default."""
     if keras.backend.backend() == "torch":
         import torch
 
@@ -97,13 +98,15 @@ def one_device():
     return Devices(tuple(keras.distribution.list_devices()[:1]))
 
 
-def all_devices(batch_size, coordinator=None, processes=None, process=None):
-    """Take all devices, of this process or of several, to share batches among them.
+def all_devices(
+    batch_size: int, coordinator: str | None = None, processes: int | None = None, process: int | None = None
+) -> Devices:
+    """All devices, of this process or of several, which share batches.
 
-    With a coordinator it waits for the other processes, and must come before anything is computed.
+    With a coordinator it waits for the other processes, and must be called before Keras computes anything.
 
     Args:
-        batch_size: Number of images a batch, of all devices together.
+        batch_size: Number of images per batch, of all devices together.
         coordinator: Address `HOST:PORT` at which process 0 listens. JAX only.
         processes: Number of processes.
         process: Number of this one.
@@ -112,8 +115,8 @@ def all_devices(batch_size, coordinator=None, processes=None, process=None):
         `Devices`.
 
     Raises:
-        ValueError: If these devices cannot share such batches, or the backend cannot.
-        ConnectionError: If the processes do not find together.
+        ValueError: If these devices cannot share such batches, or the backend shares none.
+        ConnectionError: If the processes cannot connect.
     """
     backend = keras.backend.backend()
     if backend not in ("jax", "tensorflow"):

@@ -1,4 +1,4 @@
-"""A recipe: every choice of a training on one page."""
+"""A recipe: all settings of a training on one page."""
 
 import dataclasses
 import difflib
@@ -38,14 +38,14 @@ _CHOICES = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to train and how. The defaults are the model card's recipe: a plain U-Net, Dice + MAE, its augmentation.
+    """All settings of a training. The defaults are the model card's: a plain U-Net, Dice + MAE, its augmentation.
 
-    What the choices mean is told where they are made: the network's in `models.unet.build_unet` (of tissue in
-    `models.classifier.build_classifier`, which has no decoder and marks no lesion) and `models.serving`, the data's in
-    `training.batches.Batches`, the losses' in `training.losses`.
+    The settings are described where they are used: those of the network in `models.unet.build_unet` (for histology in
+    `models.classifier.build_classifier`, which has no decoder and no mask) and `models.serving`, those of the data in
+    `training.batches.Batches`, those of the losses in `training.losses`.
     """
 
-    task: str = "ultrasound"  # or of tissue: "histology", benign or malignant, or "subtypes", one of eight
+    task: str = "ultrasound"  # or for histology: "histology", benign or malignant, or "subtypes", one of eight
 
     # === Network ===
     image_size: int = 128  # each doubling costs four times the compute
@@ -54,25 +54,25 @@ class Recipe:
     width: int = 16  # two million parameters; the original's 64 costs sixteen times the compute
     depth: int = 4  # four skips, as in the original U-Net
     decoder: str = "concat"
-    frozen: int = 0  # levels of the encoder, from the finest, that keep the weights they begin with
+    frozen: int = 0  # levels of the encoder, from the finest, that keep their initial weights
     frozen_depthwise: bool = False  # the same for the kernels of all the encoder's depthwise convolutions
     fold_batch_norm: bool = False
-    dropout: float = 0.5  # of the pooled features, from which the class is easily learnt by heart
+    dropout: float = 0.5  # of the pooled features, by which the label head overfits easily
     normalization: str = "batch"
     attention_gates: bool = False
     cbam: bool = False
-    flip_tta: bool = False  # whether the trained model answers with the mean of an image and its mirror image
-    mask_follows_class: bool = False  # whether its mask is made to agree with its class
+    flip_tta: bool = False  # whether the trained model predicts the mean over an image and its mirror image
+    mask_follows_class: bool = False  # whether its mask is scaled to agree with its class
 
     # === Data ===
     augmentation: str = "card"
-    magnification: int = 0  # of tissue, the only one to learn from; 0 learns from all
+    magnification: int = 0  # of histology images to train on; 0 trains on all
     balance: str = "none"
     balance_power: float = 0.0  # "sampling" draws sources and classes in proportion to this power of their sizes
-    normals_drawn: float = 1.0  # "sampling" draws normal images so many times as often
-    lesion_free: float = 0.0  # share of lesion images that are drawn as a crop beside the lesion, as normals
+    normals_drawn: float = 1.0  # "sampling" multiplies the frequency of normal images by it
+    lesion_free: float = 0.0  # share of lesion images that are replaced by a crop beside the lesion, as normals
     grey_transfer: float = 0.0  # share of images that get the grey values of another source
-    validation: bool = True  # whether a part chooses the epoch; if not, it is trained with, and the last epoch is kept
+    validation: bool = True  # whether the validation part selects the epoch; if not, it is trained on
 
     # === Losses ===
     mask_loss: str = "dice"
@@ -84,8 +84,8 @@ class Recipe:
     epochs: int = 80
     batch_size: int = 16  # enough for steady batch statistics
     learning_rate: float = 1e-3  # the peak, reached after the warm-up; a cosine brings it to zero
-    head_epochs: int = 0  # the first ones, in which all learns but the encoder
-    encoder_rate: float = 1.0  # the encoder's learning rate, as a share of it; a pretrained one wants a smaller one
+    head_epochs: int = 0  # first epochs in which the encoder is not trained
+    encoder_rate: float = 1.0  # the encoder's learning rate, as a share of it; smaller for a pretrained one
     warmup_epochs: int = 3
     weight_decay: float = 0.01  # decoupled, as in AdamW
     patience: int = 80  # epochs without a better validation loss before training stops
@@ -95,7 +95,7 @@ class Recipe:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            # An integer is a fine float; a bool, though an int to Python, is no number here.
+            # An integer is accepted as a float; a bool, an int to Python, is not.
             allowed = (float, int) if field.type is float else field.type
             if not isinstance(value, allowed) or (isinstance(value, bool) and field.type is not bool):
                 raise ValueError(f"`{field.name}` must be of type {field.type.__name__}. Received: {value!r}")
@@ -115,32 +115,32 @@ class Recipe:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be one of {', '.join(allowed)}. Received: {getattr(self, name)!r}")
         if (self.augmentation == "stain") > (self.task != "ultrasound"):
-            raise ValueError('`augmentation = "stain"` is for the tasks of tissue. Received: task="ultrasound"')
+            raise ValueError('`augmentation = "stain"` is for the histology tasks. Received: task="ultrasound"')
         if self.magnification not in (0, *(MAGNIFICATIONS if self.task != "ultrasound" else ())):
             allowed = ", ".join(map(str, MAGNIFICATIONS))
             raise ValueError(
-                f"`magnification` must be 0, or of tissue one of {allowed}. Received: {self.magnification}"
+                f"`magnification` must be 0, or for histology one of {allowed}. Received: {self.magnification}"
             )
         if self.task != "ultrasound" and (self.flip_tta or self.mask_follows_class):
             raise ValueError(f"`flip_tta` and `mask_follows_class` are for ultrasound. Received: task={self.task!r}")
 
-    def save(self, path):
+    def save(self, path: str | Path) -> None:
         """Write the recipe as TOML."""
         write_text(path, tomli_w.dumps(dataclasses.asdict(self)))
 
 
-def load_recipe(name):
-    """Load a recipe. What it does not set keeps the default.
+def load_recipe(name: str | Path) -> Recipe:
+    """Load a recipe. Settings that it lacks have their defaults.
 
     Args:
-        name: Name of a recipe that comes with the package, such as "card", or path of a TOML file.
+        name: Name of a recipe of the package, such as "card", or path of a TOML file.
 
     Returns:
         A `Recipe`.
 
     Raises:
         FileNotFoundError: If there is no such recipe.
-        ValueError: If the file is no TOML, has an unknown key, or a value that a recipe cannot have.
+        ValueError: If the file is not TOML, has an unknown key, or a value out of its range.
     """
     packaged = sorted(path.name.removesuffix(".toml") for path in _PACKAGED.iterdir())
     path = _PACKAGED / f"{name}.toml" if name in packaged else Path(name)

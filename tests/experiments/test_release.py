@@ -17,7 +17,8 @@ from busseg.inference.predictor import Predictor
 from busseg.inference.runtimes import load_keras
 from busseg.models.serving import add_uncertainty, average
 from busseg.storage.run_folder import PER_IMAGE
-from busseg.training.fit import build_model, fit
+from busseg.training.fit import fit
+from busseg.training.network import build_model
 from busseg.training.recipe import Recipe
 
 RECIPE = Recipe(

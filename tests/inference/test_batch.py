@@ -11,7 +11,7 @@ from PIL import Image
 
 from busseg.data.tissue import write_tissue
 from busseg.imaging.images import read_image, write_image
-from busseg.inference import batch
+from busseg.inference import batch, results
 from busseg.inference.batch import predict_files
 from busseg.inference.inputs import find_inputs
 from busseg.inference.operating_point import tabulate_thresholds
@@ -68,7 +68,7 @@ def test_decision_stands_beside_the_most_probable_class(tmp_path, decided, sensi
     [
         (0.9, 0.75, r"^Expected the column 'malignant_at_0.75', found "),
         (None, 0.75, r"^Expected the column 'malignant_at_0.75', found "),
-        (0.9, None, r"^Expected a table of the same options to go on with, found the column 'malignant_at_0.9': "),
+        (0.9, None, r"^Expected a table of the same options to resume, found the column 'malignant_at_0.9': "),
     ],
 )
 def test_decisions_of_two_sensitivities_do_not_come_into_one_table(tmp_path, decided, before, after, message):
@@ -163,7 +163,7 @@ def test_many_files_of_many_kinds_answer_as_one_by_one(tmp_path, predictor):
         np.testing.assert_array_equal(read_image(tmp_path / "out" / f"{target}_mask.png"), prediction.mask * 255)
 
 
-def test_broken_files_get_a_row_and_the_others_go_on(tmp_path, predictor):
+def test_broken_files_get_a_row_and_the_others_are_predicted(tmp_path, predictor):
     put(tmp_path, "a.png", "z.png")
     (tmp_path / "empty.png").touch()
     (tmp_path / "notes.png").write_text("hello")
@@ -189,7 +189,7 @@ def test_image_that_the_model_has_no_answer_to_gets_a_row_with_its_error(tmp_pat
     assert names(tmp_path / "out") == ["a_mask.png", "a_overlay.png", "predictions.csv", "z_mask.png", "z_overlay.png"]
 
 
-def test_batch_of_broken_files_alone_is_told_too(tmp_path, predictor):
+def test_batch_of_broken_files_alone_gets_its_row_too(tmp_path, predictor):
     (tmp_path / "a.png").touch()
     rows = list(predict_files(predictor, find_inputs([tmp_path / "a.png"]), tmp_path / "out"))
     assert names(tmp_path / "out") == ["predictions.csv"]
@@ -260,116 +260,17 @@ def test_what_cannot_be_drawn_is_the_error_of_its_file(tmp_path, predictor, monk
         return image
 
     put(tmp_path, "scans/a.png", "scans/b.png", "scans/c.png")
-    monkeypatch.setitem(batch._PICTURES, "_overlay.png", fail)
+    monkeypatch.setitem(results.IMAGES, "_overlay.png", fail)
     rows = predict_files(predictor, find_inputs([tmp_path / "scans"]), tmp_path / "out")
-    told = f"Expected results that can be written, found something else (error: two lines): {tmp_path}/scans/b.png"
-    assert [row["error"] for row in rows] == ["", told, ""]
+    error = f"Expected results that can be written, found something else (error: two lines): {tmp_path}/scans/b.png"
+    assert [row["error"] for row in rows] == ["", error, ""]
 
 
-def test_large_images_are_predicted_one_by_one(predictor, monkeypatch):
+def test_large_images_are_predicted_one_by_one(monkeypatch):
     """A batch is cut short where it holds `PIXELS_AHEAD`: here at the second of three images of 60 pixels each."""
     monkeypatch.setattr(batch, "PIXELS_AHEAD", 100)
-    read = [(number, np.zeros((6, 10), np.uint8), None) for number in range(3)]
-    batches = iter(read)
-    assert [[one[0] for one in batch._batch(batches)] for _ in range(3)] == [[0, 1], [2], []]
-
-
-# === Stopping, and going on ===
-class Counting(Predictor):
-    """Counts the images it was asked for; stops the program, as Ctrl-C does, once it has done `most`."""
-
-    def __init__(self, model, most=float("inf")):
-        super().__init__(model)
-        self.asked, self.most = 0, most
-
-    def try_batch(self, images):
-        if self.asked >= self.most:
-            raise KeyboardInterrupt
-        self.asked += len(images)
-        return super().try_batch(images)
-
-
-@pytest.fixture
-def scans(tmp_path):
-    put(tmp_path, *(f"s/{number:03}.png" for number in range(100)))
-    return find_inputs([tmp_path / "s"])
-
-
-def test_stopped_prediction_tells_what_is_done_and_the_next_goes_on(tmp_path, echo_model, scans):
-    whole, out = tmp_path / "whole", tmp_path / "out"
-    expected = list(predict_files(Predictor(echo_model), scans, whole, json_lines=True))
-    with pytest.raises(KeyboardInterrupt):
-        list(predict_files(Counting(echo_model, most=64), scans, out, json_lines=True))
-    done = read_csv(out / "predictions.csv")
-    assert 0 < len(done) <= 64
-    assert [row["file"] for row in done] == [str(path) for path in scans][: len(done)]
-    for row in done:
-        assert (out / f"{scans[Path(row['file'])]}_overlay.png").exists()
-    second = Counting(echo_model)
-    rows = list(predict_files(second, scans, out, resume=True, json_lines=True))
-    assert second.asked == 100 - len(done)
-    assert [{key: str(value) for key, value in row.items()} for row in rows] == read_csv(whole / "predictions.csv")
-    assert len(expected) == len(rows)
-    assert names(out) == names(whole)
-    for name in names(whole):
-        assert (out / name).read_bytes() == (whole / name).read_bytes()
-
-
-def test_row_cut_short_and_one_with_an_error_are_done_again(tmp_path, echo_model):
-    put(tmp_path, "a.png", "b.png", "c.png")
-    (tmp_path / "b.png").write_text("hello")
-    inputs = find_inputs([tmp_path / f"{name}.png" for name in "abc"])
-    list(predict_files(Predictor(echo_model), inputs, tmp_path / "out"))
-    table = tmp_path / "out/predictions.csv"
-    whole = table.read_text()
-    table.write_text(whole[:-5])  # ... "0,0.00"
-    put(tmp_path, "b.png")
-    predictor = Counting(echo_model)
-    rows = list(predict_files(predictor, inputs, tmp_path / "out", resume=True))
-    assert predictor.asked == 2
-    assert [bool(row["error"]) for row in rows] == [False, False, False]
-    assert sorted(row["file"] for row in read_csv(table)) == [str(path) for path in inputs]
-
-
-def test_line_that_is_missing_or_cut_short_is_made_again(tmp_path, echo_model, scans):
-    out = tmp_path / "out"
-    list(predict_files(Predictor(echo_model), scans, out, json_lines=True))
-    whole = (out / "predictions.jsonl").read_text()
-    (out / "predictions.jsonl").write_text(whole[:-9])
-    again = Counting(echo_model)
-    list(predict_files(again, scans, out, resume=True, json_lines=True))
-    assert again.asked == 1
-    assert (out / "predictions.jsonl").read_text() == whole
-
-
-def test_what_was_not_asked_for_before_is_made_and_what_is_no_longer_true_goes(tmp_path, echo_model, scans):
-    out = tmp_path / "out"
-    list(predict_files(Predictor(echo_model), scans, out, json_lines=True))
-    again = Counting(echo_model)
-    list(predict_files(again, scans, out, resume=True, probability_maps=True))
-    assert again.asked == 100
-    assert (out / "007_probability.png").exists()
-    assert not (out / "predictions.jsonl").exists()
-
-
-def test_nothing_is_left_to_do_for_a_prediction_that_is_done(tmp_path, echo_model, scans):
-    list(predict_files(Predictor(echo_model), scans, tmp_path / "out"))
-    before = (tmp_path / "out/predictions.csv").read_text()
-    again = Counting(echo_model)
-    assert len(list(predict_files(again, scans, tmp_path / "out", resume=True))) == 100
-    assert again.asked == 0
-    assert (tmp_path / "out/predictions.csv").read_text() == before
-
-
-def test_only_a_few_images_are_ahead(tmp_path, echo_model, scans):
-    predictor = Counting(echo_model)
-    rows = predict_files(predictor, scans, tmp_path / "out")
-    next(rows)
-    rows.close()
-    assert predictor.asked < 100
-    assert len(names(tmp_path / "out")) < 2 * 100
-    (row,) = read_csv(tmp_path / "out/predictions.csv")
-    assert row["file"] == str(next(iter(scans)))
+    items = iter([batch._Item(number, np.zeros((6, 10), np.uint8)) for number in range(3)])
+    assert [[item.frame for item in batch._batch(items)] for _ in range(3)] == [[0, 1], [2], []]
 
 
 def test_results_that_cannot_be_written_end_it(tmp_path, predictor):
@@ -379,8 +280,8 @@ def test_results_that_cannot_be_written_end_it(tmp_path, predictor):
         list(predict_files(predictor, inputs, tmp_path / "out"))
 
 
-# === Tissue ===
-def test_tissue_has_a_table_and_no_pictures(tmp_path):
+# === Histology ===
+def test_histology_has_a_table_and_no_images(tmp_path):
     write_tissue(tmp_path / "slides", patients=1, images=1)
     (tmp_path / "slides/broken.png").write_text("no image")
     predictor = Predictor(build_classifier(32, 2, "plain", width=4, depth=2))

@@ -11,11 +11,12 @@ import pytest
 from busseg.data.phantom import draw_phantom
 from busseg.data.sample import CLASSES
 from busseg.imaging.images import write_image
-from busseg.inference import batch, ray_engine
+from busseg.inference import ray_engine
 from busseg.inference.batch import predict_files
 from busseg.inference.inputs import find_inputs
 from busseg.inference.predictor import Predictor
 from busseg.inference.ray_engine import predict_files_on_ray
+from busseg.inference.records import fields
 from busseg.storage.files import read_csv, write_csv
 
 pytest.importorskip("ray", reason="needs Ray: pip install busseg[ray]")
@@ -78,10 +79,10 @@ def test_workers_write_what_this_process_would_and_parquet(archive, predictor, c
     table = parquet.read_table(tmp_path / "ray/predictions.parquet")
     kinds = {name: str(table.schema.field(name).type) for name in ("file", "p_benign", "lesion_px", "error")}
     assert kinds == {"file": "string", "p_benign": "double", "lesion_px": "int64", "error": "string"}
-    for told, row in zip(table.to_pylist(), rows, strict=True):
-        assert told["file"] == row["file"]
-        assert told["error"] == (row["error"] or None)
-        assert told["p_benign"] == (float(row["p_benign"]) if row["p_benign"] else None)
+    for typed, row in zip(table.to_pylist(), rows, strict=True):
+        assert typed["file"] == row["file"]
+        assert typed["error"] == (row["error"] or None)
+        assert typed["p_benign"] == (float(row["p_benign"]) if row["p_benign"] else None)
     assert sum(row["error"] != "" for row in rows) == 2
 
 
@@ -89,7 +90,7 @@ def test_workers_write_what_this_process_would_and_parquet(archive, predictor, c
 def test_parquet_has_names_as_they_are_and_no_apostrophes(tmp_path, name):
     from pyarrow import parquet
 
-    columns = batch.fields("ultrasound")
+    columns = fields("ultrasound")
     write_csv(tmp_path / "predictions.csv", columns, [dict.fromkeys(columns, "") | {"file": name, "p_benign": "-1"}])
     ray_engine._write_parquet(tmp_path)
     (row,) = parquet.read_table(tmp_path / "predictions.parquet").to_pylist()
@@ -97,16 +98,16 @@ def test_parquet_has_names_as_they_are_and_no_apostrophes(tmp_path, name):
 
 
 @pytest.mark.slow
-def test_what_is_done_is_not_done_again(archive, predictor, cluster, tmp_path):
+def test_finished_frames_are_not_predicted_again(archive, predictor, cluster, tmp_path):
     first = [*predict_files_on_ray(MODEL, predictor, archive, tmp_path)]
     rows = read_csv(tmp_path / "predictions.csv")
-    pictures = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*_mask.png")}
+    masks = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*_mask.png")}
     write_csv(tmp_path / "predictions.csv", list(rows[0]), rows[:30])  # as a kill leaves it
-    first_mask = next(path for path in sorted(pictures) if "00000" in path.name)
+    first_mask = next(path for path in sorted(masks) if "00000" in path.name)
     first_mask.unlink()
     again = [*predict_files_on_ray(MODEL, predictor, archive, tmp_path, resume=True)]
     assert [row["file"] for row in again] == [row["file"] for row in first]
-    kept = {path.name for path, written in pictures.items() if path.stat().st_mtime_ns == written}
+    kept = {path.name for path, written in masks.items() if path.stat().st_mtime_ns == written}
     done = {f"{Path(row['file']).stem}_mask.png" for row in rows[:30] if not row["error"]}
     assert kept == done - {first_mask.name}
     assert len(read_csv(tmp_path / "predictions.csv")) == len(archive)

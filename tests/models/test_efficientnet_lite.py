@@ -21,7 +21,7 @@ ESPRESSO = 967
 
 def encoder(name="efficientnet_lite0", weights=None, channels=3, depth=4, **options):
     image = keras.Input((None, None, channels))
-    return keras.Model(image, encode(image, name, weights, depth=depth, **options))
+    return keras.Model(image, encode(image, name, weights=weights, depth=depth, **options))
 
 
 def imagenet_file(name):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
@@ -5,25 +7,12 @@ from keras import applications
 
 from busseg.export.check import TOLERANCE
 from busseg.export.formats import FORMATS
-from busseg.models import encoders
-from busseg.models.encoders import ENCODERS, check_encoder, conv_block, deepest, encode, finest_stride
+from busseg.models.encoders import ENCODERS, check_encoder, conv_block, encode
 from busseg.models.normalization import NORMALIZATIONS
 from busseg.models.unet import build_unet
 
 SIZE, WIDTH = 64, 4
 
-# Of each encoder: the channels of its levels, from fine to coarse; the plain one's with `WIDTH`.
-CHANNELS = {
-    "plain": (4, 8, 16, 32, 64),
-    "efficientnet_lite0": (16, 24, 40, 112, 320),
-    "efficientnet_lite1": (16, 24, 40, 112, 320),
-    "efficientnet_lite2": (16, 24, 48, 120, 352),
-    "densenet121": (64, 256, 512, 1024, 1024),
-    "resnet50": (64, 256, 512, 1024, 2048),
-    "efficientnetv2_b0": (16, 32, 48, 112, 192),
-    "mobilenet_v2": (16, 24, 32, 96, 320),
-    "convnext_tiny": (96, 192, 384, 768),
-}
 # Of the networks of `keras.applications`: how to build one, and what it expects of an image.
 REFERENCES = {
     "densenet121": (applications.DenseNet121, applications.densenet.preprocess_input),
@@ -41,7 +30,12 @@ def slow_unless_light(names):
 
 def encoder(name="plain", size=None, channels=1, **options):
     image = keras.Input((size, size, channels))
-    return keras.Model(image, encode(image, name, **{"width": WIDTH, "depth": deepest(name) or 4} | options))
+    return keras.Model(image, encode(image, name, **{"width": WIDTH, "depth": ENCODERS[name].max_depth or 4} | options))
+
+
+def channels_of(name):
+    """Channels of the levels of an encoder, from fine to coarse; the plain one's with `WIDTH`."""
+    return ENCODERS[name].channels or tuple(WIDTH * 2**level for level in range(5))
 
 
 def block(channels, filters, normalization="batch", convolutions=2):
@@ -88,8 +82,9 @@ def answers(model, images):
 # === Every encoder ===
 @pytest.mark.parametrize("name", slow_unless_light(ENCODERS))
 def test_pyramid_is_as_deep_as_wished_and_halves_the_sides_at_every_level(name):
-    sides = [SIZE // finest_stride(name) // 2**level for level in range(len(CHANNELS[name]))]
-    whole = [(side, side, count) for side, count in zip(sides, CHANNELS[name])]
+    channels = channels_of(name)
+    sides = [SIZE // ENCODERS[name].stride(level) for level in range(len(channels))]
+    whole = [(side, side, count) for side, count in zip(sides, channels)]
     for depth in (len(whole) - 1, 1):
         levels = encoder(name, SIZE, depth=depth).output
         assert [tuple(level.shape[1:]) for level in levels] == whole[: depth + 1]
@@ -100,7 +95,7 @@ def network(request):
     """A U-Net behind the encoder, as deep as that goes; to be left as it is."""
     keras.utils.set_random_seed(0)
     name = request.param
-    return shaken(build_unet(SIZE, encoder=name, width=WIDTH, depth=deepest(name) or 4))
+    return shaken(build_unet(SIZE, encoder=name, width=WIDTH, depth=ENCODERS[name].max_depth or 4))
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +228,7 @@ def test_cbam_weighs_what_each_level_gives_and_not_what_the_next_one_takes(name)
     without, attentive = encoder(name, SIZE), encoder(name, SIZE, cbam=True)
     weighed = [layer for layer in attentive.layers if layer.name.endswith("_cbam")]
     assert [layer.name for layer in weighed] == [f"encoder{level}_cbam" for level in range(5)]
-    assert [layer.output.shape[-1] for layer in weighed] == list(CHANNELS[name])
+    assert [layer.output.shape[-1] for layer in weighed] == list(channels_of(name))
     give(attentive, weights_of(without))
     unweighed = keras.Model(attentive.input, [layer.input for layer in weighed])
     for given, expected in zip(unweighed(speckle(SIZE)), without(speckle(SIZE)), strict=True):
@@ -281,11 +276,11 @@ def test_missing_weights_are_named(name, file_name, tmp_path):
         encoder(name, weights=tmp_path / file_name)
 
 
-def test_download_that_fails_is_told(monkeypatch):
+def test_download_that_fails_is_one_line(monkeypatch):
     def build(**_):
         raise Exception("URL fetch failure on https://example.org: None -- Name or service not known")  # Keras' words
 
-    monkeypatch.setitem(encoders._APPLICATIONS, "resnet50", (build, "caffe", ()))
+    monkeypatch.setitem(ENCODERS, "resnet50", replace(ENCODERS["resnet50"], build=build))
     message = r"^Expected to download the ImageNet weights of resnet50, found none \(URL fetch failure on .*\)$"
     with pytest.raises(OSError, match=message):
         encoder("resnet50", weights="imagenet")
@@ -329,7 +324,7 @@ def test_broken_weights_are_refused_in_one_line(weights_file, name, file_name, t
 
 
 def test_plain_encoder_has_no_imagenet_weights():
-    message = f"The encoder plain has no ImageNet weights; those with them are {', '.join(ENCODERS[1:])}"
+    message = f"The encoder plain has no ImageNet weights; those with them are {', '.join([*ENCODERS][1:])}"
     with pytest.raises(ValueError, match=f"^{message}$"):
         encoder("plain", weights="imagenet")
 

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from busseg.models.unet import build_unet
-from busseg.training.fit import compile_model
+from busseg.training.network import compile_model
 from busseg.training.recipe import Recipe
 
 

@@ -22,8 +22,10 @@ from busseg.storage.files import read_csv, write_csv
 from busseg.storage.run_folder import RUN
 from busseg.training import fit as fitting
 from busseg.training.batches import Batches
-from busseg.training.fit import RunKeeper, build_model, compile_model, fit
+from busseg.training.fit import fit
+from busseg.training.network import build_model, compile_model
 from busseg.training.recipe import Recipe, load_recipe
+from busseg.training.run import RunKeeper
 
 # Everything that a resumed run could get wrong: batch normalisation, dropout, sampling, augmentation, warm-up, decay.
 RECIPE = Recipe(
@@ -383,7 +385,7 @@ def test_epoch_that_diverges_is_not_kept_and_those_before_are(tmp_path, split, m
 
 def test_another_run_in_the_folder_is_refused(run, split):
     out, _ = run
-    with pytest.raises(FileExistsError, match=r"^Expected a new folder, found another run; resume goes on with it: "):
+    with pytest.raises(FileExistsError, match=r"^Expected a new folder, found another run; resume continues it: "):
         fit(RECIPE, split, out)
 
 

@@ -4,8 +4,8 @@ from importlib.resources import files
 import pytest
 
 from busseg.models.encoders import ENCODERS
-from busseg.training.fit import build_model
 from busseg.training.losses import LABEL_LOSSES, MASK_LOSSES
+from busseg.training.network import build_model
 from busseg.training.recipe import Recipe, load_recipe
 
 PACKAGED = sorted(path.name.removesuffix(".toml") for path in (files("busseg.training") / "recipes").iterdir())
@@ -166,8 +166,8 @@ def test_unknown_choice_is_refused_with_the_known_ones(name, known):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"augmentation": "stain"}, "is for the tasks of tissue"),
-        ({"magnification": 40}, "`magnification` must be 0, or of tissue one of 40, 100, 200, 400. Received: 40"),
+        ({"augmentation": "stain"}, "is for the histology tasks"),
+        ({"magnification": 40}, "`magnification` must be 0, or for histology one of 40, 100, 200, 400. Received: 40"),
         ({"task": "histology", "magnification": 50}, "`magnification` must be 0, .* Received: 50"),
         ({"task": "histology", "flip_tta": True}, "are for ultrasound. Received: task='histology'"),
         ({"task": "subtypes", "mask_follows_class": True}, "are for ultrasound. Received: task='subtypes'"),

@@ -1,0 +1,112 @@
+"""What a `Prediction` becomes outside of Python: a CSV row, a JSON line, and facts for JSON."""
+
+import json
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+from busseg.data.sample import TASKS
+from busseg.inference.frames import Frame
+from busseg.inference.predictor import OUT_OF_DISTRIBUTION, Prediction
+
+_DIGITS = {"lesion_fraction": 6, "lesion_mm2": 2, "lesion_mm": 2, "uncertainty": 6, "ood_score": 6}  # decimals
+
+
+def fields(task: str, sensitivity: float | None = None) -> tuple[str, ...]:
+    """Columns of `predictions.csv` for a task of `TASKS`, with or without a sensitivity."""
+    ultrasound = task == "ultrasound"
+    decision = () if sensitivity is None else (decision_column(sensitivity),)
+    probabilities = (f"p_{label}" for label in TASKS[task])
+    return (
+        "file",
+        *(("frame", "regions") if ultrasound else ()),
+        "label",
+        *decision,
+        *probabilities,
+        *(("lesion_px", *_DIGITS) if ultrasound else ()),
+        "warning",
+        "error",
+    )
+
+
+def decision_column(sensitivity: float) -> str:
+    """Name of the column that says whether an image counts as malignant, such as `malignant_at_0.95`.
+
+    The name contains the sensitivity, so `resume` cannot mix two sensitivities in one table.
+    """
+    return f"malignant_at_{sensitivity:g}"
+
+
+def facts(prediction: Prediction, classes: Sequence[str]) -> dict:
+    """A prediction as a dict for JSON, rounded.
+
+    Args:
+        prediction: A `Prediction`.
+        classes: Names of the classes, in the order of its probabilities.
+
+    Returns:
+        Dict with `label` and `probabilities` (class to number); for ultrasound `regions`, `lesion_px`,
+        `lesion_fraction`, `lesion_mm2`, `lesion_mm`, `uncertainty`, `ood_score`, `box` (left, top, width, height in
+        pixels) and `contours` (lists of x, y in pixels); the `decision_column`, if a sensitivity was asked for; and
+        `warning`. A value that the `Prediction` lacks is None.
+    """
+    values = {
+        "label": prediction.label,
+        "probabilities": {name: round(float(p), 6) for name, p in zip(classes, prediction.probabilities)},
+    }
+    if prediction.mask is not None:
+        numbers = {name: getattr(prediction, name) for name in _DIGITS}
+        values |= {
+            "regions": prediction.regions,
+            "lesion_px": prediction.lesion_px,
+            **{name: None if x is None else round(float(x), _DIGITS[name]) for name, x in numbers.items()},
+            "box": prediction.box,
+            "contours": [outline.tolist() for outline in prediction.contours],
+        }
+    if prediction.malignant is not None:
+        values[decision_column(prediction.sensitivity)] = prediction.malignant
+    return values | {"warning": prediction.warning}
+
+
+def to_row(frame: Frame, prediction: Prediction, task: str) -> dict:
+    """The CSV row of a prediction: a dict with `fields`, "" where there is no value."""
+    found = facts(prediction, TASKS[task])
+    row = dict.fromkeys(fields(task, prediction.sensitivity), "")
+    row |= {"file": str(frame.path), "label": found["label"], "warning": found["warning"] or ""}
+    row |= {f"p_{label}": f"{p:.6f}" for label, p in found["probabilities"].items()}
+    if prediction.mask is not None:
+        row |= {"frame": frame.number or "", "lesion_px": found["lesion_px"]}
+        row["regions"] = "" if found["regions"] is None else len(found["regions"])
+        row |= {name: f"{found[name]:.{digits}f}" for name, digits in _DIGITS.items() if found[name] is not None}
+    if prediction.malignant is not None:
+        row[decision_column(prediction.sensitivity)] = prediction.malignant
+    return row
+
+
+def to_line(frame: Frame, prediction: Prediction, task: str) -> str:
+    """The line of `predictions.jsonl` of a prediction: `file`, for ultrasound `frame`, and its `facts`."""
+    key = {"file": str(frame.path)} | ({} if prediction.mask is None else {"frame": frame.number})
+    return json.dumps(key | facts(prediction, TASKS[task])) + "\n"
+
+
+def failure(frame: Frame, error: Exception | str, task: str) -> tuple[dict, str]:
+    """Row and line of a frame that has no prediction, or whose results cannot be written."""
+    values = {"file": str(frame.path)} | ({"frame": frame.number} if frame.number else {}) | {"error": str(error)}
+    return dict.fromkeys(fields(task), "") | values, json.dumps(values) + "\n"
+
+
+def is_out_of_distribution(rows: Sequence[Mapping]) -> bool:
+    """Whether a file is `OUT_OF_DISTRIBUTION`: all its frames are, or their median `ood_score` is above 1.
+
+    Args:
+        rows: Rows of the file's frames. Those with an error do not count.
+    """
+    rows = [row for row in rows if not row["error"]]
+    scores = [float(row["ood_score"]) for row in rows if row.get("ood_score")]
+    all_warn = bool(rows) and all(row["warning"].startswith(OUT_OF_DISTRIBUTION) for row in rows)
+    return all_warn or median(scores or [0]) > 1
+
+
+def add_warning(row: Mapping, line: str | None) -> tuple[dict, str | None]:
+    """Put `OUT_OF_DISTRIBUTION` before the warnings of a row and, if there is one, of its line."""
+    warning = "; ".join(filter(None, (OUT_OF_DISTRIBUTION, row["warning"])))
+    return {**row, "warning": warning}, line and json.dumps(json.loads(line) | {"warning": warning}) + "\n"
