@@ -1,6 +1,8 @@
 """What `import busseg` offers."""
 
+import ast
 import inspect
+from pathlib import Path
 
 import pytest
 
@@ -22,3 +24,9 @@ def test_public_names_are_listed_by_dir():
 def test_any_other_name_is_refused_as_python_does():
     with pytest.raises(AttributeError, match="module 'busseg' has no attribute 'segment'"):
         _ = busseg.segment
+
+
+def test_type_checkers_see_the_same_names():
+    stub = ast.parse(Path(busseg.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+    (listed,) = (ast.literal_eval(node.value) for node in stub.body if isinstance(node, ast.Assign))
+    assert listed == busseg.__all__
