@@ -57,7 +57,11 @@ def split(
     check_datasets(data)
     tissue = find_reader(data[0])[0] is breakhis
     samples = read_samples(data, groups, "histology" if tissue else "ultrasound")
-    splits = patient_splits(samples, folds, seed) if tissue else grouped_splits(samples, folds, seed, keep_conflicts)
+    splits = (
+        patient_splits(samples, folds, seed)
+        if tissue
+        else grouped_splits(samples, folds, seed, keep_conflicts=keep_conflicts)
+    )
     write_splits(out, splits, force=force)
     for number, fold in enumerate(splits):
         say(f"fold {number}: " + ", ".join(f"{part} {len(getattr(fold, part))}" for part in PARTS))
