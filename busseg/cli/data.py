@@ -58,7 +58,7 @@ def split(
     if find_reader(data[0])[0] is breakhis:
         splits = patient_splits(read_samples(data, groups, "histology"), folds, seed)
     else:
-        splits = grouped_splits(read_samples(data, groups, "ultrasound"), folds, seed, keep_conflicts)
+        splits = grouped_splits(read_samples(data, groups, "ultrasound"), folds, seed, keep_conflicts=keep_conflicts)
     write_splits(out, splits, force=force)
     for number, fold in enumerate(splits):
         say(f"fold {number}: " + ", ".join(f"{part} {len(getattr(fold, part))}" for part in PARTS))

@@ -9,12 +9,12 @@ import albumentations as A
 import cv2
 
 
-def no_augmentation() -> A.Compose:
+def no_augmentation() -> "A.Compose":
     """Image and mask unchanged."""
     return A.Compose([])
 
 
-def card_augmentation() -> A.Compose:
+def card_augmentation() -> "A.Compose":
     """One of five at random: the image unchanged, or its contrast, brightness, orientation or sharpness changed.
 
     The changes are those of the model card: contrast, brightness, left-right flip and Gaussian blur. An ultrasound
@@ -36,7 +36,7 @@ def card_augmentation() -> A.Compose:
     )
 
 
-def strong_augmentation() -> A.Compose:
+def strong_augmentation() -> "A.Compose":
     """Many changes at once, for small datasets and for unseen scanners, gains and probes.
 
     Geometry: flip, shift, zoom, rotation by up to 15 degrees, elastic deformation. Grey values: brightness, contrast,
@@ -59,7 +59,7 @@ def strong_augmentation() -> A.Compose:
     )
 
 
-def scanner_augmentation() -> A.Compose:
+def scanner_augmentation() -> "A.Compose":
     """Differences between hospitals and scanners, for a model that must read images of other hospitals.
 
     Geometry, as in `strong_augmentation` but stronger: other depths and crops, at 2/3 to 3/2 of the size. Grey values:
@@ -116,7 +116,7 @@ def scanner_augmentation() -> A.Compose:
     )
 
 
-def stain_augmentation() -> A.Compose:
+def stain_augmentation() -> "A.Compose":
     """Differences between laboratories and slides, for histology images.
 
     Geometry: any flip and rotation by right angles, because a slide has no top. Colour: other amounts of haematoxylin

@@ -28,7 +28,7 @@ class Split:
 
 
 def grouped_splits(
-    samples: Sequence[Sample], folds: int = 5, seed: int = 0, keep_conflicts: bool = False
+    samples: Sequence[Sample], folds: int = 5, seed: int = 0, *, keep_conflicts: bool = False
 ) -> list[Split]:
     """Split samples into stratified folds that keep each group in one part.
 
@@ -274,7 +274,7 @@ def read_groups(path: str | Path, samples: Sequence[Sample]) -> list[Sample]:
     return [replace(sample, group=groups[sample.name]) for sample in samples]
 
 
-def write_splits(path: str | Path, splits: Sequence[Split], first_fold: int = 0, force: bool = False) -> None:
+def write_splits(path: str | Path, splits: Sequence[Split], first_fold: int = 0, *, force: bool = False) -> None:
     """Write folds to a CSV file: one row for every image of every fold, `fold,file,label,group,part`.
 
     Args:

@@ -35,7 +35,7 @@ class Clip:
     # Why a frame ended the decoder's process. The other frames are then not tried: each might take as long.
     _fatal: list[str] = field(default_factory=list, repr=False, compare=False)
 
-    def read_frame(self, number: int = 1, colour: bool = False) -> NDArray[np.uint8]:
+    def read_frame(self, number: int = 1, *, colour: bool = False) -> NDArray[np.uint8]:
         """Read one frame.
 
         Args:
@@ -51,7 +51,7 @@ class Clip:
         if self._fatal:
             raise ValueError(self._fatal[0])
         try:
-            return read_apart(self.path, number, colour)
+            return read_apart(self.path, number, colour=colour)
         except DecoderDiedError as error:
             self._fatal.append(str(error))
             raise
@@ -101,7 +101,7 @@ def _measure(path, size, changed):
         return None, str(error)
 
 
-def read_picture(path: str | Path, colour: bool = False) -> NDArray[np.uint8]:
+def read_picture(path: str | Path, *, colour: bool = False) -> NDArray[np.uint8]:
     """Read an image file of any format that busseg reads; arguments and result are those of `read_image`.
 
     Raises:
@@ -111,7 +111,7 @@ def read_picture(path: str | Path, colour: bool = False) -> NDArray[np.uint8]:
     """
     clip = find_clip(path)
     if clip is None:
-        return read_image(path, colour)
+        return read_image(path, colour=colour)
     if clip.frame_count > 1:
         raise ValueError(f"Expected a single image, found {clip.frame_count} frames: {path}")
-    return clip.read_frame(1, colour)
+    return clip.read_frame(colour=colour)

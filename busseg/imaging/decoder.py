@@ -68,7 +68,7 @@ def measure_apart(path: Path) -> tuple[int, tuple[int, int]]:
     return min(int(answer["frames"]), MAX_FRAMES), (height, width)
 
 
-def read_apart(path: Path, number: int, colour: bool = False) -> NDArray[np.uint8]:
+def read_apart(path: Path, number: int, *, colour: bool = False) -> NDArray[np.uint8]:
     """Read a frame of an image or a video in another process; see `clip_pixels.ClipReader`.
 
     Returns:

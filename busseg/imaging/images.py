@@ -44,7 +44,7 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
-def read_image(path: str | Path, colour: bool = False) -> NDArray[np.uint8]:
+def read_image(path: str | Path, *, colour: bool = False) -> NDArray[np.uint8]:
     """Read an image file as grey values or as colours.
 
     For grey values, colours become luma, and transparent pixels become black, which means no echo. For colours,

@@ -66,7 +66,7 @@ class Frame:
         if self.error:
             raise ValueError(self.error)
         if self.clip:
-            return self.clip.read_frame(self.number or 1, predictor.colour)
+            return self.clip.read_frame(self.number or 1, colour=predictor.colour)
         if self.scan is None:
             return predictor.read(self.path)
         return self.scan.place(self.scan.crops(self.scan.read_frame(self.number or 1)))

@@ -92,13 +92,13 @@ def test_only_one_magnification_is_learnt_if_told(folder, tmp_path):
     assert seen == {"train": {200}, "validation": {200}, "test": {40, 100, 200, 400}}
 
 
-@pytest.mark.parametrize(("recipe", "data"), [("card", "tissue"), ("recipe.toml", "scans")])
+@pytest.mark.parametrize(("recipe", "data"), [("card", "histology"), ("recipe.toml", "ultrasound")])
 def test_recipe_of_the_other_task_is_refused_in_one_line(folder, phantom_folder, tmp_path, recipe, data):
     recipe = folder / recipe if recipe.endswith(".toml") else recipe
-    dataset = folder / "data" if data == "tissue" else phantom_folder
+    dataset = folder / "data" if data == "histology" else phantom_folder
     done = run("train", dataset, "--recipe", recipe, "--out", tmp_path / "run")
     assert isinstance(done.exception, ValueError)
-    assert f" found a dataset of {data}: " in str(done.exception)
+    assert f" found {data} images: " in str(done.exception)
     assert not (tmp_path / "run").exists()
 
 
