@@ -62,7 +62,7 @@ def train(
     check_datasets(data)
     with starting_keras():
         from busseg.experiments.train import train_model
-        from busseg.training.parallel import all_devices, one_device
+        from busseg.training.parallel import all_devices
 
     def share_batches(batch_size):
         devices = all_devices(batch_size, coordinator, processes, process)
@@ -72,7 +72,7 @@ def train(
     shared = data_parallel or (coordinator, processes, process) != (None, None, None)
     train_model(
         data, out, recipe=recipe, splits=splits, fold=fold, everything=everything, resume=resume,
-        find_devices=share_batches if shared else one_device,
+        find_devices=share_batches if shared else None,
     )  # fmt: skip
     if not process:
         say(f"The model is in {out / MODEL}")

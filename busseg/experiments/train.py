@@ -9,7 +9,7 @@ from busseg.data.splits import read_split, train_on_all
 from busseg.storage.claims import check_folder
 from busseg.storage.run_folder import RECIPE, RUN, SPLITS
 from busseg.training.fit import fit
-from busseg.training.parallel import Devices, one_device
+from busseg.training.parallel import Devices
 from busseg.training.recipe import load_recipe
 
 
@@ -22,7 +22,7 @@ def train_model(
     fold: int | None = None,
     everything: bool = False,
     resume: bool = False,
-    find_devices: Callable[[int], Devices] = one_device,
+    find_devices: Callable[[int], Devices] | None = None,
 ) -> list[dict]:
     """Train a network on datasets: a U-Net for ultrasound, or a classifier of histology.
 
@@ -34,7 +34,8 @@ def train_model(
         fold: Number of the fold; 0 by default. A splits file of several folds requires it.
         everything: Whether to train with all images instead of a fold.
         resume: Whether to resume the run that `out` holds, if there is one.
-        find_devices: Function from a batch size to the `parallel.Devices` to train on.
+        find_devices: Function from a batch size to the `parallel.Devices` to train on; by default the one that Keras
+            chooses.
 
     Returns:
         The history: a list of dicts, one an epoch.
@@ -50,9 +51,10 @@ def train_model(
     if resume and (out / RECIPE).exists():
         recipe = recipe or out / RECIPE
         splits = splits or out / SPLITS
-    recipe = load_recipe(recipe or "card")
-    split = _choose_split(find_samples(data, recipe.task), recipe.task, splits, fold, everything)
-    return fit(recipe, split, out, fold=fold or 0, resume=resume, devices=find_devices(recipe.batch_size))
+    chosen = load_recipe(recipe or "card")
+    split = _choose_split(find_samples(data, chosen.task), chosen.task, splits, fold, everything)
+    devices = find_devices(chosen.batch_size) if find_devices else None
+    return fit(chosen, split, out, fold=fold or 0, resume=resume, devices=devices)
 
 
 def _choose_split(samples, task, splits, fold, everything):
