@@ -570,8 +570,8 @@ def test_predict_prints_no_class_out_of_distribution(call, told_model, write_sca
     out = tmp_path / "out"
     done = call("predict", tmp_path / "s", "--model", tmp_path / "certain.keras", "--out", out)
     assert done.status == 0
-    names = [line.partition("/s/")[2] for line in done.out.splitlines() if "/s/" in line]
-    assert [line.partition(", lesion")[0] for line in names] == [
+    lines = [line.partition("/s/")[2] for line in done.out.splitlines() if "/s/" in line]
+    assert [line.partition(", lesion")[0] for line in lines] == [
         "a.dcm: normal", "b.dcm: not like breast ultrasound",
         *(f"c.dcm, frame {number}: not like breast ultrasound" for number in (1, 2, 3)),
         "d.dcm, frame 1: normal", "d.dcm, frame 2: not like breast ultrasound", "d.dcm, frame 3: normal",
@@ -882,7 +882,7 @@ def arguments_of(verb, model, dataset, out):
 
 @pytest.mark.parametrize("verb", ["evaluate", "predict", "export"])
 @pytest.mark.parametrize("name", ["gone", "gone.keras", "empty.keras", "text.keras", "other.keras"])
-def test_model_that_is_none_is_named(call, dataset, tmp_path, keras_file_of_others, verb, name):
+def test_file_that_is_not_a_model_is_named(call, dataset, tmp_path, keras_file_of_others, verb, name):
     (tmp_path / "empty.keras").touch()
     (tmp_path / "text.keras").write_text("hello")
     shutil.copy(keras_file_of_others, tmp_path / "other.keras")
