@@ -83,9 +83,10 @@ def _dotted(path):
 
 
 def _at_load(node):
-    """The nodes that run when the file is loaded: all but the bodies of its functions."""
+    """The nodes that run when the file is loaded: all but the bodies of its functions and of `if TYPE_CHECKING:`."""
     for child in ast.iter_child_nodes(node):
-        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        for_types = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+        if not for_types and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             yield child
             yield from _at_load(child)
 
@@ -243,6 +244,11 @@ CLEAN = {
 
 def test_clean_sources_break_no_rule():
     assert violations(CLEAN) == []
+
+
+def test_import_for_types_alone_is_not_loaded():
+    source = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import numpy"
+    assert violations({**CLEAN, "busseg/cli/training.py": source}) == []
 
 
 @pytest.mark.parametrize(

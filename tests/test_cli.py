@@ -39,6 +39,7 @@ VERBS = (
     "explain",
     "export",
     "predict",
+    "release",
     "split",
     "train",
 )
@@ -152,9 +153,9 @@ def test_split_comes_back_from_its_file(call, dataset, tmp_path):
     samples = find_samples(dataset)
     expected = grouped_splits(samples, folds=4, seed=7)
     assert [read_split(out, samples, fold) for fold in range(4)] == expected
-    told = [f"fold {n}: train {len(s.train)}, validation {len(s.validation)}, test {len(s.test)}"
+    expected = [f"fold {n}: train {len(s.train)}, validation {len(s.validation)}, test {len(s.test)}"
             for n, s in enumerate(expected)]  # fmt: skip
-    assert done.out.splitlines() == [*told, f"Wrote {out}"]
+    assert done.out.splitlines() == [*expected, f"Wrote {out}"]
 
 
 def test_split_takes_groups_from_a_file(call, dataset, tmp_path):
@@ -167,7 +168,7 @@ def test_split_takes_groups_from_a_file(call, dataset, tmp_path):
     assert sorted(tested) == sorted(set(names_) - {"benign/1.png"})
 
 
-def test_split_leaves_conflicting_groups_out_unless_told(call, dataset, tmp_path):
+def test_split_leaves_conflicting_groups_out_by_default(call, dataset, tmp_path):
     conflicting = {"benign/0.png", "malignant/0.png"}
     rows = [f"{s.name},{'both' if s.name in conflicting else s.name}" for s in find_samples(dataset)]
     (tmp_path / "groups.csv").write_text("\n".join(["file,group", *rows]))
@@ -302,14 +303,14 @@ def test_train_follows_recipe_splits_and_fold(call, dataset, recipe, tmp_path):
     assert read_split(run / "splits.csv", samples, fold=3) == grouped_splits(samples)[3]
     assert len(read_csv(run / "history.csv")) == 1
 
-    # A run that is done has nothing to go on with; its own recipe and split are taken.
+    # A finished run has nothing to resume; its own recipe and split are taken.
     before = (run / "history.csv").read_text(), (run / "model.keras").stat().st_mtime_ns
     done = call("train", dataset, "--out", run, "--resume")
     assert (done.status, done.err) == (0, "")
     assert ((run / "history.csv").read_text(), (run / "model.keras").stat().st_mtime_ns) == before
 
 
-def test_train_takes_all_images_when_told(call, dataset, recipe, tmp_path):
+def test_train_takes_all_images_on_request(call, dataset, recipe, tmp_path):
     with recipe.open("a") as file:
         file.write("validation = false\n")
     done = call("train", dataset, "--out", tmp_path / "run", "--recipe", recipe, "--all")
@@ -373,7 +374,7 @@ def test_predict_and_evaluate_take_a_calibrated_model_and_a_sensitivity(call, ca
     # Of five, one being the lowest: 0.025 ** (1 / 5) and 0.975 ** (1 / 5).
     line = next(line for line in done.out.splitlines() if line.startswith("Malignant at"))
     assert line.startswith("Malignant at sensitivity 0.9 (95 % interval 0.48 to 0.99), at p_malignant >= 0.")
-    assert line.endswith(f" on: {found} of 5 images")
+    assert line.endswith(f": {found} of 5 images")
     again = call(
         "predict", dataset / "malignant", "--model", calibrated, "--out", out, "--sensitivity", 0.9, "--resume"
     )
@@ -461,14 +462,14 @@ def test_predict_tells_the_frames_of_a_clip_in_square_millimetres(call, echo_fil
     assert (done.status, done.err) == (0, "")
     for number in (1, 2):  # 24 * 32 pixels of 32 * 40, 0.25 mm2 each
         # The corners are 31 * 0.5 and 23 * 0.5 mm apart: 19.3 mm.
-        told = f"{clip}, frame {number}: benign, lesion 60.0% of the image (192 mm², 19 mm across)\n"
-        assert told in done.out
+        line = f"{clip}, frame {number}: benign, lesion 60.0% of the image (192 mm², 19 mm across)\n"
+        assert line in done.out
     kinds = ("mask.png", "overlay.png", "overlay.dcm")
     files = {f"clip_frame00{number}_{kind}" for number in (1, 2) for kind in kinds}
     assert names(out) == files | {"clip_seg.dcm", "predictions.csv"}
 
 
-def test_predict_warns_of_a_whole_frame_and_refuses_it_when_told(call, echo_file, write_scan, tmp_path):
+def test_predict_warns_of_a_whole_frame_and_refuses_it_on_request(call, echo_file, write_scan, tmp_path):
     path = write_scan(tmp_path / "scans/a.dcm", np.full((32, 32), 204, np.uint8))
     arguments = ("predict", tmp_path / "scans", "--model", echo_file, "--out")
     done = call(*arguments, tmp_path / "whole")
@@ -561,18 +562,18 @@ def test_predict_refuses_a_file_that_is_named_with_the_way_to_convert_it(
     ]
 
 
-def test_predict_tells_no_class_of_what_is_not_like_breast_ultrasound(call, told_model, write_scan, tmp_path):
-    told_model.save(tmp_path / "told.keras")
+def test_predict_prints_no_class_out_of_distribution(call, told_model, write_scan, tmp_path):
+    told_model.save(tmp_path / "certain.keras")
     ramp = np.tile(np.arange(0, 128, 4, np.uint8), (32, 1))  # of mean 62: a ood_score of 0.49
     write_scan(tmp_path / "s/a.dcm", ramp, (0, 0, 32, 32))
     write_scan(tmp_path / "s/b.dcm", 255 - ramp, (0, 0, 32, 32))  # 1.51
     write_scan(tmp_path / "s/c.dcm", np.stack([ramp, 255 - ramp, 255 - ramp]), (0, 0, 32, 32))
     write_scan(tmp_path / "s/d.dcm", np.stack([ramp, 255 - ramp, ramp]), (0, 0, 32, 32))
     out = tmp_path / "out"
-    done = call("predict", tmp_path / "s", "--model", tmp_path / "told.keras", "--out", out)
+    done = call("predict", tmp_path / "s", "--model", tmp_path / "certain.keras", "--out", out)
     assert done.status == 0
-    told = [line.partition("/s/")[2] for line in done.out.splitlines() if "/s/" in line]
-    assert [line.partition(", lesion")[0] for line in told] == [
+    lines = [line.partition("/s/")[2] for line in done.out.splitlines() if "/s/" in line]
+    assert [line.partition(", lesion")[0] for line in lines] == [
         "a.dcm: normal", "b.dcm: not like breast ultrasound",
         *(f"c.dcm, frame {number}: not like breast ultrasound" for number in (1, 2, 3)),
         "d.dcm, frame 1: normal", "d.dcm, frame 2: not like breast ultrasound", "d.dcm, frame 3: normal",
@@ -608,8 +609,8 @@ def test_explain_of_a_shipped_model_starts_no_keras_and_goes_on_past_a_broken_im
     done = finish(start("explain", tmp_path / "s", "--model", "small", "--out", tmp_path / "out", code=code))
     assert done.status == 1
     assert done.out.endswith(f"Wrote {tmp_path}/out\nloaded: []\n")
-    told = f"busseg: skipped: Expected an image or a video, found text: {tmp_path}/s/b.png"
-    assert done.err.splitlines()[-2:] == [told, "busseg: 1 of 2 files could not be read"]
+    skipped = f"busseg: skipped: Expected an image or a video, found text: {tmp_path}/s/b.png"
+    assert done.err.splitlines()[-2:] == [skipped, "busseg: 1 of 2 files could not be read"]
     assert names(tmp_path / "out") == {"a_occlusion.png", "a_heat.npz", "explanations.csv"}
 
 
@@ -710,7 +711,7 @@ def test_bad_dataset_folder_is_named(call, dataset, echo_file, tmp_path, verb, s
 
 
 @pytest.mark.parametrize("verb", ["split", "train"])
-def test_class_too_small_to_split_is_told(call, dataset, tmp_path, verb):
+def test_class_too_small_to_split_is_an_error(call, dataset, tmp_path, verb):
     name = with_too_few_of_a_class(dataset)
     assert name in fails(call, tmp_path, verb, dataset, "--out", tmp_path / "out")
 
@@ -814,7 +815,7 @@ def test_all_images_are_no_fold(call, dataset, recipe, tmp_path):
 
 
 @pytest.mark.parametrize("verb", ["train", "evaluate"])
-def test_fold_that_is_not_there_is_told(call, dataset, echo_file, tmp_path, verb):
+def test_fold_that_is_not_there_is_an_error(call, dataset, echo_file, tmp_path, verb):
     model = [echo_file] if verb == "evaluate" else []
     line = fails(call, tmp_path, verb, *model, dataset, "--out", tmp_path / "out", "--fold", 5)
     assert {"train": "a fold of 0 to 4, found 5", "evaluate": "a splits file to read fold 5 from"}[verb] in line
@@ -830,13 +831,13 @@ def test_fold_that_is_not_there_is_told(call, dataset, echo_file, tmp_path, verb
         (RECIPE.replace("32", "33"), "`image_size` must be a multiple of 2"),
     ],
 )
-def test_bad_recipe_is_told(call, dataset, recipe, tmp_path, text, found):
+def test_bad_recipe_is_an_error(call, dataset, recipe, tmp_path, text, found):
     recipe.write_text(text)
     line = fails(call, tmp_path, "train", dataset, "--out", tmp_path / "out", "--recipe", recipe, new=("out",))
     assert found in line
 
 
-def test_unknown_recipe_is_told_with_the_known_ones(call, dataset, tmp_path):
+def test_unknown_recipe_is_refused_with_the_known_ones(call, dataset, tmp_path):
     line = fails(call, tmp_path, "train", dataset, "--out", tmp_path / "out", "--recipe", "crad")
     known = "best, card, demo, histology, light, pretrained, small"
     assert line.endswith(f"Expected a TOML file or one of {known}, found no such recipe: crad")
@@ -882,20 +883,20 @@ def arguments_of(verb, model, dataset, out):
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "predict", "export"])
-@pytest.mark.parametrize("name", ["gone", "gone.keras", "empty.keras", "text.keras", "foreign.keras"])
-def test_model_that_is_none_is_named(call, dataset, tmp_path, foreign_file, verb, name):
+@pytest.mark.parametrize("name", ["gone", "gone.keras", "empty.keras", "text.keras", "other.keras"])
+def test_file_that_is_not_a_model_is_named(call, dataset, tmp_path, keras_file_of_others, verb, name):
     (tmp_path / "empty.keras").touch()
     (tmp_path / "text.keras").write_text("hello")
-    shutil.copy(foreign_file, tmp_path / "foreign.keras")
+    shutil.copy(keras_file_of_others, tmp_path / "other.keras")
     line = fails(call, tmp_path, *arguments_of(verb, tmp_path / name, dataset, tmp_path / "out"))
     assert line.endswith(str(tmp_path / name))
 
 
 @pytest.fixture(scope="module")
-def foreign_file(tmp_path_factory):
-    """The path of a Keras model that is none of busseg's."""
+def keras_file_of_others(tmp_path_factory):
+    """The path of a Keras model not written by busseg."""
     keras = pytest.importorskip("keras")
-    path = tmp_path_factory.mktemp("models") / "foreign.keras"
+    path = tmp_path_factory.mktemp("models") / "other.keras"
     keras.Sequential([keras.Input((32, 32, 1)), keras.layers.Flatten()]).save(path)
     return path
 
@@ -917,7 +918,7 @@ def test_bad_inputs_of_predict_are_named(call, echo_file, tmp_path, inputs, foun
     assert line.endswith(found.format(folder=tmp_path))
 
 
-def test_unknown_format_and_dataset_are_told(call, echo_file, tmp_path):
+def test_unknown_format_and_dataset_are_errors(call, echo_file, tmp_path):
     line = fails(call, tmp_path, "export", echo_file, "--format", "onyx", "--out", tmp_path / "out")
     assert line.endswith("Expected a format of saved_model, onnx, litert, openvino, found 'onyx'")
     line = fails(call, tmp_path, "download", "buzi", tmp_path / "out")
@@ -950,7 +951,7 @@ main()
         ("train", 10_000, "model.keras", {"out", "out/recipe.toml", "out/splits.csv", "out/environment.json"}),
     ],
 )
-def test_full_disk_is_told_and_leaves_no_half_file(dataset, recipe, tmp_path, verb, limit, name, left):
+def test_full_disk_is_an_error_and_leaves_no_half_file(dataset, recipe, tmp_path, verb, limit, name, left):
     before, out = names(tmp_path), tmp_path / "out"
     arguments = {"train": ["--recipe", recipe], "predict": ["--model", "small"]}.get(verb, [])
     done = finish(start(limit, verb, dataset, *arguments, "--out", out, code=FULL))

@@ -94,7 +94,7 @@ def refused(verb, things, out, capfd):
 
 # === What is not busseg's ===
 @pytest.mark.parametrize("verb", VERBS)
-def test_folder_with_foreign_files_is_refused(things, tmp_path, capfd, verb):
+def test_folder_with_other_files_is_refused(things, tmp_path, capfd, verb):
     out = tmp_path / f"out{SUFFIXES.get(verb, '')}"
     for name in ("thesis.tex", "scans/1.png", "masks/1.png", "variables/a", "phantoms/benign/1.png", "saved_model.pb"):
         (out / name).parent.mkdir(parents=True, exist_ok=True)
@@ -109,14 +109,14 @@ def test_dataset_itself_is_refused(things, tmp_path, capfd, verb):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_foreign_file_is_refused(things, tmp_path, capfd, verb):
+def test_other_file_is_refused(things, tmp_path, capfd, verb):
     out = tmp_path / f"out{SUFFIXES.get(verb, '')}"
     out.write_text("file,label,part\nmine,mine,mine\n")
     refused(verb, things, out, capfd)
 
 
 @pytest.mark.parametrize("verb", MARKERS)
-def test_foreign_file_with_the_name_of_a_marker_is_refused(things, tmp_path, capfd, verb):
+def test_other_file_with_the_name_of_a_marker_is_refused(things, tmp_path, capfd, verb):
     marker = tmp_path / "out" / MARKERS[verb].marker
     marker.parent.mkdir()
     marker.write_text('{"name": "mine"}' if marker.suffix == ".json" else "file,label\n1.png,mine\n")
@@ -124,7 +124,7 @@ def test_foreign_file_with_the_name_of_a_marker_is_refused(things, tmp_path, cap
 
 
 @pytest.mark.parametrize("verb", ["split", "export onnx", "export litert"])
-def test_foreign_file_is_replaced_if_forced_but_no_folder(things, tmp_path, capfd, verb):
+def test_other_file_is_replaced_if_forced_but_no_folder(things, tmp_path, capfd, verb):
     out = tmp_path / f"out{SUFFIXES.get(verb, '')}"
     out.write_text("mine")
     assert "--force replaces it" in refused(verb, things, out, capfd)
@@ -140,7 +140,7 @@ def test_foreign_file_is_replaced_if_forced_but_no_folder(things, tmp_path, capf
 
 # === What is busseg's ===
 @pytest.mark.parametrize("verb", AGAIN)
-def test_own_folder_is_taken_again_and_foreign_files_in_it_stay(things, tmp_path, verb):
+def test_own_folder_is_taken_again_and_other_files_in_it_stay(things, tmp_path, verb):
     out = tmp_path / "out"
     assert run(VERBS[verb], things, out) == 0
     mine = [out / name for name in ("thesis.tex", "figures/mine.png", "scans/1.png", "masks.txt", ".hidden")]
@@ -156,7 +156,7 @@ def test_own_folder_is_taken_again_and_foreign_files_in_it_stay(things, tmp_path
     [("predict", "1_mask.png"), ("predict", "1_overlay.png"), ("explain", "1_heat.npz"), ("explain", "1_occlusion.png"),
      ("evaluate", "masks/mine.png"), ("evaluate", "masks/deep/mine.txt")],
 )  # fmt: skip
-def test_foreign_file_where_a_result_would_be_is_refused(things, tmp_path, capfd, verb, name):
+def test_other_file_where_a_result_would_be_is_refused(things, tmp_path, capfd, verb, name):
     out = tmp_path / "out"
     assert run(VERBS[verb], things, out) == 0
     (out / name).parent.mkdir(exist_ok=True)
@@ -183,7 +183,8 @@ def occupied():
     started = []
 
     def occupy(out, claim):
-        code = f"import sys, time\nfrom busseg.storage.claims import *\nwith {claim}:\n    print()\n    time.sleep(60)"
+        imports = "import sys, time\nfrom busseg.storage.claims import *\nfrom busseg.storage.run_folder import Kind"
+        code = f"{imports}\nwith {claim}:\n    print()\n    time.sleep(60)"
         started.append(subprocess.Popen([sys.executable, "-uc", code, out], stdout=subprocess.PIPE))
         assert started[-1].stdout.readline()
 
@@ -204,7 +205,7 @@ def test_second_process_is_refused(things, tmp_path, capfd, occupied, monkeypatc
 
 # === Places that cannot be written ===
 @pytest.mark.parametrize("verb", VERBS)
-def test_place_under_a_file_is_told(things, tmp_path, capfd, verb):
+def test_place_under_a_file_is_one_line(things, tmp_path, capfd, verb):
     (tmp_path / "file").write_text("mine")
     out = tmp_path / "file" / f"out{SUFFIXES.get(verb, '')}"
     capfd.readouterr()
@@ -215,7 +216,7 @@ def test_place_under_a_file_is_told(things, tmp_path, capfd, verb):
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc, where no one can write")
 @pytest.mark.parametrize("verb", VERBS)
-def test_read_only_place_is_told(things, capfd, verb):
+def test_read_only_place_is_one_line(things, capfd, verb):
     capfd.readouterr()
     assert run(VERBS[verb], things, f"/proc/busseg/out{SUFFIXES.get(verb, '')}") == 2
     [line] = capfd.readouterr().err.splitlines()

@@ -52,17 +52,17 @@ class Answer:
     clip_in_distribution: bool = True
 
     @property
-    def stem(self):
+    def stem(self) -> str:
         """The stem of the names of files saved from this answer."""
         return Path(self.name).stem + (f"_frame_{self.frame}" if self.frames > 1 else "")
 
     @property
-    def in_distribution(self):
+    def in_distribution(self) -> bool:
         """Whether the image, and the clip that contains it, are in distribution."""
         return self.prediction.in_distribution and self.clip_in_distribution
 
     @property
-    def warnings(self):
+    def warnings(self) -> tuple[str, ...]:
         """The warnings of the prediction, and `OUT_OF_DISTRIBUTION` if the clip as a whole is."""
         found = self.prediction.warnings
         return found if self.in_distribution or OUT_OF_DISTRIBUTION in found else (OUT_OF_DISTRIBUTION, *found)

@@ -13,7 +13,7 @@ from busseg.cli.terminal import say
 def audit(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for audit.html, audit.json and groups.csv.")] = Path("audit"),
-):
+) -> None:
     """Check datasets before you use them: faulty files and masks, copies, classes, sizes of lesions.
 
     Example: busseg audit data/busi --out audit
@@ -45,7 +45,7 @@ def split(
         bool, typer.Option("--keep-conflicts", help="Keep the groups whose images have different classes.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file of another kind, too.")] = False,
-):
+) -> None:
     """Split datasets into stratified folds. Copies of an image, and the images of a patient, stay in one part.
 
     Example: busseg split data/busi --folds 5 --out splits.csv
@@ -69,7 +69,7 @@ def split(
 def download(
     dataset: Annotated[str, typer.Argument(help="busi, busbra, breast or bus_uclm: breast ultrasound.")],
     folder: Annotated[Path, typer.Argument(help="Folder to make.")],
-):
+) -> None:
     """Download a dataset from its publisher, and print how to cite it.
 
     Example: busseg download busi data/busi

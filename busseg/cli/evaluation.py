@@ -31,7 +31,7 @@ def evaluate(
     fold: Fold = None,
     robustness: Robustness = False,
     sensitivity: Sensitivity = None,
-):
+) -> None:
     """Score a model on the parts of one or several datasets, and write a report.
 
     The parts are those of the splits file; by default those that a run's folder was trained with; else all images are
@@ -59,7 +59,7 @@ def evaluate(
 def compare(
     folders: Annotated[list[Path], typer.Argument(help="Folders of `busseg evaluate` or `busseg crossval`.")],
     out: Annotated[Path, typer.Option(help="Folder for the table and the plot.")] = Path("comparison"),
-):
+) -> None:
     """Compare each model with the first one, on the images that both were scored on.
 
     Example: busseg compare runs/light-grouped runs/card-grouped --out comparison

@@ -67,7 +67,7 @@ def predict(
     ] = "threads",
     sensitivity: Sensitivity = None,
     require_region: RequireRegion = False,
-):
+) -> None:
     """Predict the class and the lesion of images. DICOM is cropped to the 2D regions that the scanner marked, and its
     lesions are also written as DICOM SEG, NAME_seg.dcm.
 
@@ -149,7 +149,7 @@ def explain(
     out: Annotated[Path, typer.Option(help="Folder for heat maps, arrays and explanations.csv.")],
     model: Model = Path("best"),
     require_region: RequireRegion = False,
-):
+) -> None:
     """Draw heat maps of the image regions that matter to a model: occlusion, and for Keras models also Grad-CAM.
 
     For each image: NAME_occlusion.png, NAME_grad_cam_label.png, NAME_grad_cam_mask.png, and NAME_heat.npz with the
@@ -208,7 +208,7 @@ def export(
         int | None, typer.Option(help="litert: 1 for a network of one image at a time, which LiteRT.js needs.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="onnx, litert: replace a file of another kind, too.")] = False,
-):
+) -> None:
     """Export a model to a format that runs without busseg, and check it against its source.
 
     Example: busseg export runs/card --format onnx --out card.onnx
@@ -237,7 +237,7 @@ def calibrate(
         typer.Argument(help="Dataset folders of your own scans with their classes; 20 are enough, without masks."),
     ],
     out: Annotated[Path, typer.Option(help="New file to write: .onnx of a model in ONNX, else .keras.")],
-):
+) -> None:
     """Calibrate a model on your own labelled scans: its probabilities, and the thresholds for --sensitivity.
 
     The class and the mask of an image do not change. Take consecutive scans, not selected or hard ones.
@@ -269,7 +269,7 @@ def page(
             "read a command line, so set the variable instead.",
         ),
     ] = None,
-):
+) -> None:
     """Serve a page in the browser that predicts images, for this machine alone, until Ctrl-C.
 
     Example: busseg app --port 7860
@@ -288,7 +288,7 @@ def page(
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
 
-    def started(address):
+    def started(address: str) -> None:
         print(f"Research software, not a medical device: {address}", flush=True)
         if not is_loopback(host):
             print(WARNING, flush=True)

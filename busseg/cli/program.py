@@ -4,15 +4,20 @@ import os
 import re
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import track
 
 from busseg.cli.terminal import complain, forgive_output
+
+if TYPE_CHECKING:
+    from busseg.data.sample import Sample
+    from busseg.inference.predictor import Predictor
 
 # Error texts of TensorFlow, JAX, PyTorch, ONNX Runtime and C++ for too little memory.
 _NO_MEMORY = r"ResourceExhausted|RESOURCE_EXHAUSTED|OutOfMemory|[Oo]ut of memory|can't allocate memory|bad_?alloc"
@@ -55,7 +60,7 @@ Sensitivity = Annotated[
 Robustness = Annotated[bool, typer.Option("--robustness", help="Score under contrast, blur, speckle and more, too.")]
 
 
-def main():
+def main() -> None:
     """Run the command line. An error is one line and exit status 2."""
     forgive_output()
     try:
@@ -82,14 +87,14 @@ def _one_line(error):
     return " ".join(str(error).split())
 
 
-def ran_out_of_memory(error):
+def ran_out_of_memory(error: BaseException) -> bool:
     """Whether an error of Python, a backend or a runtime means too little memory. They share no class."""
     words = f"{type(error).__name__} {error}"
     return isinstance(error, MemoryError) or bool(re.search(_NO_MEMORY, words))
 
 
 @contextmanager
-def starting_keras():
+def starting_keras() -> Iterator[None]:
     """A block in which Keras and its backend can be imported without TensorFlow's start-up notes."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Off by default on some processors; twice as fast there.
@@ -100,21 +105,21 @@ def starting_keras():
         yield
 
 
-def needs_keras(model):
+def needs_keras(model: Path) -> bool:
     """Whether a model may need Keras, whose start takes seconds."""
     from busseg.inference.predictor import PACKAGED
 
     return str(model) not in PACKAGED and model.suffix != ".onnx"
 
 
-def start_keras_for(model):
+def start_keras_for(model: Path) -> None:
     """Import Keras, see `starting_keras`, if a model may need it."""
     if needs_keras(model):
         with starting_keras():
             import keras  # noqa: F401
 
 
-def load_predictor(model, sensitivity=None):
+def load_predictor(model: Path, sensitivity: float | None = None) -> "Predictor":
     """The `Predictor` of a model; Keras is started only if the model needs it."""
     from busseg.inference.predictor import Predictor
 
@@ -122,7 +127,7 @@ def load_predictor(model, sensitivity=None):
         return Predictor(model, sensitivity=sensitivity)
 
 
-def check_datasets(data):
+def check_datasets(data: Sequence[Path]) -> str:
     """Check dataset folders before work that takes long; warn of a BUSI folder that lacks a class.
 
     Returns:
@@ -142,7 +147,7 @@ def check_datasets(data):
     return " + ".join(name_sources(data))
 
 
-def read_samples(data, groups, task=None):
+def read_samples(data: Sequence[Path], groups: Path | None, task: str | None = None) -> list["Sample"]:
     """The samples of datasets, see `busseg.data.find_samples`, with the groups of a CSV file if there is one."""
     from busseg.data import find_samples
     from busseg.data.splits import read_groups
@@ -151,12 +156,12 @@ def read_samples(data, groups, task=None):
     return read_groups(groups, samples) if groups else samples
 
 
-def progress_bar(title):
+def progress_bar(title: str) -> Callable[[Iterable], Iterable]:
     """A function that wraps an iteration with a progress bar of this title."""
     return lambda things: track(things, title)
 
 
-def report_passed(passed):
+def report_passed(passed: Mapping[Path, str]) -> None:
     """Print one line with the files of folders that are not read, if any."""
     from busseg.inference.inputs import format_passed
 
@@ -164,7 +169,7 @@ def report_passed(passed):
         complain(format_passed(passed))
 
 
-def report_warnings(warned):
+def report_warnings(warned: Mapping[str, Counter]) -> None:
     """Print the warnings of files.
 
     Args:
@@ -177,7 +182,7 @@ def report_warnings(warned):
             complain(f"warning: {warning}{frames}: {file}")
 
 
-def report_out_of_distribution(warned):
+def report_out_of_distribution(warned: Mapping[str, Counter]) -> None:
     """Print how many files of `report_warnings` are `OUT_OF_DISTRIBUTION` in all their images, if any."""
     from busseg.imaging.dicom import is_dicom
     from busseg.inference.predictor import OUT_OF_DISTRIBUTION
@@ -191,7 +196,7 @@ def report_out_of_distribution(warned):
         )
 
 
-def report_failures(failed, count):
+def report_failures(failed: Sequence[dict], count: int) -> None:
     """Print the errors of the rows that failed, of `count` files; exit with status 1 if there is one."""
     for row in failed:
         complain(f"skipped: {row['error']}")

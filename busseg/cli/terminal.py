@@ -11,7 +11,7 @@ from busseg.storage.escaping import printable
 _errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 
-def forgive_output():
+def forgive_output() -> None:
     """Let no output end a run: characters that the code page lacks are escaped, and a closed pipe drops the output."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -25,7 +25,7 @@ def forgive_output():
 class _Output(io.FileIO):
     """A file whose reader may close it, as `head` does after ten lines; the writer continues."""
 
-    def write(self, data):
+    def write(self, data: bytes) -> int:
         try:
             return super().write(data)
         except BrokenPipeError:
@@ -35,11 +35,11 @@ class _Output(io.FileIO):
             return len(data)
 
 
-def say(text):
+def say(text: str) -> None:
     """Print lines, with the control characters of file names and file contents escaped."""
     print("\n".join(map(printable, text.split("\n"))))
 
 
-def complain(line):
+def complain(line: str) -> None:
     """Print one line to stderr; see `say`."""
     _errors.print(f"busseg: {printable(line)}")

@@ -13,7 +13,7 @@ from busseg.cli.terminal import say
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("busseg-demo"),
-):
+) -> None:
     """Try busseg in a minute: draw phantoms, train on them, evaluate, predict, export.
 
     Example: busseg demo --out busseg-demo
@@ -50,7 +50,7 @@ def train(
     ] = None,
     processes: Annotated[int | None, typer.Option(min=2, help="Number of the processes that train together.")] = None,
     process: Annotated[int | None, typer.Option(min=0, help="Number of this process; 0 writes the run.")] = None,
-):
+) -> None:
     """Train a network on datasets: a U-Net for ultrasound; with the recipe histology, a classifier of histology.
 
     Example: busseg train data/busi --out runs/card
@@ -96,7 +96,7 @@ def crossval(
     groups: Groups = None,
     jobs: Annotated[int, typer.Option(min=1, help="Number of folds to train at once.")] = 1,
     robustness: Robustness = False,
-):
+) -> None:
     """Cross-validate: train one model for each fold, score it on the images it has not seen, and report all together.
 
     Called again after a kill, it resumes where it stopped. With several folders and the protocol leave-one-source-out,
@@ -134,7 +134,7 @@ def release(
     float16: Annotated[
         bool, typer.Option("--float16", help="Round weights to half precision; the ONNX file has half the size.")
     ] = False,
-):
+) -> None:
     """Average networks, calibrate their mean out of fold, and export it with its OOD score.
 
     Example: busseg release data/busi --crossval runs/best --run runs/best-all --out runs/released

@@ -148,7 +148,7 @@ def judge_by_others(probabilities: NDArray, labels: NDArray, groups: NDArray) ->
     return judged
 
 
-def fit_thresholds(table, temperature: float, probabilities: NDArray):
+def fit_thresholds(table: dict | None, temperature: float, probabilities: NDArray) -> dict:
     """The table of thresholds for a clinic; see `tabulate_thresholds`.
 
     Args:

@@ -133,7 +133,7 @@ def test_networks_with_and_without_a_mirror_are_not_averaged(trained, phantom_sa
     shutil.copytree(trained[0], tmp_path / "crossval")
     path = tmp_path / "crossval" / "fold-0" / "recipe.toml"
     path.write_text(path.read_text().replace("flip_tta = true", "flip_tta = false"))
-    with pytest.raises(ValueError, match=r"^Expected recipes that all use flip_tta or none, found another: "):
+    with pytest.raises(ValueError, match=r"^Expected flip_tta in all recipes or in no recipe, found another: "):
         score_together(phantom_samples, [trained[0], tmp_path / "crossval"], tmp_path / "out")
 
 
