@@ -82,9 +82,10 @@ def _dotted(path):
 
 
 def _at_load(node):
-    """The nodes that run when the file is loaded: all but the bodies of its functions."""
+    """The nodes that run when the file is loaded: all but the bodies of its functions and of `if TYPE_CHECKING`."""
     for child in ast.iter_child_nodes(node):
-        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        annotations = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+        if not annotations and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             yield child
             yield from _at_load(child)
 
@@ -233,7 +234,7 @@ CLEAN = {
     "busseg/training/batches.py": "import keras\nfrom busseg.data.augmentation import A",
     "busseg/models/unet.py": "import keras, numpy",
     "busseg/training/fit.py": "import keras\nfrom busseg.training import batches\nfrom busseg.models.unet import build",
-    "busseg/inference/predictor.py": "import numpy\ndef load():\n    import keras",
+    "busseg/inference/predictor.py": "import numpy\nif TYPE_CHECKING:\n    import keras\ndef load():\n    import keras",
     "busseg/export/formats.py": "import keras\nfrom busseg.models import unet\ndef f():\n    import tensorflow",
     "busseg/evaluation/report.py": "import matplotlib\nfrom busseg.inference.predictor import Predictor",
     "busseg/app/page.py": "from busseg.inference import predictor",
