@@ -235,7 +235,7 @@ CLEAN = {
     "busseg/training/batches.py": "import keras\nfrom busseg.data.augmentation import A",
     "busseg/models/unet.py": "import keras, numpy",
     "busseg/training/fit.py": "import keras\nfrom busseg.training import batches\nfrom busseg.models.unet import build",
-    "busseg/inference/predictor.py": "import numpy\ndef load():\n    import keras",
+    "busseg/inference/predictor.py": "import numpy\nif TYPE_CHECKING:\n    import keras\ndef load():\n    import keras",
     "busseg/export/formats.py": "import keras\nfrom busseg.models import unet\ndef f():\n    import tensorflow",
     "busseg/evaluation/report.py": "import matplotlib\nfrom busseg.inference.predictor import Predictor",
     "busseg/app/page.py": "from busseg.inference import predictor",

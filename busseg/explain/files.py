@@ -1,7 +1,9 @@
-"""Explain files and folders: pictures and arrays of where a model looks, and a table."""
+"""Explain files and folders: heat maps as images and arrays, and one table."""
 
+from collections.abc import Iterator, Mapping
 from itertools import tee
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,21 +17,23 @@ from busseg.storage.claims import claim_folder
 from busseg.storage.files import append_row, flush, replacing, write_csv
 from busseg.storage.run_folder import EXPLANATION, EXPLANATIONS, MODEL
 
+if TYPE_CHECKING:
+    import keras
+
 HEATS = ("occlusion", "grad_cam_label", "grad_cam_mask")
 _ENDS = ("_heat.npz", *(f"_{name}.png" for name in HEATS))
 _SHARES = tuple(f"{name}_in_lesion" for name in HEATS)
 FIELDS = ("file", "frame", "label", "occlusion_peak", "lesion_fraction", *_SHARES, "warning", "error")
 
 
-def open_model(model):
+def open_model(model: str | Path) -> tuple[Predictor, "keras.Model | None"]:
     """Open a model for `explain_files`.
 
     Args:
-        model: As of `Predictor`.
+        model: Name or path of a model; see `Predictor`.
 
     Returns:
-        `(predictor, network)`: a `Predictor`, and its `keras.Model`, in float32; None of a model that is none of
-        Keras.
+        `(predictor, network)`: a `Predictor`, and its `keras.Model` in float32, None for a non-Keras model.
 
     Raises:
         FileNotFoundError, ValueError: If there is no model of busseg at the path.
@@ -43,35 +47,41 @@ def open_model(model):
     return Predictor(network), network
 
 
-def explain_files(predictor, network, inputs, out, require_region=False):
-    """Explain what a model tells of image and DICOM files.
+def explain_files(
+    predictor: Predictor,
+    network: "keras.Model | None",
+    inputs: Mapping[Path, Path],
+    out: str | Path,
+    require_region: bool = False,
+) -> Iterator[dict]:
+    """Explain the predictions of image, video and DICOM files.
 
-    For each picture in them, `NAME_occlusion.png` and, of a Keras model, `NAME_grad_cam_label.png` and
-    `NAME_grad_cam_mask.png` are written, the heat over the image with the outline of the predicted lesion; and
-    `NAME_heat.npz`, the heats themselves under the names in `HEATS`, arrays `(height, width)` float32. There is one
-    table of all, `explanations.csv`. Of DICOM, the B-mode region is explained, frame by frame; see `predict_files`. A
-    file that cannot be read gets a row with its error, and the others go on. Of tissue, which has no mask, there is no
-    heat of it.
+    For each image or frame it writes `NAME_occlusion.png` and, for a Keras model, `NAME_grad_cam_label.png` and
+    `NAME_grad_cam_mask.png`: the heat map over the image with the outline of the predicted lesion; and
+    `NAME_heat.npz`, the heat maps under the names in `HEATS`, arrays `(height, width)` float32. The table of all is
+    `explanations.csv`. DICOM is cropped to its regions, and each is explained separately; see `predict_files`. A file
+    that cannot be read gets a row with its error, and the run continues. A histology model has no mask and no heat map
+    of it.
 
     Args:
         predictor: A `Predictor`.
-        network: The `keras.Model` it runs, or None, for which there is no Grad-CAM.
+        network: Its `keras.Model`, or None, without Grad-CAM.
         inputs: Dict from image path to the results' path, as `find_inputs` gives it.
         out: Path of the output folder. A former `explanations.csv` there is replaced.
         require_region: Whether to refuse DICOM without a usable region; see `find_frames`.
 
     Yields:
-        Dicts with `FIELDS`, one a picture in the order of `inputs`: among them `occlusion_peak`, the greatest drop of
-        the probability (near 0, the picture is of nothing, for its colours span whatever values there are);
-        `lesion_fraction`, the predicted lesion's share of the image; and of each heat the share that lies in it. They
-        are alike where the heat knows nothing of the lesion. Where there is no lesion, or no heat above 0, the share is
-        left empty.
+        Dicts with `FIELDS`, one per image in the order of `inputs`. `occlusion_peak` is the largest drop of the
+        probability; if it is near 0, the heat map shows noise, since its colours span all its values.
+        `lesion_fraction` is the predicted lesion's share of the image, and each `..._in_lesion` the share of a heat map
+        inside the lesion; the two are equal where the heat is independent of the lesion. Without a lesion, or without
+        heat above 0, the share is empty.
 
     Raises:
         FileExistsError: If `out` holds other files than a former explanation, or one of them has a result's name.
         BlockingIOError: If another process writes there.
         OSError: If the folder cannot be written.
-        ValueError: If the network is none that Grad-CAM knows.
+        ValueError: If Grad-CAM does not support the network.
     """
     with claim_folder(out, EXPLANATION) as out:
         frames = (frame for item in inputs.items() for frame in find_frames(*item, predictor.task, require_region))
@@ -87,7 +97,7 @@ def _explain_frames(predictor, network, frames, out):
     for frame in frames:
         row = dict.fromkeys(FIELDS, "") | {"file": str(frame.path), "frame": frame.number or ""}
         for end in _ENDS:
-            (out / f"{frame.target}{end}").unlink(missing_ok=True)  # of a former explanation, maybe by another model
+            (out / f"{frame.target}{end}").unlink(missing_ok=True)  # of a former run, maybe with another model
         try:
             image = frame.read(predictor)
             prediction = predict_frame(predictor, frame, image)
@@ -95,20 +105,20 @@ def _explain_frames(predictor, network, frames, out):
             row["error"] = str(error)
         else:
             row |= _explain(predictor, network, frame, image, prediction, out / frame.target)
-        # One by one, so that what is done stays told when the rest is stopped.
+        # One by one, so that a stopped run keeps its rows.
         append_row(out / EXPLANATIONS, FIELDS, row)
         yield row
 
 
 def _explain(predictor, network, frame, image, prediction, target):
-    """Write a picture's results; return what its row tells of them."""
+    """Write the results of a frame; return their columns of its row."""
     heats = [_heats(predictor, network, part, prediction) for part in frame.parts(image)]
     heats = {name: frame.joined([each[name] for each in heats]) for name in heats[0]}
     for name, heat in heats.items():
-        picture = draw_heat(image, heat)
+        drawn = draw_heat(image, heat)
         if prediction.mask is not None:
-            picture = draw_contour(picture, prediction.mask)
-        write_image(f"{target}_{name}.png", picture)
+            drawn = draw_contour(drawn, prediction.mask)
+        write_image(f"{target}_{name}.png", drawn)
     with replacing(f"{target}_heat.npz") as temporary:
         np.savez_compressed(temporary, **heats)
     row = {"label": prediction.label, "occlusion_peak": f"{heats['occlusion'].max():.6f}"}
@@ -120,7 +130,7 @@ def _explain(predictor, network, frame, image, prediction, target):
 
 
 def _heats(predictor, network, image, prediction):
-    """Dict from those of `HEATS` that the model has to arrays like the image."""
+    """Dict from the `HEATS` that the model supports to arrays of the image's size."""
     heats = {"occlusion": occlusion(predictor, image, prediction.label)}
     if network is not None:
         from busseg.explain.grad_cam import grad_cam, mask_grad_cam

@@ -1,10 +1,12 @@
-"""Where a network looks: what its attention weighs, and Grad-CAM, what the gradients of its answers weigh."""
+"""Heat maps of a network: the weights of its attention, and Grad-CAM."""
 
 from functools import partial
+from pathlib import Path
 
 import keras
 import numpy as np
 from keras import ops
+from numpy.typing import NDArray
 
 from busseg.data.sample import LABEL, MASK
 from busseg.imaging.images import fit_to_native, fit_to_square, read_image
@@ -13,13 +15,13 @@ from busseg.models.attention import CBAM
 from busseg.models.unet import skip_connections
 
 
-def spatial_attention(model, image):
-    """How much each place of an image counts to the CBAMs of a network.
+def spatial_attention(model: keras.Model, image: str | Path | NDArray) -> dict[str, NDArray]:
+    """The spatial attention weights of a network's CBAMs.
 
     Args:
-        model: `keras.Model` with one `CBAM` or more, such as of `build_classifier`.
-        image: Path of an image file, or array uint8 as the network takes it: `(height, width, 3)` in colour, or
-            `(height, width)` in grey.
+        model: `keras.Model` with at least one `CBAM`, such as of `build_classifier`.
+        image: Path of an image file, or array uint8 as the network takes it: `(height, width, 3)` RGB, or
+            `(height, width)` grey.
 
     Returns:
         Dict from the name of each CBAM to an array `(height, width)` float32 of native size, in `[0, 1]`.
@@ -43,28 +45,28 @@ def spatial_attention(model, image):
     return maps
 
 
-def grad_cam(model, image, label=None, level=-1):
-    """Grad-CAM of the class: the places whose features speak for it.
+def grad_cam(model: keras.Model, image: str | Path | NDArray, label: str | None = None, level: int = -1) -> NDArray:
+    """Grad-CAM of the class: the places whose features raise its logit.
 
-    The logit of the class is derived by a feature map; the mean of the gradients over the places weighs the map's
-    channels, and what remains above 0 of their sum is the heat: `relu(sum_k mean_ij(d y / d A_ijk) A_ijk)`. It is as
-    coarse as the feature map is.
+    `relu(sum_k mean_ij(d y / d A_ijk) A_ijk)` for the logit `y` and the channels `k` of a feature map `A`. It is as
+    coarse as the feature map.
 
-    Of a model that averages networks or mirror images, see `average`, it is the mean of all their heats, each
+    For a model that averages networks or mirror images, see `average`, it is the mean of all their heat maps, each
     scaled to a peak of 1.
 
     Args:
-        model: `keras.Model` of `build_unet` or `build_classifier`, also within what `models.serving` builds around it.
+        model: `keras.Model` of `build_unet` or `build_classifier`, with or without the wrappers of `models.serving`.
         image: Path of an image file, or array uint8; see `Predictor.predict`.
-        label: One of the classes of the model's task; the predicted one unless told.
-        level: Which of the encoder's feature maps: 0 is the finest, -1 the bottleneck, -2 the one before it. A
+        label: One of the classes of the model's task; the predicted one by default.
+        level: Index of the encoder's feature map: 0 is the finest, -1 the bottleneck, -2 the one before it. A
             classifier has two, those it pools.
 
     Returns:
-        Array `(height, width)` float32 of native size, in `[0, 1]`; 0 everywhere if nothing speaks for the class.
+        Array `(height, width)` float32 of native size, in `[0, 1]`; 0 everywhere if no feature raises the logit.
 
     Raises:
-        ValueError: If the label, the level or the network is none of these, or Keras's backend has no gradients here.
+        ValueError: If the label or the level does not exist, the network is not supported, or Keras runs on a backend
+            other than TensorFlow and JAX.
 
     Reference:
         Selvaraju et al., "Grad-CAM", ICCV 2017, https://arxiv.org/abs/1610.02391
@@ -77,21 +79,22 @@ def grad_cam(model, image, label=None, level=-1):
     return _mean_heat(model, image, LABEL, lambda fit: chosen, level)
 
 
-def mask_grad_cam(model, image, level=-1):
-    """Grad-CAM of the mask: the places whose features speak for the lesion that is seen.
+def mask_grad_cam(model: keras.Model, image: str | Path | NDArray, level: int = -1) -> NDArray:
+    """Grad-CAM of the mask: the places whose features raise the logits of the predicted lesion.
 
-    As `grad_cam`, of the sum of the mask's logits over the lesion that the model outlines.
+    As `grad_cam`, with the sum of the mask's logits over the predicted lesion as `y`.
 
     Args:
-        model: `keras.Model` of `build_unet`, also within what `models.serving` builds around it.
+        model: `keras.Model` of `build_unet`, with or without the wrappers of `models.serving`.
         image: Path of an image file, or array `(height, width)` uint8.
-        level: Which of the encoder's feature maps; see `grad_cam`.
+        level: Index of the encoder's feature map; see `grad_cam`.
 
     Returns:
-        Array `(height, width)` float32 of native size, in `[0, 1]`; 0 everywhere if no lesion is seen.
+        Array `(height, width)` float32 of native size, in `[0, 1]`; 0 everywhere without a predicted lesion.
 
     Raises:
-        ValueError: If the network or the level is none of these, or Keras's backend has no gradients here.
+        ValueError: If the network has no mask or is not supported, the level does not exist, or Keras runs on a backend
+            other than TensorFlow and JAX.
 
     Reference:
         Vinogradova, Dibrov and Myers, "Towards Interpretable Semantic Segmentation via Gradient-Weighted Class
@@ -100,7 +103,7 @@ def mask_grad_cam(model, image, level=-1):
     predictor, image = _open(model, image)
     lesion = predictor.predict(image).mask
     if lesion is None:
-        raise ValueError(f"Expected a network with a mask, found one that tells the class alone: {model.name}")
+        raise ValueError(f"Expected a network with a mask, found one that predicts the class alone: {model.name}")
     return _mean_heat(model, image, MASK, lambda fit: fit(lesion), level)
 
 
@@ -110,12 +113,12 @@ def _open(model, image):
 
 
 def _mean_heat(model, image, output, weigh, level):
-    """The mean heat of all that a model averages: its networks, and with flip TTA also the mirror image.
+    """The mean heat map over a model's networks and, with flip TTA, over the image and its mirror image.
 
     Args:
-        output: Name of the answer to explain.
-        weigh: Function that gives how much each of the answer's logits counts; it is given what fits pixels to the
-            squares that the network is shown.
+        output: Name of the output to explain.
+        weigh: Function that returns the weights of the output's logits, from a function that fits pixels to the
+            network's squares.
     """
     networks = [layer for layer in model.layers if isinstance(layer, keras.Model)]
     heats = []
@@ -128,7 +131,7 @@ def _mean_heat(model, image, output, weigh, level):
 
 
 def _squares(pixels, size, flip_tta):
-    """An image, and below it its mirror image, as a network takes them: `(1 or 2, size, size, channels)` float32."""
+    """An image, with flip TTA also its mirror image, as a batch: `(1 or 2, size, size, channels)` float32."""
     square = fit_to_square(pixels, size).reshape(1, size, size, -1).astype(np.float32)
     return np.concatenate([square, square[:, :, ::-1]]) if flip_tta else square
 
@@ -137,7 +140,7 @@ def _heats(network, squares, output, weights, level):
     """Grad-CAM of each square: tensor `(batch, height, width)` of the feature map's size, with a peak of 1."""
     features = _feature_map(network, output, level)
     below = keras.Model(network.input, features)
-    # What reaches the answer past the feature map, such as finer skips, comes from the image as ever.
+    # Paths that bypass the feature map, such as finer skips, still start at the image.
     above = keras.Model([network.input, features], _logits(network.get_layer(output)))
     squares = ops.convert_to_tensor(squares)
     x = below(squares)
@@ -160,7 +163,7 @@ def _feature_map(network, output, level):
 
 
 def _logits(head):
-    """What a layer that tells probabilities gives before its sigmoid or softmax."""
+    """The logits of a layer that outputs probabilities."""
     if not head.weights:
         return head.input
     kernel, bias = head.weights  # of a dense layer, or of a convolution of single pixels
@@ -168,7 +171,7 @@ def _logits(head):
 
 
 def _gradient(function, x):
-    """The gradient of a function from a tensor to a number, by the backend that Keras runs on."""
+    """The gradient of a function from a tensor to a number, computed by Keras' backend."""
     backend = keras.config.backend()
     if backend == "tensorflow":
         import tensorflow as tf
@@ -181,4 +184,4 @@ def _gradient(function, x):
         import jax
 
         return jax.grad(function)(x)
-    raise ValueError(f"Expected Keras on TensorFlow or JAX, which Grad-CAM has gradients of, found {backend}")
+    raise ValueError(f"Expected Keras on TensorFlow or JAX, whose gradients Grad-CAM uses, found {backend}")

@@ -1,28 +1,37 @@
-"""Where a model looks, found by covering places of the image: the check that needs no gradients."""
+"""Occlusion sensitivity: heat maps by covering places of the image, without gradients."""
+
+from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from busseg.imaging.images import fit_to_native, fit_to_square, placement
+from busseg.inference.predictor import Predictor
 
 _BATCH = 16
 
 
-def occlusion(predictor, image, label=None, patch=0.2, steps=10):
-    """How much less likely a class becomes when a place of the image is covered.
+def occlusion(
+    predictor: Predictor,
+    image: str | Path | NDArray,
+    label: str | None = None,
+    patch: float = 0.2,
+    steps: int = 10,
+) -> NDArray:
+    """The drop of a class's probability when a place of the image is covered.
 
-    Patches are laid over the image in a grid, one at a time. Each blurs what it covers to the mean of a third of the
-    image around, so that the place keeps its depth's brightness but shows nothing, and fades out as a Gaussian bell,
-    for an edge would be something to see, too. The drop of the class's probability is spread over the patch that caused
-    it, so the map is as fine as the patches are, and no finer.
+    One patch at a time covers the image, in a grid. A patch replaces pixels by the mean of a third of the image around
+    them, so the place keeps the brightness of its depth, and fades out as a Gaussian bell, so it has no visible edge.
+    Each drop is spread over its patch, so the map is as coarse as the patches.
 
-    It works for every model that a `Predictor` runs, and passes at most `steps ** 2` covered images through it: 80 for
-    an image of 4 to 3.
+    It works for every model of a `Predictor`, which predicts at most `steps ** 2` covered images: 80 for an image of
+    4 to 3.
 
     Args:
         predictor: A `Predictor`.
         image: Path of an image file, or array uint8; see `Predictor.predict`.
-        label: One of the predictor's classes; the predicted one unless told.
+        label: One of the predictor's classes; the predicted one by default.
         patch: Width of a patch at half its strength, as a share of the image's longer side.
         steps: Number of patches along the longer side.
 
@@ -30,7 +39,7 @@ def occlusion(predictor, image, label=None, patch=0.2, steps=10):
         Array `(height, width)` float32 of native size, in `[-1, 1]`; below 0 where covering makes the class likelier.
 
     Raises:
-        ValueError: If the label is none of the classes, or a number is out of its range.
+        ValueError: If the label is not one of the classes, or a number is out of its range.
 
     Reference:
         Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014,
@@ -55,7 +64,7 @@ def occlusion(predictor, image, label=None, patch=0.2, steps=10):
 
 
 def _patches(shape, size, patch, steps):
-    """How strongly each patch covers each pixel of the square: array `(patches, size, size)` float32 in `(0, 1]`."""
+    """Opacity of each patch at each pixel of the square: array `(patches, size, size)` float32 in `(0, 1]`."""
     top, left, height, width = placement(shape, size)
     rows = _bells(top, height, size, patch, steps)
     columns = _bells(left, width, size, patch, steps)
@@ -63,7 +72,7 @@ def _patches(shape, size, patch, steps):
 
 
 def _bells(start, length, size, patch, steps):
-    """Gaussian bells evenly over `length` pixels from `start` on: array `(bells, size)`."""
+    """Gaussian bells, evenly spaced over `length` pixels from `start`: array `(bells, size)`."""
     count = max(1, round(steps * length / size))
     centres = start + (np.arange(count) + 0.5) * length / count
     distances = (np.arange(size) + 0.5 - centres[:, None]) / (patch * size / 2)
@@ -71,7 +80,7 @@ def _bells(start, length, size, patch, steps):
 
 
 def _covered(square, place, patches):
-    """The square with what each of the patches covers blurred: list of arrays like it."""
+    """The square blurred under each patch: list of arrays of its shape."""
     top, left, height, width = place
     inside = slice(top, top + height), slice(left, left + width)
     side = 2 * (len(square) // 6) + 1

@@ -1,9 +1,12 @@
-"""Whether an export answers as its source: the same class and mask, and the same numbers but for rounding."""
+"""Check that an export computes the same as its source, up to rounding."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from busseg.data.phantom import draw_phantom
 from busseg.data.sample import TASKS
@@ -11,94 +14,99 @@ from busseg.data.tissue import draw_tissue
 from busseg.inference.predictor import THRESHOLD, Predictor
 from busseg.inference.runtimes import in_precision, load
 
-# Of a probability, by how the weights are stored. Eight bits move the edge of a lesion, where pixels change much.
+if TYPE_CHECKING:
+    import keras
+
+# Of a probability, by how the weights are stored. Eight bits move the edge of a lesion, where pixels change a lot.
 TOLERANCE = {"float32": 1e-4, "float16": 0.1, "int8": 0.5}
-# Some networks lose more than that to rounding: a runtime may be so many times as far from the answer in float64 as
-# Keras itself, which sums in another order, and no farther than this.
+# Some networks lose more than that to rounding. A runtime may differ from the outputs in float64 by `ROUNDING` times
+# the difference of Keras itself, which sums in another order, and by `MOST` at most.
 ROUNDING, MOST = 10, 0.01
-_ANSWERS = ("probability_map", "probabilities", "uncertainty", "ood_score")  # what of a `Prediction` is compared
+_FIELDS = ("probability_map", "probabilities", "uncertainty", "ood_score")  # of a `Prediction` that are compared
 
 
-def check(export, source, out, weights="float32"):
-    """Compare an export with its source, on a phantom a class.
+def check(export: Path, source: "keras.Model | Path", out: Path, weights: str = "float32") -> float:
+    """Compare an export with its source, on one phantom per class.
 
     Args:
         export: Path of the export.
-        source: What it was made of: a `keras.Model` of float32, or the path of an ONNX file.
+        source: Its source: a `keras.Model` of float32, or the path of an ONNX file.
         out: Path that errors name.
         weights: How the export stores its weights, a key of `TOLERANCE`.
 
     Returns:
-        The largest difference between the answers of the two.
+        The largest difference between the outputs of the two.
 
     Raises:
-        ValueError: If the export does not run, or answers otherwise.
+        ValueError: If the export does not run, or its outputs differ by more than the tolerance.
     """
     try:
         predictor = Predictor(export)
-    except ValueError as error:  # a layer that the format does not know
+    except ValueError as error:  # a layer that the format does not support
         raise ValueError(f"Expected an export that runs, found one that does not ({error}): {out}") from error
     images = _phantoms(predictor)
-    return _compare(source, images, _answers(predictor, images), weights, out)
+    return _compare(source, images, _outputs(predictor, images), weights, out)
 
 
-def check_raw(export, source, out, weights="float32"):
-    """As `check`, of an export that takes images as they are.
+def check_raw(export: Path, source: "keras.Model | Path", out: Path, weights: str = "float32") -> float:
+    """As `check`, for an export with `raw=True`, which takes images of any size.
 
-    Grey levels are multiples of 16, and sides twice or half of the square's: then the resized ones are whole numbers,
-    where another runtime might round a half the other way.
+    Grey levels are multiples of 16, and sides are twice or half of the square's, so resized levels are whole numbers:
+    runtimes round halves differently.
     """
     predictor, (run, _, _) = Predictor(source), load(export)
     size, images, found = predictor.image_size, [], []
     for phantom in _phantoms(predictor):
         for width, height in ((size, 2 * size), (size // 2, size // 4)):
             image = cv2.resize(phantom, (width, height), interpolation=cv2.INTER_AREA) // 16 * 16
-            told = run(image.reshape(height, width, -1))
+            outputs = run(image.reshape(height, width, -1))
             images.append(image)
-            found.append({name: np.asarray(told[name]) for name in _ANSWERS if name in told})
+            found.append({name: np.asarray(outputs[name]) for name in _FIELDS if name in outputs})
     return _compare(source, images, found, weights, out)
 
 
 def _phantoms(predictor):
-    """A phantom a class."""
+    """One phantom per class."""
     if predictor.task == "ultrasound":
         return [draw_phantom(label, seed=0)[0] for label in predictor.classes]
     return [draw_tissue(label, 100, patient=0, number=0) for label in TASKS["histology"]]
 
 
-def _answers(predictor, images):
-    """A dict of arrays an image."""
-    told = ({name: getattr(one, name) for name in _ANSWERS} for one in predictor.predict_batch(images))
-    return [{name: np.asarray(answer) for name, answer in one.items() if answer is not None} for one in told]
+def _outputs(predictor, images):
+    """One dict of arrays per image."""
+    predictions = ({name: getattr(one, name) for name in _FIELDS} for one in predictor.predict_batch(images))
+    return [{name: np.asarray(x) for name, x in one.items() if x is not None} for one in predictions]
 
 
 def _compare(source, images, found, weights, out):
-    expected = _answers(Predictor(source), images)
+    expected = _outputs(Predictor(source), images)
     difference = largest_difference(found, expected)
     if difference <= TOLERANCE[weights]:
         return difference
     exact, allowed = expected, TOLERANCE[weights]
     if not isinstance(source, Path):
-        exact = _answers(Predictor(in_precision(source, "float64")), images)
+        exact = _outputs(Predictor(in_precision(source, "float64")), images)
         allowed = max(allowed, min(ROUNDING * largest_difference(expected, exact), MOST))
-    if not largest_difference(found, exact, allowed) <= allowed:  # also if it is no number
+    if not largest_difference(found, exact, allowed) <= allowed:  # also for nan
         raise ValueError(f"Expected the export to answer as its source, found a difference of {difference:.1e}: {out}")
     return difference
 
 
-def largest_difference(found, exact, at_threshold=0.0):
-    """The largest difference of two lists of answers; of a ood_score above 1, which has no bound, as a share of it.
+def largest_difference(
+    found: Sequence[Mapping[str, NDArray]], exact: Sequence[Mapping[str, NDArray]], at_threshold: float = 0.0
+) -> float:
+    """The largest difference of two lists of outputs; relative for an ood_score above 1, which has no bound.
 
     Args:
-        found: List of dicts of arrays, one an image.
+        found: List of dicts of arrays, one per image.
         exact: List of dicts of the same keys.
-        at_threshold: How near to the threshold a pixel may be in the mask or not. The uncertainty, a mean over the
-            mask, may differ by as much as such pixels are of it.
+        at_threshold: Distance of a pixel's probability from the threshold below which it may be in the mask or not.
+            The uncertainty, a mean over the mask, may differ by the share of such pixels.
     """
     differences = []
     for one, other in zip(found, exact, strict=True):
-        for name, answer in other.items():
-            difference = np.abs(one[name] - answer).max() / (max(1, answer.max()) if name == "ood_score" else 1)
+        for name, value in other.items():
+            difference = np.abs(one[name] - value).max() / (max(1, value.max()) if name == "ood_score" else 1)
             if name == "uncertainty" and at_threshold:
                 lesion = other["probability_map"] - THRESHOLD
                 difference = max(0, difference - (np.abs(lesion) <= at_threshold).sum() / max((lesion >= 0).sum(), 1))

@@ -1,4 +1,4 @@
-"""A trained Keras model to a format that runs without busseg, checked against its source."""
+"""Export a trained model to formats that run without busseg. Each export is checked against its source."""
 
 import importlib.util
 import json
@@ -19,24 +19,24 @@ from busseg.storage.archives import METADATA
 from busseg.storage.claims import claim
 from busseg.storage.files import replacing, write_text
 
-_SIDES = {False: ("batch",), True: ("height", "width", "channels")}  # that may vary, of ONNX; by whether it is raw
+_SIDES = {False: ("batch",), True: ("height", "width", "channels")}  # names of ONNX sides that may vary, by `raw`
 
 
-def export_saved_model(model, out, raw=False):
+def export_saved_model(model: str | Path, out: str | Path, raw: bool = False) -> float:
     """Export a model to TensorFlow's SavedModel.
 
-    Its signature `serving_default` takes `image`, `(batch, size, size, 1)` float32 with values 0..255, and gives a
-    dict of `mask`, `(batch, size, size, 1)`, and `label`, `(batch, 3)`: normal, benign, malignant. One of tissue takes
-    `(batch, size, size, 3)` and gives `label` alone, in the order of its task; see `TASKS`. A model trained in half
-    precision is exported, and checked, in float32. Every format holds, as JSON, what else a user of it must know: the
-    version of busseg, the `task`, the `classes` in their order, the `image_size` in pixels, the `threshold` of the
-    mask, and the `operating_points` of a source that has them; here in `assets.extra/busseg.json`.
+    Its signature `serving_default` takes `image`, `(batch, size, size, 1)` float32 with values 0..255, and returns a
+    dict of `mask`, `(batch, size, size, 1)`, and `label`, `(batch, 3)`: normal, benign, malignant. A histology model
+    takes `(batch, size, size, 3)` and returns `label` alone, in the order of its task; see `TASKS`. A model trained in
+    half precision is exported, and checked, in float32. Every format contains metadata as JSON: the version of busseg,
+    the `task`, the `classes` in their order, the `image_size` in pixels, the `threshold` of the mask, and the
+    `operating_points` of a source that has them; SavedModel in `assets.extra/busseg.json`.
 
     Args:
         model: Path of a run's folder or a `.keras` file.
-        out: Path of the folder to write. A SavedModel that this wrote there, and nothing beside it, is replaced.
-        raw: Whether it is to take an image as it is instead, uint8 of any size, and to answer at that size; see
-            `raw.raw_function`.
+        out: Path of the folder to write. A SavedModel of busseg there, without other files, is replaced.
+        raw: Whether the export takes one uint8 image of any size instead, with outputs of that size; see
+            `raw_graph.raw_function`.
 
     Returns:
         The largest difference between the outputs of the export and of the source, on phantoms.
@@ -46,7 +46,7 @@ def export_saved_model(model, out, raw=False):
         BlockingIOError: If another process writes there.
         OSError: If it cannot be written.
         ImportError: If TensorFlow is not installed; it alone writes and reads the format.
-        ValueError: If the source is no model of busseg, or the export answers otherwise than it does; nothing is
+        ValueError: If the source is not a model of busseg, or the export's outputs differ from its outputs; nothing is
             written then.
     """
     out = Path(out)
@@ -64,7 +64,7 @@ def export_saved_model(model, out, raw=False):
                 if raw:
                     module = tf.Module()
                     module.answer = raw_function(source)
-                    # Of a Keras model TensorFlow alone would find no variables, and other readers then miss them.
+                    # TensorFlow finds no variables in a Keras model by itself, and other readers then miss them.
                     module.weights = [weight.value for weight in source.weights]
                     tf.saved_model.save(module, str(temporary), signatures=module.answer)
                 else:
@@ -73,21 +73,23 @@ def export_saved_model(model, out, raw=False):
             return (check_raw if raw else check)(temporary, source, out)
 
 
-def export_onnx(model, out, raw=False, weights="float32", force=False):
-    """Export a model to ONNX, one file that ONNX Runtime and others run.
+def export_onnx(
+    model: str | Path, out: str | Path, raw: bool = False, weights: str = "float32", force: bool = False
+) -> float:
+    """Export a model to ONNX, one file for ONNX Runtime and others.
 
-    Its input, outputs and precision are those of `export_saved_model`. Weights that half precision holds exactly, as
-    those that `busseg.experiments.release` has rounded, are stored in it, and computed with in float32 all the same.
+    Its input, outputs and precision are those of `export_saved_model`. Weights that are exact in half precision, such
+    as those rounded by `busseg.experiments.release`, are stored in half precision and computed in float32.
 
     Args:
-        model: Path of a run's folder or of a `.keras` or `.onnx` file, or the name of a model of busseg's.
-            What is ONNX already keeps its weights as they are stored.
+        model: Path of a run's folder or of a `.keras` or `.onnx` file, or the name of a model of the package. An ONNX
+            source keeps its stored weights.
         out: Path of the `.onnx` file to write. One of busseg there is replaced.
-        raw: Whether it is to take an image as it is instead, uint8 of any size, and to answer at that size; see
-            `raw.raw_function`.
-        weights: How to store the weights: "float32"; "float16"; or "int8", the kernels of convolutions alone, with a
-            scale for each filter. They are computed with in float32 all the same.
-        force: Whether to replace any other file, too.
+        raw: Whether the export takes one uint8 image of any size instead, with outputs of that size; see
+            `raw_graph.raw_function`.
+        weights: How to store the weights: "float32"; "float16"; or "int8", for the kernels of convolutions alone, with
+            one scale per filter. All are computed in float32.
+        force: Whether to also replace any other file.
 
     Returns:
         The largest difference between the outputs of the export and of the source, on phantoms.
@@ -97,8 +99,8 @@ def export_onnx(model, out, raw=False, weights="float32", force=False):
         BlockingIOError: If another process writes there.
         OSError: If it cannot be written.
         ImportError: If a package of the extra `onnx` is not installed.
-        ValueError: If `out` does not end in `.onnx`, Keras does not run on TensorFlow, the source is no model of busseg
-            or has a layer that ONNX does not know, or the export answers otherwise than it does; nothing is written
+        ValueError: If `out` does not end in `.onnx`, Keras does not run on TensorFlow, the source is not a model of
+            busseg or has a layer that ONNX lacks, or the export's outputs differ from its outputs; nothing is written
             then.
     """
     out = Path(out)
@@ -123,7 +125,9 @@ def export_onnx(model, out, raw=False, weights="float32", force=False):
             return (check_raw if raw else check)(temporary, source, out, weights)
 
 
-def export_litert(model, out, weights="float32", force=False, batch=None):
+def export_litert(
+    model: str | Path, out: str | Path, weights: str = "float32", force: bool = False, batch: int | None = None
+) -> float:
     """Export a model to LiteRT, formerly TensorFlow Lite: one file, for phones and small devices.
 
     Its signature, its input, outputs and precision are those of `export_saved_model`.
@@ -131,10 +135,10 @@ def export_litert(model, out, weights="float32", force=False, batch=None):
     Args:
         model: Path of a run's folder or a `.keras` file.
         out: Path of the `.tflite` file to write. One of busseg there is replaced.
-        weights: How to store the weights: "float32"; "float16", computed with in float32; or "int8", computed with in
-            integers where LiteRT can.
-        force: Whether to replace any other file, too.
-        batch: 1 for a network of one image at a time, which LiteRT.js needs; None for batches of any length.
+        weights: How to store the weights: "float32"; "float16", computed in float32; or "int8", computed in integers
+            where LiteRT can.
+        force: Whether to also replace any other file.
+        batch: 1 for a network of one image at a time, for LiteRT.js; None for batches of any length.
 
     Returns:
         The largest difference between the outputs of the export and of the source, on phantoms.
@@ -144,9 +148,9 @@ def export_litert(model, out, weights="float32", force=False, batch=None):
         BlockingIOError: If another process writes there.
         OSError: If it cannot be written.
         ImportError: If a package of the extra `litert` is not installed.
-        ValueError: If `out` does not end in `.tflite`, Keras does not run on TensorFlow, the source is no model of
-            busseg or has a layer that LiteRT does not know, or the export answers otherwise than it does; nothing is
-            written then.
+        ValueError: If `out` does not end in `.tflite`, Keras does not run on TensorFlow, the source is not a model of
+            busseg or has a layer that LiteRT lacks, or the export's outputs differ from its outputs; nothing is written
+            then.
     """
     out = Path(out)
     _need("litert", "ai_edge_litert")
@@ -169,20 +173,20 @@ def export_litert(model, out, weights="float32", force=False, batch=None):
         with replacing(out) as temporary:
             with _naming(out, tf.errors.OpError):
                 source.export(temporary, format="litert", input_signature=signature, verbose=False, **smaller[weights])
-            with zipfile.ZipFile(temporary, "a") as associated:  # where LiteRT has such files: behind the network
+            with zipfile.ZipFile(temporary, "a") as associated:  # LiteRT keeps associated files after the network
                 associated.writestr(METADATA, _metadata(source, model))
             return check(temporary, source, out, weights)
 
 
-def export_openvino(model, out, weights="float32"):
+def export_openvino(model: str | Path, out: str | Path, weights: str = "float32") -> float:
     """Export a model to OpenVINO, a folder of `model.xml` and `model.bin`, fast on processors of Intel.
 
     Its input, outputs and precision are those of `export_saved_model`.
 
     Args:
-        model: Path of a run's folder or of a `.keras` or `.onnx` file, or the name of a model of busseg's.
-        out: Path of the folder to write. A model that this wrote there, and nothing beside it, is replaced.
-        weights: How to store the weights: "float32" or "float16". They are computed with in float32 all the same.
+        model: Path of a run's folder or of a `.keras` or `.onnx` file, or the name of a model of the package.
+        out: Path of the folder to write. An OpenVINO model of busseg there, without other files, is replaced.
+        weights: How to store the weights: "float32" or "float16". Both are computed in float32.
 
     Returns:
         The largest difference between the outputs of the export and of the source, on phantoms.
@@ -192,8 +196,8 @@ def export_openvino(model, out, weights="float32"):
         BlockingIOError: If another process writes there.
         OSError: If it cannot be written.
         ImportError: If the package of the extra `openvino` is not installed.
-        ValueError: If Keras does not run on TensorFlow, the source is no model of busseg, or the export answers
-            otherwise than it does; nothing is written then.
+        ValueError: If Keras does not run on TensorFlow, the source is not a model of busseg, or the export's outputs
+            differ from its outputs; nothing is written then.
     """
     out = Path(out)
     _need("openvino", "openvino")
@@ -228,7 +232,7 @@ FORMATS = {
 
 @contextmanager
 def _naming(out, *errors):
-    """Turn what TensorFlow and OpenVINO raise when a disk is full, which names a hidden file, into an `OSError`."""
+    """Turn errors of TensorFlow and OpenVINO, which name a hidden file, into an `OSError`, such as for a full disk."""
     try:
         yield
     except errors as error:
@@ -250,7 +254,7 @@ def _is_own_openvino(folder):
 
 
 def _holds_only(folder, marker, others):
-    """Whether a folder is empty, or holds a file that marks it and none but some others."""
+    """Whether a folder is empty, or holds the file `marker` and no files but `others`."""
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
     return folder.is_dir() and (not found or marker in found <= {marker, *others})
 
@@ -281,7 +285,7 @@ def _need_tensorflow(reader):
 
 
 def _metadata(source, model):
-    """What a user of the file must know of the network, as JSON; `model` is the path that it was loaded from."""
+    """The metadata of an export as JSON; `model` is the path of the source."""
     return json.dumps(read_metadata(model) | Predictor(source).description)
 
 
@@ -307,12 +311,12 @@ def _load_source(path, format):
             f"Expected a Keras model, the only kind that can be turned into {format}, found ONNX: {path}; "
             "--format onnx and --format openvino take it"
         )
-    Predictor(path)  # A foreign model is refused by the name of its file.
+    Predictor(path)  # refuses a model that busseg did not write, by the name of its file
     return in_precision(load_keras(path), "float32")
 
 
 def _stored_onnx(model):
-    """The path of a source that is an ONNX file, such as those that come with busseg; else None."""
+    """Path of a source that is an ONNX file, such as those of the package; else None."""
     path = PACKAGED.get(str(model), Path(model))
     if path.suffix != ".onnx" or not path.is_file():
         return None

@@ -1,29 +1,39 @@
-"""ONNX files as busseg writes them: a function of TensorFlow, its weights stored small, and metadata."""
+"""ONNX files of busseg: written from a TensorFlow function, with compact weights and metadata."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from tensorflow.types.experimental import PolymorphicFunction as Function
 
-def is_own_onnx(path):
-    """Whether there is an ONNX file of busseg."""
+
+def is_own_onnx(path: Path) -> bool:
+    """Whether a path is an ONNX file of busseg."""
     import onnx
     from google.protobuf.message import DecodeError
 
     try:
         return path.is_file() and any(
-            told.key == "busseg" for told in onnx.load(path, load_external_data=False).metadata_props
+            entry.key == "busseg" for entry in onnx.load(path, load_external_data=False).metadata_props
         )
     except DecodeError:
         return False
 
 
-def enclose_onnx(path, out, before, after, sides):
-    """Write an ONNX file that answers as another one between two `tf.function`s of `raw.functions_around`.
+def enclose_onnx(
+    path: Path, out: Path, before: "Function",
+    after: "Function", sides: Sequence[str],
+) -> None:  # fmt: skip
+    """Join an ONNX file with the two `tf.function`s of `raw_graph.functions_around`, before and after it.
 
     Args:
         path: Path of the ONNX file of a network.
         out: Path of the file to write.
         before, after: The functions.
-        sides: As of `write_onnx`.
+        sides: See `write_onnx`.
     """
     import onnx
 
@@ -40,13 +50,13 @@ def enclose_onnx(path, out, before, after, sides):
     onnx.save(onnx.compose.merge_models(joined, last, list(between.items())), out)
 
 
-def write_onnx(function, path, sides):
-    """Write a `tf.function` that has one input signature to an ONNX file.
+def write_onnx(function: "Function", path: Path, sides: Sequence[str]) -> None:
+    """Write a `tf.function` with one input signature to an ONNX file.
 
     Args:
         function: The `tf.function`.
         path: Path of the file.
-        sides: Names of the first sides of its input and outputs, in their order, for those that may vary: `("batch",)`.
+        sides: Names of the first sides of its input and outputs, in their order, where they may vary: `("batch",)`.
     """
     import onnx
     import tensorflow as tf
@@ -54,27 +64,27 @@ def write_onnx(function, path, sides):
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     concrete = function.get_concrete_function()
-    # tf2onnx, also where Keras calls it, takes tensors that a network holds, such as the mean of ImageNet's colours,
-    # for inputs without a value. A frozen function holds none.
+    # tf2onnx, also when Keras calls it, takes captured tensors, such as the mean of ImageNet's colours, for inputs
+    # without a value. A frozen function has no captured tensors.
     frozen = convert_variables_to_constants_v2(concrete)
     named = tf.function(lambda *inputs: tf.nest.pack_sequence_as(concrete.structured_outputs, frozen(*inputs)))
     model, _ = tf2onnx.convert.from_function(named, function.input_signature)
     for end in (*model.graph.input, *model.graph.output):
         for side, name in zip(end.type.tensor_type.shape.dim, sides):
             if not side.HasField("dim_value"):
-                side.dim_param = name  # tf2onnx calls it unk__474
+                side.dim_param = name  # tf2onnx names it unk__474
     onnx.save(model, path)
 
 
-def finish_onnx(path, metadata, weights="float32"):
-    """Write metadata into an ONNX file, and store its weights smaller.
+def finish_onnx(path: Path, metadata: str, weights: str = "float32") -> None:
+    """Write metadata into an ONNX file, and store its weights compactly.
 
     Args:
         path: Path of the file, changed in place.
-        metadata: String, kept as the property `busseg`.
-        weights: "float32", which stores in half precision those that lose nothing by it; "float16", which stores all in
-            half precision; or "int8", the kernels of convolutions, with a scale for each filter. Its runtime turns all
-            of them to float32 when it loads the file.
+        metadata: String, stored as the property `busseg`.
+        weights: "float32", which stores in half precision the weights that are exact in it; "float16", which stores all
+            in half precision; or "int8" for the kernels of convolutions, with one scale per filter. The runtime
+            converts all to float32 when it loads the file.
     """
     import onnx
 
@@ -92,7 +102,7 @@ def finish_onnx(path, metadata, weights="float32"):
         if scale is None:
             nodes.append(onnx.helper.make_node("Cast", [stored], [name], to=onnx.TensorProto.FLOAT))
             continue
-        # Not DequantizeLinear, which ONNX Runtime computes anew for every image.
+        # Not DequantizeLinear, which ONNX Runtime computes again for every image.
         model.graph.initializer.append(onnx.numpy_helper.from_array(scale, f"{name}_scale"))
         nodes.append(onnx.helper.make_node("Cast", [stored], [cast], to=onnx.TensorProto.FLOAT))
         nodes.append(onnx.helper.make_node("Mul", [cast, f"{name}_scale"], [name]))
@@ -105,10 +115,10 @@ def finish_onnx(path, metadata, weights="float32"):
 
 
 def _shorten_names(graph):
-    """Number what tf2onnx calls by its whole path in the network: in a small file such names take 3 % of the room."""
+    """Replace tf2onnx's names, whole paths in the network, by numbers: in a small file they take 3 % of the size."""
     if any(one.HasField("g") or one.graphs for node in graph.node for one in node.attribute):
-        return  # of a branch or a loop, which speaks of tensors by their names, too
-    short = {end.name: end.name for end in (*graph.input, *graph.output)} | {"": ""}  # "" is an input left out
+        return  # a branch or a loop, which refers to tensors by their names
+    short = {end.name: end.name for end in (*graph.input, *graph.output)} | {"": ""}  # "" is an omitted input
     for number, node in enumerate(graph.node):
         node.name = f"n{number}"
         for names in (node.input, node.output):
@@ -117,20 +127,19 @@ def _shorten_names(graph):
         tensor.name = short.setdefault(tensor.name, f"t{len(short)}")
 
 
-def calibrate_onnx(path, out, temperature, metadata):
-    """Write an ONNX file that differs from another in how sure of the class it is.
+def calibrate_onnx(path: str | Path, out: str | Path, temperature: float, metadata: str) -> None:
+    """Write a copy of an ONNX file with a temperature before the softmax of `label`.
 
-    The logits of `label` are divided by a temperature in front of the softmax. What the graph computes from the
-    probabilities, such as the uncertainty, follows in every runtime.
+    Outputs that the graph computes from the probabilities, such as the uncertainty, change with them.
 
     Args:
         path: Path of the ONNX file.
         out: Path of the file to write.
-        temperature: Float > 0.
-        metadata: String, kept as the property `busseg`.
+        temperature: Float > 0. It divides the logits.
+        metadata: String, stored as the property `busseg`.
 
     Raises:
-        ValueError: If no softmax gives `label`.
+        ValueError: If `label` is not the output of a softmax.
     """
     import onnx
 
@@ -153,9 +162,9 @@ def calibrate_onnx(path, out, temperature, metadata):
 
 
 def _stored(whole, weights):
-    """`(small, scale)`: an array as it is to be stored, and what it is to be multiplied with, if anything."""
+    """`(small, scale)`: the stored form of an array, and its scale, or None."""
     half = whole.astype(np.float16)
-    # Weights that batch normalization was folded into are no longer those that half precision holds exactly.
+    # Weights with folded batch normalization are not exact in half precision.
     if weights == "float32":
         return (half if np.array_equal(half, whole) else whole), None
     if weights == "int8" and whole.ndim == 4:

@@ -1,25 +1,32 @@
-"""A network and all that stands around it as one graph: an image as it is in, answers at its native size out."""
+"""A network with its pre- and postprocessing as one TensorFlow graph, for images of any size."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from busseg.data.sample import LABEL, MASK
 from busseg.inference.predictor import THRESHOLD
+
+if TYPE_CHECKING:
+    import keras
+    from tensorflow.types.experimental import PolymorphicFunction as Function
 
 # Of red, green and blue, in 65536ths: the luma of ITU-R BT.601 as Pillow computes it, exact in float32.
 _LUMA = (19595, 38470, 7471)
 
 
-def raw_function(model):
-    """Build the function from an image of any size to its answers at native size, in TensorFlow's operations alone.
+def raw_function(model: "keras.Model") -> "Function":
+    """Build the function from an image of any size to outputs of its size, of TensorFlow operations alone.
 
-    It does what `Predictor.predict` does, so that who serves it needs no code of ours.
+    It computes what `Predictor.predict` does, so serving it needs no code of busseg.
 
     Args:
         model: `keras.Model` of busseg, on TensorFlow.
 
     Returns:
-        A `tf.function` of `image`, `(height, width, channels)` uint8: grey values, one channel, or RGB, three. What
-        follows the third, transparency, is passed over. A model of tissue takes RGB alone. It gives a dict of what a
-        `Prediction` tells: `probabilities`, `(classes,)`, and of scans `mask`, `(height, width)` uint8, 0 or 1, and
-        `probability_map`, `(height, width)`; and `uncertainty` and `ood_score`, scalars, of a model that tells them.
+        A `tf.function` of `image`, `(height, width, channels)` uint8: grey, one channel, or RGB, three. Further
+        channels, such as transparency, are ignored. A histology model takes RGB alone. It returns a dict of fields of a
+        `Prediction`: `probabilities`, `(classes,)`; for ultrasound `mask`, `(height, width)` uint8, 0 or 1, and
+        `probability_map`, `(height, width)`; and the scalars `uncertainty` and `ood_score`, if the model has them.
     """
     import tensorflow as tf
 
@@ -32,17 +39,17 @@ def raw_function(model):
     return answer
 
 
-def functions_around(size, channels, outputs):
-    """Build the two halves of `raw_function`, for a network that is not of Keras to stand between.
+def functions_around(size: int, channels: int, outputs: Mapping[str, tuple]) -> "tuple[Function, Function]":
+    """Build the pre- and postprocessing of `raw_function`, for a non-Keras network.
 
     Args:
         size: Side of the network's square in pixels.
-        channels: Of its square.
+        channels: Channels of the square.
         outputs: Dict from the names of the network's outputs to their shapes.
 
     Returns:
         `(before, after)`: a `tf.function` from the `image` to the `square`, a batch of one, and the `shape` of the
-        image; and one from that and the network's outputs to the answers.
+        image; and one from that shape and the network's outputs to the outputs of `raw_function`.
     """
     import tensorflow as tf
 
@@ -74,7 +81,7 @@ def _square(image, size, channels):
 
 
 def _at_native_size(shape, outputs, size):
-    """The answers of `raw_function`, from those of the network for a batch of one."""
+    """The outputs of `raw_function`, from those of the network for a batch of one."""
     import tensorflow as tf
 
     outputs = {name: values[0] for name, values in outputs.items()}
@@ -87,7 +94,7 @@ def _at_native_size(shape, outputs, size):
 
 
 def _grey(pixels):
-    """Luma of RGB, and a single channel as it is."""
+    """Luma of RGB; a single channel unchanged."""
     import tensorflow as tf
 
     one = tf.shape(pixels)[2] == 1
@@ -96,7 +103,7 @@ def _grey(pixels):
 
 
 def _placement(shape, axis, size):
-    """Where an axis of the image lies in the square: `(start, length)`, as `images.fit_to_square` places it."""
+    """Place of an axis of the image in the square: `(start, length)`, as in `images.fit_to_square`."""
     import tensorflow as tf
 
     sides = tf.cast(shape, tf.float64)
@@ -105,7 +112,7 @@ def _placement(shape, axis, size):
 
 
 def _to_square(shape, axis, size):
-    """How much each pixel along an axis counts for each of the square's: `(size, side)`; none for the border's."""
+    """Weights of the image's pixels along an axis for the square's: `(size, side)`; 0 in the border."""
     import tensorflow as tf
 
     start, length = _placement(shape, axis, size)
@@ -119,7 +126,7 @@ def _to_square(shape, axis, size):
 
 
 def _to_native(shape, axis, size):
-    """How much each of the square's pixels along an axis counts for each of the image's: `(side, size)`."""
+    """Weights of the square's pixels along an axis for the image's: `(side, size)`."""
     import tensorflow as tf
 
     start, length = _placement(shape, axis, size)

@@ -1,1 +1,1 @@
-"""A trained model at work: predict, draw, export."""
+"""Inference: a trained model predicts files; results are drawn and written."""

@@ -1,16 +1,19 @@
-"""What a file holds that can be predicted: one image, or the frames of a clip or DICOM; and the DICOM results."""
+"""The frames of a file, which are predicted one by one: an image, or the frames of a clip or DICOM file."""
 
 import math
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+
+from numpy.typing import NDArray
 
 from busseg.imaging.clips import Clip, find_clip
 from busseg.imaging.dicom import Scan, is_dicom, read_dicom
 from busseg.imaging.dicom_seg import write_segmentation
 from busseg.imaging.images import count_pixels, read_image
-from busseg.inference.predictor import OUT_OF_DISTRIBUTION
+from busseg.inference.predictor import OUT_OF_DISTRIBUTION, Prediction, Predictor
 from busseg.inference.regions import join_regions
 from busseg.storage.run_folder import SEGMENTATION
 
@@ -19,15 +22,15 @@ _OF_FRAME = re.compile(r"(?P<clip>.+)_frame\d{3,}", re.DOTALL)
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture to predict.
+    """One image to predict: a single image, or a frame of a clip.
 
     Args:
         path: Path of its file.
         target: Path of its results without suffix, relative to the output folder.
-        number: Its number in a clip, from 1; None of a single image.
-        scan: The `Scan` that it is of; None of other files.
-        clip: The `Clip` that it is of; None of DICOM, and of images that `read_image` reads.
-        error: Why there is none in the file, one line, or None.
+        number: Its number in a clip, from 1; None for a single image.
+        scan: The `Scan` of a DICOM file; None for other files.
+        error: Why it cannot be read, one line, or None.
+        clip: The `Clip` of another file with frames; None for DICOM, and for images that `read_image` reads.
     """
 
     path: Path
@@ -38,27 +41,26 @@ class Frame:
     clip: Clip | None = None
 
     @property
-    def key(self):
-        """What tells the frame apart in a table: its columns `file` and `frame`, as text."""
+    def key(self) -> tuple[str, str]:
+        """Row key of a table: (file, frame), strings."""
         return str(self.path), "" if self.number is None else str(self.number)
 
     @property
-    def ends_file(self):
-        """Whether all of its file is predicted once this frame is."""
+    def ends_file(self) -> bool:
+        """Whether this is the last frame of its file."""
         if self.scan and self.scan.missing:
             return self.error is not None
         return self.number is None or self.number == (self.scan or self.clip).frame_count
 
-    def count_pixels(self):
-        """The number of pixels to read, by the header alone; 0 if they cannot be read."""
+    def count_pixels(self) -> int:
+        """Number of pixels to read, by the header alone; 0 if they cannot be read."""
         if self.error:
             return 0
         held = self.scan or self.clip
         return math.prod(held.shape) if held else count_pixels(self.path)
 
-    def read(self, predictor):
-        """Read the pixels as `predictor` takes them; of DICOM, the frame with its regions alone, for what stands around
-        them may name the patient.
+    def read(self, predictor: Predictor) -> NDArray:
+        """Read the pixels as `predictor` takes them. DICOM is black outside its regions, where names may be burned in.
 
         Raises:
             OSError, ValueError: If they cannot be read; one line that names the file.
@@ -71,27 +73,27 @@ class Frame:
             return predictor.read(self.path)
         return self.scan.place(self.scan.crops(self.scan.read_frame(self.number or 1)))
 
-    def parts(self, image):
-        """List of the arrays that are predicted, each by itself: the regions of a DICOM frame, or the image."""
+    def parts(self, image: NDArray) -> list[NDArray]:
+        """The arrays that are predicted separately: the regions of a DICOM frame, or the image."""
         return self.scan.crops(image) if self.scan else [image]
 
-    def joined(self, parts):
-        """Undo `parts`: an array of the size of the image, 0 outside of the regions."""
+    def joined(self, parts: Sequence[NDArray]) -> NDArray:
+        """Undo `parts`: an array of the size of the image, 0 outside the regions."""
         return self.scan.place(parts) if self.scan else parts[0]
 
 
-def find_frames(path, target, task, require_region=False):
-    """Find what a file holds, by its header alone; of videos, by going through them.
+def find_frames(path: Path, target: Path, task: str, require_region: bool = False) -> list[Frame]:
+    """Find the frames of a file by its header alone; a video is decoded once to count them.
 
     Args:
         path: Path of an image, video or DICOM file.
         target: Path of its results without suffix, relative to the output folder.
         task: The task of the model; only ultrasound is read from DICOM and clips.
-        require_region: Whether to refuse DICOM without a usable region, whose whole frame would be shown.
+        require_region: Whether to refuse DICOM without a usable region, of which the whole frame would be predicted.
 
     Returns:
-        List of `Frame`: of a clip, one for each of its frames, whose target ends in its number, `_frame001`; else one.
-        A clip that is cut short has one more, with an error, for all that are missing.
+        List of `Frame`: one per frame of a clip, whose target ends in its number, `_frame001`; one for another file.
+        A truncated clip has one more, with an error, for all missing frames.
 
     Raises:
         ImportError: If pydicom is missing.
@@ -126,36 +128,36 @@ def _frames_of_clip(path, target, task):
     return [Frame(path, frame_target(target, n), n, clip=clip) for n in range(1, clip.frame_count + 1)]
 
 
-def frame_target(target, number):
-    """The target of a clip's frame, or of a single image, where the number is None or empty."""
+def frame_target(target: Path, number: int | str | None) -> Path:
+    """The target of a clip's frame; that of a single image, where the number is None or empty, is unchanged."""
     return Path(f"{target}_frame{int(number):03}") if number else target
 
 
-def target_of_clip(target):
-    """The target of the clip that would have a frame of this target, or None; undoes `frame_target`."""
+def target_of_clip(target: Path) -> Path | None:
+    """Undo `frame_target`: the target of a clip with a frame of this target; None for another target."""
     match = _OF_FRAME.fullmatch(target.name)
     return target.with_name(match["clip"]) if match else None
 
 
-def count_frames(paths, require_region=False):
-    """How many pictures files hold; see `find_frames`."""
+def count_frames(paths: Iterable[Path], require_region: bool = False) -> int:
+    """Number of frames of files; see `find_frames`."""
     return sum(len(find_frames(path, Path(), "ultrasound", require_region)) for path in paths)
 
 
-def predict_frames(predictor, pictures):
-    """Predict pictures in one pass of the network: of DICOM, the regions alone, whose answers `join_regions` makes one.
+def predict_frames(predictor: Predictor, images: Sequence[tuple[Frame, NDArray]]) -> list[Prediction | ValueError]:
+    """Predict frames in one pass of the network. `join_regions` joins the predictions of the regions of DICOM.
 
     Args:
         predictor: A `Predictor`.
-        pictures: Sequence of `(frame, image)`: a `Frame` and its pixels, as `Frame.read` gives them.
+        images: Sequence of `(frame, image)`: a `Frame` and its pixels, as `Frame.read` returns them.
 
     Returns:
-        List of `Prediction`, one a picture, of its full size; or of a `ValueError`, one line that names the file, where
-        the model has no answer.
+        List of `Prediction`, one per frame, of its full size; or of `ValueError`, one line that names the file, where
+        the model's outputs are not finite numbers.
     """
-    parts = [frame.parts(image) for frame, image in pictures]
+    parts = [frame.parts(image) for frame, image in images]
     predictions = iter(predictor.try_batch(list(chain.from_iterable(parts))) if parts else ())
-    return [_in_frame(frame, list(islice(predictions, len(some)))) for (frame, _), some in zip(pictures, parts)]
+    return [_in_frame(frame, list(islice(predictions, len(some)))) for (frame, _), some in zip(images, parts)]
 
 
 def _in_frame(frame, predictions):
@@ -165,11 +167,11 @@ def _in_frame(frame, predictions):
     return join_regions(frame.scan, predictions) if frame.scan else predictions[0]
 
 
-def predict_frame(predictor, frame, image):
-    """Predict one picture; see `predict_frames`.
+def predict_frame(predictor: Predictor, frame: Frame, image: NDArray) -> Prediction:
+    """Predict one frame; see `predict_frames`.
 
     Raises:
-        ValueError: If the model has no answer.
+        ValueError: If the model's outputs are not finite numbers.
     """
     [prediction] = predict_frames(predictor, [(frame, image)])
     if isinstance(prediction, ValueError):
@@ -177,21 +179,21 @@ def predict_frame(predictor, frame, image):
     return prediction
 
 
-def segment_scan(scan, target, rows, out, model):
-    """Write the DICOM SEG of a scan from its frames' results: the masks are read again, one at a time.
+def segment_scan(scan: Scan, target: Path, rows: Sequence[Mapping], out: Path, model: str) -> None:
+    """Write the DICOM SEG of a scan from the results of its frames. The masks are read again, one at a time.
 
     Args:
-        scan: A `Scan`, each frame of which is predicted.
+        scan: A `Scan`, of which all frames are predicted.
         target: Path of the scan's results without suffix, relative to the output folder.
-        rows: The frames' rows of the table, in their order.
+        rows: Rows of the frames, in their order; see `records.to_row`.
         out: Path of the output folder.
         model: Name of the model.
 
     Raises:
-        ValueError: If the header of the scan is none that a segmentation can refer to.
+        ValueError: If the header of the scan lacks attributes that a SEG must reference.
     """
     numbers = [row["frame"] for row in rows]
     masks = (read_image(out / f"{frame_target(target, number)}_mask.png") // 255 for number in numbers)
-    foreign = sum(row["warning"].startswith(OUT_OF_DISTRIBUTION) for row in rows)
-    remark = f"{OUT_OF_DISTRIBUTION.capitalize()} in {foreign} of {len(rows)} frames" if foreign else ""
+    count = sum(row["warning"].startswith(OUT_OF_DISTRIBUTION) for row in rows)
+    remark = f"{OUT_OF_DISTRIBUTION.capitalize()} in {count} of {len(rows)} frames" if count else ""
     write_segmentation(out / f"{target}{SEGMENTATION}", scan, masks, [row["label"] for row in rows], model, remark)

@@ -1,10 +1,11 @@
-"""Which files a command line names, where the results of each go, and which files of folders are passed over."""
+"""The input files of a command line, the names of their results, and the files that are skipped."""
 
 import glob
 import hashlib
 import os
 import re
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 
@@ -17,62 +18,72 @@ from busseg.inference.frames import target_of_clip
 from busseg.storage.run_folder import EXPLANATION, PREDICTION
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # one letter is a disk of Windows
-_NAMED = 3  # files of each kind that are passed over
-_OF_DICOM = "1.2.840.10008."  # begins the identifiers that the standard gives
-_LONGEST_NAME = 180  # bytes; of the 255 that file systems allow, writers add some to the ends of results' names
+_NAMED = 3  # skipped files of each kind that a message names
+_OF_DICOM = "1.2.840.10008."  # prefix of the identifiers of the standard
+_LONGEST_NAME = 180  # bytes, of 255 that file systems allow; results' names have suffixes
 
 
-def find_inputs(paths):
-    """The first of what `survey_inputs` returns."""
+def find_inputs(paths: Sequence[str | Path]) -> dict[Path, Path]:
+    """The `inputs` that `survey_inputs` returns."""
     return survey_inputs(paths)[0]
 
 
-def survey_inputs(paths):
-    """Find the images, videos and DICOM files that inputs name, and where their results go.
+def survey_inputs(paths: Sequence[str | Path]) -> tuple[dict[Path, Path], dict[Path, str]]:
+    """Find the images, videos and DICOM files of paths and patterns, and the names of their results.
 
-    Folders are searched with all their subfolders, and patterns such as `scans/*.png` for the images that they match
-    (`**` stands for folders in folders); DICOM is told by its content, whatever its name. Masks that lie beside their
-    image (`NAME_mask.png` beside `NAME.png`) are left out, for they are no scans, and so are hidden files and what a
-    former prediction or explanation wrote. Files of other kinds, DICOM of another kind than ultrasound among them, are
-    passed over. What is named like an image and is no file is found, too, and so is a subfolder that may not be read:
-    `Frame.read` tells what is wrong with them. A file that is named itself is found, whatever it is.
+    Folders are searched with all subfolders, and patterns such as `scans/*.png` for the images that they match (`**`
+    stands for nested folders); DICOM is recognized by its content. Left out are masks beside their image
+    (`NAME_mask.png` beside `NAME.png`), hidden files, and folders of a former prediction or explanation. Files of other
+    kinds, such as DICOM other than ultrasound, are skipped. A subfolder that may not be read, and a folder or a pipe
+    with the name of an image, are inputs, too: `Frame.read` raises their error. A file that is named itself is always
+    an input.
 
     Args:
         paths: Sequence of paths of files and folders, and of patterns.
 
     Returns:
         `(inputs, passed)`: dict from path to the results' path without suffix, relative to the output folder; and dict
-        from the path of each file that is passed over to its kind, in words.
+        from the path of each skipped file to its kind, in words.
 
     Raises:
-        FileNotFoundError: If a path does not exist or is a URL, or a folder holds, or a pattern matches, no image.
+        FileNotFoundError: If a path does not exist or is a URL, or a folder or a pattern contains no image.
         ValueError: If the results of two inputs would have one name.
         OSError: If a folder among `paths` may not be read.
     """
     found, passed = {}, {}
     for path in map(Path, paths):
-        if _URL.match(str(path)) and not path.exists():
-            url = str(path).replace(":/", "://", 1)  # as it was, for a path has no empty part
-            raise FileNotFoundError(f"Expected a file or a folder, found a URL; download it first: {url}")
-        if path.is_dir():
-            files, closed = _walk(path)
-            images, others = _sort(files)
-            passed |= others
-            if not images and not closed:
-                raise FileNotFoundError(f"Expected images in the folder, found {_list(others) or 'none'}: {path}")
-            found |= {image: image.relative_to(path) for image in [*images, *closed]}
-        elif path.exists():
-            found[path] = Path(path.name)
-        elif glob.has_magic(str(path)):
-            fixed = list(takewhile(lambda part: not glob.has_magic(part), path.parts))
-            images, others = _sort(Path(*fixed).glob(str(Path(*path.parts[len(fixed) :]))))
-            passed |= others
-            if not images:
-                found_instead = _list(others) or "none"
-                raise FileNotFoundError(f"Expected images that match the pattern, found {found_instead}: {path}")
-            found |= {image: image.relative_to(Path(*fixed)) for image in images}
-        else:
-            raise FileNotFoundError(f"Expected an image or a folder of images, found nothing: {path}")
+        images, others = _find(path)
+        found |= images
+        passed |= others
+    targets = _name_results(found)
+    return targets, {path: kind for path, kind in passed.items() if path not in targets}
+
+
+def _find(path):
+    """`(found, passed)` of one path or pattern: dict from path to the path relative to what was searched."""
+    if _URL.match(str(path)) and not path.exists():
+        url = str(path).replace(":/", "://", 1)  # as it was; a path drops the empty part
+        raise FileNotFoundError(f"Expected a file or a folder, found a URL; download it first: {url}")
+    if path.is_dir():
+        files, closed = _walk(path)
+        images, passed = _sort(files)
+        if not images and not closed:
+            raise FileNotFoundError(f"Expected images in the folder, found {_list(passed) or 'none'}: {path}")
+        return {image: image.relative_to(path) for image in [*images, *closed]}, passed
+    if path.exists():
+        return {path: Path(path.name)}, {}
+    if glob.has_magic(str(path)):
+        fixed = list(takewhile(lambda part: not glob.has_magic(part), path.parts))
+        images, passed = _sort(Path(*fixed).glob(str(Path(*path.parts[len(fixed) :]))))
+        if not images:
+            found_instead = _list(passed) or "none"
+            raise FileNotFoundError(f"Expected images that match the pattern, found {found_instead}: {path}")
+        return {image: image.relative_to(Path(*fixed)) for image in images}, passed
+    raise FileNotFoundError(f"Expected an image or a folder of images, found nothing: {path}")
+
+
+def _name_results(found):
+    """Dict from path to the results' path, unique and without suffix."""
     # x.png and x.jpg of one folder keep their suffixes, so that both have results.
     stems = Counter(target.with_suffix("") for target in found.values())
     targets = {image: t if stems[t.with_suffix("")] > 1 else t.with_suffix("") for image, t in found.items()}
@@ -89,16 +100,16 @@ def survey_inputs(paths):
             raise ValueError(
                 f"Expected inputs with different names, found a clip and one like its frame: {clip}, {image}"
             )
-    return targets, {path: kind for path, kind in passed.items() if path not in targets}
+    return targets
 
 
-def format_passed(passed):
-    """One line that counts the files that are passed over by their kinds, and names some; see `survey_inputs`."""
+def format_passed(passed: Mapping[Path, str]) -> str:
+    """One line with the counts and some names of the skipped files of each kind; see `survey_inputs`."""
     return f"passed over {len(passed)} files that are not read: {_list(passed)}"
 
 
 def _list(passed):
-    """Counts of kinds, with names; first those that may hold images."""
+    """Counts of kinds, with names; kinds that may hold images first."""
     kinds = defaultdict(list)
     for path, kind in passed.items():
         kinds[kind].append(path.name)
@@ -114,12 +125,12 @@ def _is_clip(path):
     """Whether a file may have frames."""
     try:
         return is_dicom(path) or getattr(find_clip(path), "frame_count", 1) > 1
-    except (OSError, ValueError):  # which has no results
+    except (OSError, ValueError):  # a broken file has no results
         return False
 
 
 def _walk(folder):
-    """`(files, closed)` in a folder and its subfolders: all files but what busseg wrote, and folders not to be read."""
+    """`(files, closed)` of a folder and its subfolders: files not written by busseg, and folders without permission."""
     files, closed = [], []
 
     def note(error):
@@ -136,7 +147,7 @@ def _walk(folder):
 
 
 def _shortened(target):
-    """The target, with a name that still has room for the ends of the results' names, which are unlike another's."""
+    """The target with a name that leaves room for the results' suffixes; a hash keeps shortened names unique."""
     name = os.fsencode(target.name)
     if len(name) <= _LONGEST_NAME:
         return target
@@ -145,10 +156,10 @@ def _shortened(target):
 
 
 def _sort(paths):
-    """`(files, passed)`: what is read among paths, sorted, without masks beside their image; and the others."""
+    """`(files, passed)`: the readable files of paths, sorted, without masks beside their image; and the others."""
     files, passed = [], {}
     for path in sorted(paths):
-        # The list of contents that lies beside scans is none itself.
+        # DICOMDIR is the list of contents beside scans.
         if path.name.startswith(".") or path.name.upper() == "DICOMDIR" or path.is_dir():
             continue
         kind = _other_dicom(path) if is_dicom(path) else None if is_readable_name(path) else _other(path)
@@ -169,13 +180,13 @@ def _other(path):
 
 
 def _other_dicom(path):
-    """What a DICOM file is, by its first bytes, such as "DICOM of Segmentation Storage"; None of ultrasound."""
+    """The kind of a DICOM file by its header, such as "DICOM of Segmentation Storage"; None for ultrasound."""
     try:
         pydicom = import_pydicom(path)
         kind = pydicom.filereader.read_file_meta_info(path).get("MediaStorageSOPClassUID", "")
-    except Exception:  # whatever is wrong with it is told when it is read
+    except Exception:  # pydicom raises anything; reading the file reports it
         return None
-    known = kind.name != kind or not kind.startswith(_OF_DICOM)  # a broken one is none
+    known = kind.name != kind or not kind.startswith(_OF_DICOM)  # a broken one is unknown
     return f"DICOM of {kind.name}" if kind and known and kind.is_valid and kind not in SOP_CLASSES else None
 
 

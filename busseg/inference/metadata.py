@@ -1,4 +1,4 @@
-"""What a stored model tells beside its answers, as JSON, which each format carries in its own way."""
+"""Metadata of a stored model: JSON, which each format stores in its own way."""
 
 import json
 import zipfile
@@ -8,17 +8,17 @@ from busseg.storage.archives import METADATA
 from busseg.storage.run_folder import MODEL
 
 
-def read_metadata(path):
-    """Read what a stored model tells of itself.
+def read_metadata(path: str | Path) -> dict:
+    """Read the metadata of a stored model.
 
     Args:
         path: Path of a run's folder, a `.keras`, `.onnx` or `.tflite` file, or a folder of SavedModel or OpenVINO.
 
     Returns:
-        Dict; an empty one of a model that tells nothing.
+        Dict; {} for a model without metadata.
 
     Raises:
-        ImportError: If its runtime, which alone reads it, is not installed.
+        ImportError: If its runtime is not installed, for a format that only the runtime reads.
     """
     path = Path(path)
     if (path / "saved_model.pb").is_file():

@@ -1,27 +1,28 @@
-"""Thresholds of the probability of malignant, by the share of the malignant images that reach them.
+"""Operating points: thresholds of the probability of malignant, by sensitivity.
 
-A model carries a table of them as JSON: `thresholds`, where number i of `STEPS` is reached by at least `1 - i / STEPS`
-of the malignant images, and `images`, how many images that is known by. The images must be new to the network that gave
-their probabilities: out of fold, or a clinic's own.
+A model stores a table of them as JSON: `thresholds`, where at least `1 - i / STEPS` of the malignant images reach
+number i of `STEPS`, and `images`, the number of malignant images behind it. The network must not have been trained on
+these images: out of fold, or a clinic's own.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 STEPS = 200
-# How many scans of a clinic it takes to believe them as much as the table of the model, found elsewhere: of where
-# malignant images lie, and of how they spread, of which a few scans say less. See `benchmarks/calibrate.py`.
+# Number of a clinic's images that weigh as much as the model's table: for the mean of malignant images, and for their
+# spread, which needs more images. See `benchmarks/calibrate.py`.
 PLACE, SPREAD = 40, 100
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """An image counts as malignant from a threshold on.
+    """A threshold of the probability of malignant, at or above which an image counts as malignant.
 
     Args:
         sensitivity: Share of the malignant images that reach the threshold, in `(0, 1)`.
-        threshold: Of the probability of malignant, in `[0, 1]`.
+        threshold: Probability in `[0, 1]`.
         low, high: 95 % interval of the sensitivity at this threshold, for other images of the same kind.
     """
 
@@ -31,11 +32,11 @@ class OperatingPoint:
     high: float
 
 
-def tabulate_thresholds(probabilities):
+def tabulate_thresholds(probabilities: Sequence[float]) -> dict:
     """Make the table of a model.
 
     Args:
-        probabilities: Sequence of the probabilities of malignant of malignant images, at least one.
+        probabilities: Sequence of the probabilities of malignant of malignant images, at least one image.
 
     Returns:
         Dict of `images` and `thresholds`, rising floats in `[0, 1]`.
@@ -43,35 +44,35 @@ def tabulate_thresholds(probabilities):
     return {"images": len(probabilities), "thresholds": _quantiles(probabilities, np.ones(len(probabilities)))}
 
 
-def adapt_thresholds(table, temperature, probabilities):
-    """Move a model's table to where the malignant scans of a clinic lie.
+def adapt_thresholds(table: Mapping, temperature: float, probabilities: Sequence[float]) -> dict:
+    """Adapt a model's table to the malignant images of a clinic.
 
-    On the scale of log-odds, the table is divided by the temperature, and moved by the mean distance of the scans from
-    its mean, shrunk to `n / (n + PLACE)` of it for `n` scans. Scans and table together then make the new one, where the
-    table counts as `SPREAD` scans.
+    On the scale of log-odds, the table is divided by the temperature and shifted by `n / (n + PLACE)` of the mean
+    distance of the `n` images from its mean. The new table is that of images and shifted table together, where the
+    table counts as `SPREAD` images.
 
     Args:
         table: See `tabulate_thresholds`.
-        temperature: Float > 0, by which the logits of the model are divided from now on.
-        probabilities: Sequence of the probabilities of malignant of the malignant scans, at that temperature.
+        temperature: Float > 0, the new temperature of the model's logits.
+        probabilities: Sequence of the probabilities of malignant of the malignant images, at that temperature.
 
     Returns:
         Dict; see `tabulate_thresholds`.
     """
     place, spread = (min(one, table["images"]) for one in (PLACE, SPREAD))
-    known, scans = _log_odds(table["thresholds"]) / temperature, _log_odds(probabilities)
-    known += np.sum(scans - known.mean()) / (len(scans) + place)
-    weights = np.concatenate([np.full(len(known), spread / len(known)), np.ones(len(scans))])
-    quantiles = _quantiles(np.concatenate([known, scans]), weights)
-    return {"images": len(scans) + place, "thresholds": [float(1 / (1 + np.exp(-x))) for x in quantiles]}
+    known, images = _log_odds(table["thresholds"]) / temperature, _log_odds(probabilities)
+    known += np.sum(images - known.mean()) / (len(images) + place)
+    weights = np.concatenate([np.full(len(known), spread / len(known)), np.ones(len(images))])
+    quantiles = _quantiles(np.concatenate([known, images]), weights)
+    return {"images": len(images) + place, "thresholds": [float(1 / (1 + np.exp(-x))) for x in quantiles]}
 
 
-def find_operating_point(table, sensitivity):
+def find_operating_point(table: Mapping, sensitivity: float) -> OperatingPoint:
     """Look up the threshold for a sensitivity.
 
-    The interval is that of order statistics: of `n` malignant images, let `k - 1` lie below the threshold; then the
-    share of all such images that reach it is spread as Beta(`n - k + 1`, `k`). Images of one patient, which are alike,
-    say less than they are counted for.
+    The interval is that of order statistics: if `k - 1` of `n` malignant images lie below the threshold, the share of
+    all such images that reach it has the distribution Beta(`n - k + 1`, `k`). It counts several images of one patient
+    as independent, so it is then too narrow.
 
     Args:
         table: See `tabulate_thresholds`.
@@ -95,12 +96,12 @@ def find_operating_point(table, sensitivity):
 
 
 def _missed(images, sensitivity):
-    """How many of some images may be missed; the rounding lets 1 - 0.9 be a tenth."""
+    """Number of images that may be missed; rounded, so that 1 - 0.9 is a tenth."""
     return int(round(images * (1 - sensitivity), 6))
 
 
 def _quantiles(values, weights):
-    """Of `STEPS` values, number i is the largest of which at most `i / STEPS` of the weight lies below."""
+    """`STEPS` values, of which number i is the largest with at most `i / STEPS` of the weight below it."""
     order = np.argsort(values)
     values, weights = np.asarray(values, dtype=float)[order], weights[order]
     below = (np.cumsum(weights) - weights) / weights.sum()

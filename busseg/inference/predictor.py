@@ -1,11 +1,14 @@
-"""One face for a trained model, whatever format it is stored in."""
+"""`Predictor`: a trained model of any format, for images of any size."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 import busseg
 from busseg.data.sample import LABEL, MASK, TASKS
@@ -15,42 +18,44 @@ from busseg.inference.metadata import read_metadata
 from busseg.inference.operating_point import find_operating_point
 from busseg.inference.runtimes import load, run_keras
 
+if TYPE_CHECKING:
+    import keras
+
 THRESHOLD = 0.5
-# The models that come with the package; `weights/README.md` tells of them.
+# The models of the package, described in `weights/README.md`.
 PACKAGED = {name: Path(__file__).parent / "weights" / f"{name}.onnx" for name in ("best", "small")}
 OUT_OF_DISTRIBUTION = "not like breast ultrasound"
-_DARK, _FLAT = 64, 16  # grey levels of 255; scans of three datasets have 103 or more, and a range of 127 or more
-_TOLD = ("uncertainty", "ood_score")  # one number an image, of models that tell it
+_DARK, _FLAT = 64, 16  # grey levels of 255; images of three datasets have 103 or more, and a range of 127 or more
+_EXTRA_OUTPUTS = ("uncertainty", "ood_score")  # of some models, one number per image
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one image, at the image's native size.
+    """The prediction of one image, at its native size.
 
     Args:
         label: The most probable of the classes of the model's task; see `TASKS`.
         probabilities: Array `(classes,)` float32, in their order.
-        mask: Array `(height, width)` uint8, 1 where a lesion is seen, else 0; None of tissue, as all that is told of a
-            lesion.
+        mask: Array `(height, width)` uint8, 1 where the lesion is, else 0. None for histology, like every lesion field.
         probability_map: Array `(height, width)` float32, lesion probabilities in `[0, 1]`.
-        uncertainty: How likely the class or the mask is wrong, in `[0, 1]`; None of a model that does not tell. See
+        uncertainty: How likely the class or the mask is wrong, in `[0, 1]`; None for a model without this output. See
             `models.serving.add_uncertainty`.
         ood_score: Distance of the image from those the model was trained with; above 1 the image is out of
             distribution. None for a model without an OOD score. See `models.serving.add_ood_score`.
-        spacing_mm: `(row, column)`, millimetres from one row to the next, and from one column to the next; None where
-            the image does not tell.
+        spacing_mm: `(row, column)`, millimetres from one row to the next, and from one column to the next; None without
+            a scale.
+        malignant: Whether the probability of malignant reaches the threshold for `sensitivity`; None without one.
+        sensitivity: The sensitivity of the `Predictor`, or None.
         faint: What is wrong with the image's grey levels, in words, or None; see `find_faint`.
-        malignant: Whether the probability of malignant reaches the threshold for `sensitivity`, the one that the
-            `Predictor` was asked for; both None where it was asked for none.
-        regions: Tuple of `(left, top, width, height)` in pixels, the parts of a DICOM frame that were predicted; empty
-            where that is the whole frame. None of other images.
-        notes: Tuple of lines, what the answer leaves out; see `warnings`.
+        regions: Tuple of `(left, top, width, height)` in pixels, the predicted parts of a DICOM frame; () for the whole
+            frame. None for other images.
+        notes: Tuple of lines on what the prediction leaves out; see `warnings`.
     """
 
     label: str
-    probabilities: np.ndarray
-    mask: np.ndarray | None = None
-    probability_map: np.ndarray | None = None
+    probabilities: NDArray
+    mask: NDArray | None = None
+    probability_map: NDArray | None = None
     uncertainty: float | None = None
     ood_score: float | None = None
     spacing_mm: tuple[float, float] | None = None
@@ -61,35 +66,35 @@ class Prediction:
     notes: tuple[str, ...] = ()
 
     @property
-    def warnings(self):
-        """Reasons not to trust the answer: `OUT_OF_DISTRIBUTION`, what is wrong with the grey levels, and `notes`."""
+    def warnings(self) -> tuple[str, ...]:
+        """Reasons not to trust the prediction: `OUT_OF_DISTRIBUTION`, wrong grey levels, and `notes`."""
         found = (None if self.in_distribution else OUT_OF_DISTRIBUTION, self.faint)
         return (*filter(None, found), *self.notes)
 
     @property
-    def warning(self):
+    def warning(self) -> str | None:
         """The `warnings` in one line, or None."""
         return "; ".join(self.warnings) or None
 
     @property
-    def in_distribution(self):
-        """Whether the image looks like those the model has learnt from, as far as it can tell."""
+    def in_distribution(self) -> bool:
+        """Whether the OOD score is at most 1. True without a score."""
         return self.ood_score is None or self.ood_score <= 1
 
     @property
-    def lesion_px(self):
+    def lesion_px(self) -> int | None:
         """Area of the lesion in pixels."""
         return None if self.mask is None else int(self.mask.sum())
 
     @property
-    def lesion_mm2(self):
-        """Area of the lesion in square millimetres; None where the image does not tell how large a pixel is."""
+    def lesion_mm2(self) -> float | None:
+        """Area of the lesion in square millimetres; None without a scale."""
         return None if self.mask is None or self.spacing_mm is None else self.lesion_px * math.prod(self.spacing_mm)
 
     @property
-    def lesion_mm(self):
-        """Largest diameter of the lesion in millimetres, 0 without one: the longest way between two pixels of its
-        outline, of the largest where there are several. None where the image does not tell how large a pixel is.
+    def lesion_mm(self) -> float | None:
+        """Largest diameter of the lesion in millimetres: the largest distance between two pixels of one outline, 0
+        without a lesion. None without a scale.
         """
         if self.mask is None or self.spacing_mm is None:
             return None
@@ -97,17 +102,17 @@ class Prediction:
         return max((float(np.linalg.norm(hull[:, None] - hull, axis=2).max()) for hull in hulls), default=0.0)
 
     @property
-    def lesion_fraction(self):
+    def lesion_fraction(self) -> float | None:
         """Area of the lesion as a fraction of the image."""
         return None if self.mask is None else self.lesion_px / self.mask.size
 
     @property
-    def confidence(self):
+    def confidence(self) -> float:
         """Probability of the label, in `[1 / classes, 1]`."""
         return float(self.probabilities.max())
 
     @property
-    def contours(self):
+    def contours(self) -> list[NDArray] | None:
         """Outlines of the lesion: a list of arrays `(points, 2)` of x, y in pixels, one for each connected part."""
         if self.mask is None:
             return None
@@ -115,7 +120,7 @@ class Prediction:
         return [outline[:, 0] for outline in outlines]
 
     @property
-    def box(self):
+    def box(self) -> tuple[int, int, int, int] | None:
         """The upright rectangle around the lesion, `(left, top, width, height)` in pixels; None without a lesion."""
         return tuple(cv2.boundingRect(self.mask)) if self.mask is not None and self.mask.any() else None
 
@@ -123,24 +128,33 @@ class Prediction:
 class Predictor:
     """A trained model that predicts images of any size.
 
-    It tells its `name`; its `path`, None of a `keras.Model`; its `image_size`, the side of its square in pixels; its
-    `task`, one of `TASKS`, and the task's `classes`; and the `sensitivity` that it was asked for and its
-    `operating_point`, an `OperatingPoint`, or None.
+    Attributes: `name`; `path`, None for a `keras.Model`; `image_size`, the side of the model's square input in pixels;
+    `task`, one of `TASKS`; `classes` of the task; `sensitivity`; and `operating_point`, an `OperatingPoint`, None
+    without a sensitivity.
 
     Args:
-        model: Name of a model that comes with the package, "best" or "small", or the path of a run's folder, of a
-            `.keras`, `.onnx` or `.tflite` file, or of a folder of SavedModel or OpenVINO, or a `keras.Model`.
-        threads: Number of threads that ONNX Runtime computes by; one a core by default.
-        sensitivity: Float in `(0, 1)`, the share of malignant images that `Prediction.malignant` is to find; its
-            threshold is read from the model's file. None asks for no such answer.
+        model: Name of a model of the package, "best" or "small"; path of a run's folder, of a `.keras`, `.onnx` or
+            `.tflite` file, or of a folder of SavedModel or OpenVINO; or a `keras.Model`.
+        threads: Number of threads of ONNX Runtime; one per core by default.
+        sensitivity: Float in `(0, 1)`, the share of malignant images that `Prediction.malignant` should find; the
+            threshold is read from the model's file. None for no decision.
 
     Raises:
         FileNotFoundError: If there is no model at the path.
-        ValueError: If what is there is no model of busseg: one square image in, grey and `mask` and `label` out, or in
-            colour and `label` out; or if it is asked for a sensitivity and carries no thresholds.
+        ValueError: If it is not a model of busseg (input: one square image; outputs: `mask` and `label` for grey
+            images, `label` for RGB), or it has no thresholds for a sensitivity.
+
+    Example:
+        >>> prediction = Predictor("best").predict("scan.png")
+        >>> prediction.label, prediction.lesion_fraction
     """
 
-    def __init__(self, model="best", threads=None, sensitivity=None):
+    def __init__(
+        self,
+        model: "str | Path | keras.Model" = "best",
+        threads: int | None = None,
+        sensitivity: float | None = None,
+    ):
         if isinstance(model, (str, Path)):
             source = model
             self.name, self.path = Path(model).name, PACKAGED.get(str(model)) or Path(model)
@@ -155,36 +169,36 @@ class Predictor:
         self.operating_point = None if sensitivity is None else _operating_point(self.path, sensitivity, source)
 
     @property
-    def description(self):
-        """What a user of its file must know of a model, as JSON has it."""
+    def description(self) -> dict:
+        """What a user of the model's file must know, for JSON: busseg's version, task, classes, size, threshold."""
         threshold = THRESHOLD if self.task == "ultrasound" else None
         about = {"busseg": busseg.__version__, "task": self.task, "classes": self.classes}
         return about | {"image_size": self.image_size, "threshold": threshold}
 
-    def predict(self, image):
+    def predict(self, image: str | Path | NDArray) -> Prediction:
         """Predict one image.
 
         Args:
-            image: Path of an image file, or array uint8: `(height, width)` of grey values, or for a model of tissue
+            image: Path of an image file, or array uint8: `(height, width)` of grey values, or for a histology model
                 `(height, width, 3)`, RGB.
 
         Returns:
             A `Prediction`.
 
         Raises:
-            ValueError: If it is no such image, or the model answers with values that are not finite numbers.
+            ValueError: If the image is another one, or the model's outputs are not finite numbers.
             OSError: If the file cannot be read.
         """
         return self.predict_batch([image])[0]
 
-    def predict_batch(self, images):
-        """Predict several images, whose sizes may differ, in one pass of the network.
+    def predict_batch(self, images: Sequence[str | Path | NDArray]) -> list[Prediction]:
+        """Predict several images in one pass of the network. Their sizes may differ.
 
         Args:
             images: Sequence of paths or arrays; see `predict`.
 
         Returns:
-            List of `Prediction`, one an image.
+            List of `Prediction`, one per image.
 
         Raises:
             OSError, ValueError: See `predict`.
@@ -195,18 +209,18 @@ class Predictor:
                 raise prediction
         return predictions
 
-    def try_batch(self, images):
-        """Predict several images, and go on past those that the model has no answer to.
+    def try_batch(self, images: Sequence[str | Path | NDArray]) -> list[Prediction | ValueError]:
+        """Predict several images, and return an error for those whose outputs are not finite numbers.
 
         Args:
             images: Sequence of paths or arrays; see `predict`.
 
         Returns:
-            List of `Prediction`, one an image; or of a `ValueError` where the model answers with values that are not
-            finite numbers, as one does whose training diverged.
+            List of `Prediction`, one per image; or of `ValueError`, where the model's outputs are not finite numbers,
+            such as after a training that diverged.
 
         Raises:
-            OSError, ValueError: If one is no such image.
+            OSError, ValueError: If an image cannot be read, or an array has another shape or type.
         """
         images = [self.read(image) if isinstance(image, (str, Path)) else self._checked(image) for image in images]
         squares = np.stack([fit_to_square(image, self.image_size) for image in images]).astype(np.float32)
@@ -216,13 +230,13 @@ class Predictor:
             for i, image in enumerate(images)
         ]
 
-    def read(self, path):
-        """Read an image file as the model takes it, in grey or in colour; see `clips.read_picture`."""
+    def read(self, path: str | Path) -> NDArray:
+        """Read an image file as the model takes it, grey or RGB; see `clips.read_picture`."""
         return read_picture(path, colour=self.colour)
 
     @property
-    def colour(self):
-        """Whether it takes colours."""
+    def colour(self) -> bool:
+        """Whether the model takes RGB images."""
         return self.task != "ultrasound"
 
     def _checked(self, image):
@@ -234,21 +248,21 @@ class Predictor:
     def _prediction(self, image, outputs):
         if not all(np.isfinite(values).all() for values in outputs.values()):
             return ValueError(f"Expected finite numbers from the model {self.name}, found an answer of others")
-        told = {name: float(outputs[name][0]) for name in _TOLD if name in outputs}
+        fields = {name: float(outputs[name][0]) for name in _EXTRA_OUTPUTS if name in outputs}
         if MASK in outputs:
-            told["probability_map"] = fit_to_native(outputs[MASK][..., 0], image.shape)
-            told["faint"] = find_faint(image)
-            told["mask"] = (told["probability_map"] >= THRESHOLD).astype(np.uint8)
+            fields["probability_map"] = fit_to_native(outputs[MASK][..., 0], image.shape)
+            fields["faint"] = find_faint(image)
+            fields["mask"] = (fields["probability_map"] >= THRESHOLD).astype(np.uint8)
         if self.operating_point:
             p_malignant = float(outputs[LABEL][self.classes.index("malignant")])
-            told["malignant"] = p_malignant >= self.operating_point.threshold
-            told["sensitivity"] = self.operating_point.sensitivity
+            fields["malignant"] = p_malignant >= self.operating_point.threshold
+            fields["sensitivity"] = self.operating_point.sensitivity
         label = self.classes[int(np.argmax(outputs[LABEL]))]
-        return Prediction(label, outputs[LABEL], **told)
+        return Prediction(label, outputs[LABEL], **fields)
 
 
-def find_faint(image):
-    """What is wrong with the grey levels of a scan.
+def find_faint(image: NDArray) -> str | None:
+    """Describe what is wrong with the grey levels of an image.
 
     Args:
         image: Array `(height, width)` uint8.
@@ -275,7 +289,7 @@ def _operating_point(path, sensitivity, source):
 
 
 def _size_and_task(inputs, outputs, source):
-    """Side of the square of a model of busseg and its task, told by the shapes of its input and outputs."""
+    """`(image_size, task)` of a model of busseg, by the shapes of its input and outputs."""
     if isinstance(outputs, dict) and "probabilities" in outputs:
         raise ValueError(
             "Expected a model of one square image, found a raw export, which takes an image as it is and needs no "
@@ -286,9 +300,11 @@ def _size_and_task(inputs, outputs, source):
         raise ValueError(f"Expected a model of one square image, grey or in colour, found the input {inputs}: {source}")
     found = {name: (None, *shape[1:]) for name, shape in outputs.items()} if isinstance(outputs, dict) else {}
     for task, classes in TASKS.items():
-        scans = task == "ultrasound"
-        expected = {LABEL: (None, len(classes))} | ({MASK: (None, size, size, 1)} if scans else {})
-        if scans == (channels == 1) and found == expected | {name: (None, 1) for name in _TOLD if name in found}:
+        ultrasound = task == "ultrasound"
+        expected = {LABEL: (None, len(classes))} | ({MASK: (None, size, size, 1)} if ultrasound else {})
+        if ultrasound == (channels == 1) and found == expected | {
+            name: (None, 1) for name in _EXTRA_OUTPUTS if name in found
+        }:
             return size, task
     tasks = ", ".join(TASKS)
     raise ValueError(f"Expected a model with the outputs of one of the tasks {tasks}, found {outputs}: {source}")

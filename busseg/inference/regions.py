@@ -1,28 +1,31 @@
-"""Join what a model says of the regions of a DICOM frame into one answer of the frame."""
+"""Join the predictions of the regions of a DICOM frame."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from busseg.data.sample import CLASSES
-from busseg.inference.predictor import OUT_OF_DISTRIBUTION
+from busseg.imaging.dicom import Scan
+from busseg.inference.predictor import OUT_OF_DISTRIBUTION, Prediction
 
 
-def join_regions(scan, predictions):
-    """The answer of a frame from those of its regions, each of which was predicted by itself.
+def join_regions(scan: Scan, predictions: Sequence[Prediction]) -> Prediction:
+    """Join the predictions of the regions of a frame, which are predicted separately.
 
-    The class, its probabilities, uncertainty and ood_score are those of the most suspicious region: of those called
-    malignant the one most probably malignant; else of those called benign, or else of all, the one least probably
-    normal. A frame is malignant at a sensitivity if one of its regions is. The masks of all regions make one. A region
-    that is not like a breast ultrasound, such as an elastogram, is left out and named, unless all are.
+    Class, probabilities, uncertainty and ood_score are those of the most suspicious region: the one with the highest
+    probability of malignant among those called malignant; without any, the one with the lowest probability of normal
+    among those called benign; without any, among all. A frame is malignant at a sensitivity if one of its regions is.
+    The mask is the union of the masks. Regions that are out of distribution, such as an elastogram, are left out and
+    counted in the notes, unless all are.
 
     Args:
-        scan: The `busseg.imaging.dicom.Scan` that the frame is of.
+        scan: The `busseg.imaging.dicom.Scan` of the frame.
         predictions: List of `Prediction`, one for each of `scan.crops`.
 
     Returns:
         A `Prediction`: mask and map at the size of the frame, 0 outside the regions, with the frame's scale.
     """
-    some_readable = any(prediction.in_distribution for prediction in predictions)
-    left_out = [some_readable and not prediction.in_distribution for prediction in predictions]
+    some_known = any(prediction.in_distribution for prediction in predictions)
+    left_out = [some_known and not prediction.in_distribution for prediction in predictions]
     counted = [prediction for prediction, out in zip(predictions, left_out) if not out]
     worst = max(counted, key=_suspicion)
     notes = scan.regions.notes

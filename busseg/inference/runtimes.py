@@ -1,25 +1,34 @@
-"""Stored models, each run by its own runtime behind one face: a batch of images in, a dict of answers out."""
+"""Stored models, loaded as functions from a batch of images to a dict of outputs, each run by its own runtime."""
 
 import os
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from busseg.storage.run_folder import MODEL
 
+if TYPE_CHECKING:
+    import keras
 
-def load(path, threads=None):
-    """Load a stored model, whatever its format.
+Run = Callable[[NDArray], dict[str, NDArray]]
+Shape = tuple[int | None, ...]
+
+
+def load(path: str | Path, threads: int | None = None) -> tuple[Run, Shape | list[Shape], dict[str, Shape]]:
+    """Load a stored model of any format.
 
     Args:
         path: Path of a run's folder, a `.keras`, `.onnx` or `.tflite` file, or a folder of SavedModel or OpenVINO.
-        threads: Number of threads that ONNX Runtime computes by; one a core by default.
+        threads: Number of threads of ONNX Runtime; one per core by default.
 
     Returns:
-        `(run, inputs, outputs)`: a function from a float32 batch to a dict of arrays; the shape of its input (or those
-        of its inputs, where it has several), and a dict of the shapes of its outputs, None for a side that may vary.
+        `(run, inputs, outputs)`: a function from a float32 batch to a dict of arrays; the shape of its input (a list of
+        shapes for several inputs); and a dict of the shapes of its outputs. Sides that may vary are None.
 
     Raises:
         FileNotFoundError: If there is no model.
@@ -38,8 +47,8 @@ def load(path, threads=None):
     return run_keras(load_keras(path))
 
 
-def load_keras(path):
-    """Load a Keras model, not compiled: what it was trained with is not needed to predict.
+def load_keras(path: str | Path) -> "keras.Model":
+    """Load a Keras model, not compiled: losses and optimizer are not needed to predict.
 
     Args:
         path: Path of a run's folder or a `.keras` file.
@@ -61,15 +70,15 @@ def load_keras(path):
 
     try:
         return keras.models.load_model(file, compile=False)
-    except Exception as error:  # whatever a broken archive makes zipfile, h5py and Keras say
+    except Exception as error:  # zipfile, h5py and Keras raise anything for a broken archive
         raise ValueError(f"Expected a Keras model, found a file that Keras cannot load ({error}): {file}") from error
 
 
-def in_precision(model, dtype):
+def in_precision(model: "keras.Model", dtype: str) -> "keras.Model":
     """The same network with the same weights, computed in another precision.
 
-    Models are exported in float32 also where they were trained in half precision. ONNX Runtime has no convolution in
-    bfloat16, and TensorFlow's own answers there differ by 1e-3 between a Keras model and its SavedModel.
+    Models trained in half precision are exported in float32: ONNX Runtime has no convolution in bfloat16, and there
+    TensorFlow's outputs of a Keras model and its SavedModel differ by 1e-3.
 
     Args:
         model: `keras.Model`.
@@ -87,8 +96,8 @@ def in_precision(model, dtype):
     return network
 
 
-def run_keras(model):
-    """What `load` gives, of a `keras.Model`."""
+def run_keras(model: "keras.Model") -> tuple[Run, Shape | None, dict[str, Shape] | None]:
+    """As `load`, for a `keras.Model` in memory."""
 
     def run(batch):
         outputs = model.predict_on_batch(batch)
@@ -112,7 +121,7 @@ def _run_saved_model(path):
     inputs = signature.structured_input_signature[1]
 
     def run(batch):
-        # `loaded` stands here so that its variables live as long as the function that reads them.
+        # The reference to `loaded` keeps its variables alive as long as this function.
         outputs = loaded.signatures["serving_default"](**{name: tf.constant(batch) for name in inputs})
         return {name: values.numpy() for name, values in outputs.items()}
 
@@ -120,12 +129,12 @@ def _run_saved_model(path):
 
 
 def _run_onnx(path, threads):
-    # Or else, from 1.29 on, it keeps a number that tells this machine apart, and sends reports with it to its makers.
+    # ONNX Runtime >= 1.29 sends reports with a device id unless disabled.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0  # 0 leaves it to ONNX Runtime
+    options.intra_op_num_threads = threads or 0  # 0: ONNX Runtime chooses
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors share no base class
@@ -145,7 +154,7 @@ def _run_openvino(path):
     except ImportError as error:
         raise _missing("OpenVINO", "openvino", path) from error
     try:
-        # Or else it computes in bfloat16 where the processor can, and answers a little otherwise.
+        # Otherwise it computes in bfloat16 where the processor can, and its outputs differ slightly.
         model = openvino.Core().compile_model(path / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     except RuntimeError as error:
         reason = " ".join(str(error).split())
@@ -195,7 +204,7 @@ def _only(shapes):
 
 
 def _numbers(shape):
-    """A shape with None, as Keras has it, for a side that may vary: ONNX gives it a name, LiteRT -1."""
+    """A shape with None for a side that may vary, as in Keras; ONNX has a name there, LiteRT -1."""
     return tuple(int(side) if isinstance(side, (int, np.integer)) and side >= 0 else None for side in shape)
 
 

@@ -1,13 +1,14 @@
-"""Quiet for what libraries say by C++ while they start, past Python's own stderr."""
+"""Silence for C++ libraries, which write to stderr past Python."""
 
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
-def silence():
-    """Send all that is written to the process's stderr inside to nowhere."""
+def silence() -> Iterator[None]:
+    """Discard all that the process writes to stderr inside the context."""
     stderr = os.dup(2)
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 2)

@@ -154,5 +154,5 @@ def test_what_cannot_be_explained_is_refused(unet, classifier, echo_model):
         ValueError, match=r"^Expected a network of build_unet or build_classifier, found another one: echo$"
     ):
         grad_cam(echo_model, NOISE)
-    with pytest.raises(ValueError, match=r"^Expected a network with a mask, found one that tells the class alone: "):
+    with pytest.raises(ValueError, match=r"^Expected a network with a mask, found one that predicts the class alone: "):
         mask_grad_cam(classifier, np.zeros((64, 64, 3), np.uint8))
