@@ -124,7 +124,7 @@ def test_programs_get_no_segmentation_of_what_is_not_like_breast_ultrasound(serv
     from gradio_client.exceptions import AppError
 
     client = new_client(server)
-    assert ask(client, clip)["warning"] == "not like breast ultrasound"
+    assert ask(client, clip)["warning"] == "not like breast ultrasound; nearly one grey"
     with pytest.raises(
         AppError, match=r"^Expected a scan to segment, found one not like breast ultrasound: clip\.dcm$"
     ):
