@@ -32,6 +32,7 @@ VERBS = {
     "export": "export {made}/train --out {out}/export",
     "calibrate": "calibrate {made}/train {made}/phantoms --out {out}/calibrated.keras",
     "crossval": "crossval {made}/phantoms --recipe {made}/tiny.toml --folds 2 --out {out}/crossval",
+    "release": "release {made}/phantoms --crossval {made}/crossval --out {out}/release",
     "compare": "compare {made}/evaluate {made}/crossval --out {out}/compare",
     "demo": "demo --out {out}/demo",
 }

@@ -368,7 +368,7 @@ def test_body_is_held_to_its_size_as_it_arrives():
 def test_password_is_asked_of_everyone(running, secret, tmp_path):
     gradio_client = pytest.importorskip("gradio_client")
     with running(tmp_path, "--host", "0.0.0.0", BUSSEG_PASSWORD="pass wörd 1") as server:
-        assert server.process.stdout.readline().startswith("Other machines reach this page. They need the password")
+        assert server.process.stdout.readline().startswith("Other machines can reach this page, with the password")
         server.address = server.address.replace("0.0.0.0", "127.0.0.1")
         for path in ("/", "/config", "/theme.css", "/gradio_api/info", "/results/guessed"):
             answer = server.request("GET", path)
