@@ -69,7 +69,7 @@ def _key(values):
 
 
 def _with_results(path, target, rows, output):
-    """The keys of a file's rows whose results exist, by the number of the frame; none of a DICOM file without SEG."""
+    """Keys of a file's rows whose results exist, by the number of the frame; [] for a DICOM file without its SEG."""
     scan = bool(rows) and is_dicom(path)
     segmented = (output.folder / f"{target}{SEGMENTATION}").exists() or is_out_of_distribution(list(rows.values()))
     if scan and not segmented:

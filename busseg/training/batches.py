@@ -97,8 +97,7 @@ class Batches(keras.utils.PyDataset):
         self.grey_transfer = grey_transfer
         self.seed = seed
         self.epoch = epoch
-        self.process = process
-        self.processes = processes
+        self.process, self.processes = process, processes
         self.batch_size, self._places = _share_among(devices, len(self.samples), batch_size, shuffle=shuffle)
         self._marked = task == "ultrasound"
         self._cache = {} if cache else None

@@ -32,7 +32,7 @@ def written(folder):
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_each_image_has_pictures_arrays_and_a_row_and_a_broken_one_its_error(scans, unet, tmp_path):
+def test_each_image_has_heat_maps_and_a_row_and_a_broken_one_its_error(scans, unet, tmp_path):
     out, inputs = tmp_path / "out", find_inputs([scans])
     rows = list(explain_files(Predictor(unet), unet, inputs, out))
     ends = (*(f"{name}.png" for name in HEATS), "heat.npz")
@@ -50,7 +50,7 @@ def test_each_image_has_pictures_arrays_and_a_row_and_a_broken_one_its_error(sca
     assert read_image(out / "a_occlusion.png", colour=True).shape == (24, 32, 3)
 
 
-def test_a_former_explanation_is_replaced_whatever_model_it_was_of(scans, unet, tmp_path):
+def test_a_former_explanation_of_another_model_is_replaced(scans, unet, tmp_path):
     out, inputs = tmp_path / "out", find_inputs([scans])
     list(explain_files(Predictor(unet), unet, inputs, out))
     rows = list(explain_files(Predictor(unet), None, inputs, out))
@@ -63,14 +63,14 @@ def test_a_former_explanation_is_replaced_whatever_model_it_was_of(scans, unet, 
         assert list(heats) == ["occlusion"]
 
 
-def test_pictures_of_an_explanation_are_no_inputs_and_other_files_no_place_for_one(scans, unet, tmp_path):
+def test_images_of_an_explanation_are_no_inputs_and_a_folder_of_other_files_is_refused(scans, unet, tmp_path):
     list(explain_files(Predictor(unet), None, find_inputs([scans / "a.png"]), scans / "explained"))
     assert {path.name for path in find_inputs([scans])} == {"a.png", "b.png", "c.png"}
     with pytest.raises(FileExistsError, match=r"^Expected an empty folder or one with explanations\.csv, found other"):
         list(explain_files(Predictor(unet), None, find_inputs([scans / "a.png"]), scans))
 
 
-def test_of_tissue_the_class_alone_is_explained(tmp_path):
+def test_of_histology_the_class_alone_is_explained(tmp_path):
     model = build_classifier(64, encoder="plain", width=4, depth=2)
     model.save(tmp_path / "tissue.keras")
     write_image(tmp_path / "a.png", draw_tissue("malignant", 100, 0, 0, height=64, width=80))

@@ -54,7 +54,7 @@ def test_attention_is_what_the_module_multiplies_by(classifier):
         assert corner == pytest.approx(coarse[:2, :2].mean(), abs=1e-4)
 
 
-def test_maps_have_the_native_size_whatever_is_given(classifier, tmp_path):
+def test_maps_have_the_native_size_for_paths_and_arrays(classifier, tmp_path):
     image = draw_tissue("benign", 40, 0, 0, height=40, width=70)
     write_image(tmp_path / "a.png", image)
     for given in (image, tmp_path / "a.png", str(tmp_path / "a.png")):
@@ -132,7 +132,7 @@ def test_heat_has_the_native_size_and_no_value_below_0(classifier, tmp_path, lev
     assert heat.max() <= 1
 
 
-def test_predicted_class_is_explained_unless_told(unet):
+def test_predicted_class_is_explained_by_default(unet):
     by_label = {label: grad_cam(unet, NOISE, label) for label in ("normal", "benign", "malignant")}
     predicted = np.argmax(keras.ops.convert_to_numpy(unet(np.float32(NOISE[None, ..., None]))["label"]))
     np.testing.assert_array_equal(grad_cam(unet, NOISE), list(by_label.values())[predicted])

@@ -17,7 +17,7 @@ def lit(height, width, rows, columns):
     return image
 
 
-def test_one_patch_tells_what_blurring_it_takes_from_the_class(predictor):
+def test_one_patch_has_the_drop_of_blurring_it(predictor):
     # A single bell in the middle of the square, half as strong 16 px from it. The model's benign is mean / 255.
     profile = np.repeat([0, 1, 0], [12, 8, 12])
     blurred = np.convolve(profile, np.ones(11) / 11, "same")  # 2 * (32 // 6) + 1
@@ -31,7 +31,7 @@ def test_one_patch_tells_what_blurring_it_takes_from_the_class(predictor):
     assert expected > 2e-3
 
 
-def test_heat_peaks_where_the_class_is_told_by(predictor):
+def test_heat_peaks_where_the_class_depends_on(predictor):
     heat = occlusion(predictor, lit(60, 80, (10, 20), (50, 60)), "benign")
     assert (heat.shape, heat.dtype) == ((60, 80), np.float32)
     row, column = np.unravel_index(heat.argmax(), heat.shape)
@@ -39,7 +39,7 @@ def test_heat_peaks_where_the_class_is_told_by(predictor):
     assert 50 <= column < 60
 
 
-def test_predicted_class_is_asked_for_unless_told(predictor):
+def test_predicted_class_is_explained_by_default(predictor):
     image = lit(32, 32, (8, 16), (8, 16))
     assert predictor.predict(image).label == "normal"
     np.testing.assert_array_equal(occlusion(predictor, image), occlusion(predictor, image, "normal"))

@@ -9,7 +9,7 @@ from busseg.export.check import largest_difference
 
 def answer(*probability_map, **others):
     probability_map = probability_map or (0.0,)
-    return {"probability_map": np.array([probability_map]), **{name: np.array(told) for name, told in others.items()}}
+    return {"probability_map": np.array([probability_map]), **{name: np.array(value) for name, value in others.items()}}
 
 
 @pytest.fixture
@@ -19,8 +19,8 @@ def compare(monkeypatch):
     def run(found, source, exact):
         monkeypatch.setattr(export_check, "in_precision", lambda source, dtype: "exact")
         monkeypatch.setattr(export_check, "Predictor", lambda model: model)
-        told = {"source": [source], "exact": [exact]}
-        monkeypatch.setattr(export_check, "_answers", lambda predictor, images: told[predictor])
+        outputs = {"source": [source], "exact": [exact]}
+        monkeypatch.setattr(export_check, "_outputs", lambda predictor, images: outputs[predictor])
         return export_check._compare("source", [None], [found], "float32", "out.onnx")
 
     return run
@@ -34,7 +34,7 @@ def compare(monkeypatch):
         (0.3008, 0.3, 0.30005, False),  # 7.5e-4
         (0.3002, 0.3, 0.3, False),  # the source is right
         (0.3002, 0.3, 0.30015, True),  # nearer to the exact than the source is
-        (0.32, 0.3, 0.309, False),  # 0.011, whatever the source loses
+        (0.32, 0.3, 0.309, False),  # 0.011, above `MOST`
         (np.nan, 0.3, 0.3, False),
         (np.nan, np.nan, np.nan, False),
     ],

@@ -124,9 +124,9 @@ def test_export_answers_as_its_source_where_there_is_no_busseg(
         capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert not absent & set(told["modules"])
-    assert told["signature"] == [
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert not absent & set(report["modules"])
+    assert report["signature"] == [
         {"image": [[None, 32, 32, 1], "float32"]},
         {"mask": [[None, 32, 32, 1], "float32"], "label": [[None, 3], "float32"]},
     ]
@@ -177,7 +177,7 @@ def test_saved_model_is_replaced_as_a_whole(tmp_path, echo_file, tiny_exports):
 
 
 @pytest.mark.parametrize("format", ["saved_model", "openvino"])
-def test_export_with_a_foreign_file_beside_it_is_refused_and_untouched(tmp_path, echo_file, tiny_exports, format):
+def test_export_with_another_file_beside_it_is_refused_and_untouched(tmp_path, echo_file, tiny_exports, format):
     folder = shutil.copytree(tiny_exports[format], tmp_path / "export")
     (folder / "variables").mkdir(exist_ok=True)
     (folder / "variables" / "thesis.tex").touch()
@@ -202,9 +202,9 @@ def test_model_of_another_program_is_refused_and_untouched(tmp_path, echo_file, 
 
 def test_onnx_file_of_another_program_is_refused_unless_forced(tmp_path, echo_file, tiny_exports):
     out = tmp_path / "export.onnx"
-    foreign = onnx.load(tiny_exports["onnx"])
-    del foreign.metadata_props[:]
-    onnx.save(foreign, out)
+    other = onnx.load(tiny_exports["onnx"])
+    del other.metadata_props[:]
+    onnx.save(other, out)
     before = out.read_bytes()
     with pytest.raises(FileExistsError, match=r"something else \(--force replaces it\): .*export\.onnx$"):
         export_onnx(echo_file, out)
@@ -236,11 +236,11 @@ def test_missing_source_leaves_nothing(tmp_path, export, name):
 
 
 @any_format
-def test_foreign_source_leaves_nothing(tmp_path, export, name):
-    keras.Sequential([keras.Input((32, 32, 1)), keras.layers.Flatten()]).save(tmp_path / "foreign.keras")
-    with pytest.raises(ValueError, match=r"^Expected a model with the outputs .*: .*foreign\.keras$"):
-        export(tmp_path / "foreign.keras", tmp_path / name)
-    assert names(tmp_path) == ["foreign.keras"]
+def test_source_of_another_program_leaves_nothing(tmp_path, export, name):
+    keras.Sequential([keras.Input((32, 32, 1)), keras.layers.Flatten()]).save(tmp_path / "other.keras")
+    with pytest.raises(ValueError, match=r"^Expected a model with the outputs .*: .*other\.keras$"):
+        export(tmp_path / "other.keras", tmp_path / name)
+    assert names(tmp_path) == ["other.keras"]
 
 
 @keras.saving.register_keras_serializable(package="test_export")
@@ -298,11 +298,11 @@ def test_full_disk_leaves_the_old_export(tmp_path, echo_file, export, name, mess
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-def test_every_format_tells_what_its_user_must_know(tiny_run, tiny_exports):
+def test_every_format_has_its_metadata(tiny_run, tiny_exports):
     import openvino
 
     network = openvino.Core().read_model(tiny_exports["openvino"] / "model.xml")
-    told = {
+    metadata = {
         "saved_model": (tiny_exports["saved_model"] / "assets.extra/busseg.json").read_text(),
         "onnx": {one.key: one.value for one in onnx.load(tiny_exports["onnx"]).metadata_props}["busseg"],
         "litert": zipfile.ZipFile(tiny_exports["litert"]).read("busseg.json"),
@@ -310,7 +310,7 @@ def test_every_format_tells_what_its_user_must_know(tiny_run, tiny_exports):
     }
     expected = {"task": "ultrasound", "classes": ["normal", "benign", "malignant"], "image_size": 32, "threshold": 0.5}
     for format in FORMATS:
-        assert json.loads(told[format]) == {"busseg": busseg.__version__, **expected, **read_metadata(tiny_run)}
+        assert json.loads(metadata[format]) == {"busseg": busseg.__version__, **expected, **read_metadata(tiny_run)}
 
 
 # === ONNX ===
@@ -344,8 +344,8 @@ def test_tensors_that_a_network_holds_are_exported(tmp_path):
     label = keras.layers.Identity(name="label")(keras.layers.GlobalAveragePooling2D()(x))
     keras.Model(image, {"mask": mask, "label": label}).save(tmp_path / "model.keras")
     export_onnx(tmp_path / "model.keras", tmp_path / "export.onnx")
-    told = Predictor(tmp_path / "export.onnx").predict(np.full((32, 32), 15, np.uint8)).probabilities
-    np.testing.assert_allclose(told, (15 / 1 - 2, 15 / 3 - 4, 15 / 5 - 6), atol=1e-5)
+    found = Predictor(tmp_path / "export.onnx").predict(np.full((32, 32), 15, np.uint8)).probabilities
+    np.testing.assert_allclose(found, (15 / 1 - 2, 15 / 3 - 4, 15 / 5 - 6), atol=1e-5)
 
 
 def test_name_without_onnx_is_refused(tmp_path, echo_file):
@@ -373,7 +373,7 @@ def test_layer_that_onnx_does_not_know_leaves_nothing(tmp_path):
         (export_openvino, ("openvino",), "openvino"),
     ],
 )
-def test_missing_packages_are_told_with_the_fix(tmp_path, echo_file, monkeypatch, export, packages, extra):
+def test_missing_packages_are_named_with_the_fix(tmp_path, echo_file, monkeypatch, export, packages, extra):
     for name in packages:
         monkeypatch.setitem(sys.modules, name, None)
     found = rf'found {", ".join(packages)} not installed: pip install "busseg\[{extra}\]"$'
@@ -382,7 +382,7 @@ def test_missing_packages_are_told_with_the_fix(tmp_path, echo_file, monkeypatch
 
 
 @pytest.mark.parametrize("export", [export_onnx, export_litert, export_openvino])
-def test_other_backend_is_told_with_the_fix(tmp_path, echo_file, monkeypatch, export):
+def test_other_backend_is_named_with_the_fix(tmp_path, echo_file, monkeypatch, export):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(ValueError, match=r"^Expected Keras on TensorFlow, .* found it on jax: set KERAS_BACKEND="):
         export(echo_file, tmp_path / "export.onnx")

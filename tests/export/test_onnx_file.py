@@ -73,12 +73,12 @@ def test_opencv_runs_a_mean_of_mirrored_networks(two_sizes, engine):
         np.testing.assert_allclose(network.forward(name).reshape(values.shape), values, atol=1e-5, err_msg=name)
 
 
-def test_every_convolution_tells_how_far_it_pads(two_sizes):
+def test_every_convolution_has_explicit_padding(two_sizes):
     """OpenCV's new engine misreads SAME_UPPER, which means nothing at the start and a pixel at the end for stride 2."""
     convolutions = [node for node in onnx.load(two_sizes).graph.node if node.op_type == "Conv"]
-    told = [{one.name: onnx.helper.get_attribute_value(one) for one in node.attribute} for node in convolutions]
-    assert [one["pads"] for one in told if one["strides"] == [2, 2]] == [[0, 0, 1, 1]] * 2
-    assert not any("auto_pad" in one for one in told)
+    attributes = [{one.name: onnx.helper.get_attribute_value(one) for one in node.attribute} for node in convolutions]
+    assert [one["pads"] for one in attributes if one["strides"] == [2, 2]] == [[0, 0, 1, 1]] * 2
+    assert not any("auto_pad" in one for one in attributes)
 
 
 @pytest.fixture(scope="module")
@@ -119,10 +119,10 @@ def test_a_filter_of_eight_bits_has_127_steps_up_to_its_largest_weight(tmp_path,
     one_convolution(tmp_path / "one.onnx", kernels)
     finish_onnx(tmp_path / "one.onnx", "{}", weights)
     run, _, _ = load(tmp_path / "one.onnx")
-    told = run(np.ones((1, 2, 1, 1), np.float32))["y"].ravel()
+    found = run(np.ones((1, 2, 1, 1), np.float32))["y"].ravel()
     if weights == "float32":
         expected = kernels.sum(axis=(1, 2, 3))
-    np.testing.assert_allclose(told, expected, rtol=1e-6)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_a_filter_of_zeros_stays_zero_in_eight_bits(tmp_path):
@@ -180,10 +180,10 @@ def answers_of(path):
 
 def test_temperature_divides_the_logits_of_an_onnx_file_and_the_metadata_is_new(tmp_path):
     two_classes(tmp_path / "a.onnx")
-    calibrate_onnx(tmp_path / "a.onnx", tmp_path / "b.onnx", 2.5, '{"told": 1}')
+    calibrate_onnx(tmp_path / "a.onnx", tmp_path / "b.onnx", 2.5, '{"key": 1}')
     np.testing.assert_allclose(answers_of(tmp_path / "b.onnx")["label"], softmax(LOGITS / 2.5), rtol=1e-5)
     np.testing.assert_allclose(answers_of(tmp_path / "a.onnx")["label"], softmax(LOGITS), rtol=1e-5)
-    assert read_metadata(tmp_path / "b.onnx") == {"told": 1}
+    assert read_metadata(tmp_path / "b.onnx") == {"key": 1}
     onnx.checker.check_model(tmp_path / "b.onnx")
 
 

@@ -35,14 +35,14 @@ def raw(told_model):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_raw_answers_as_the_predictor(told_model, raw, shape):
     image = noise(*shape)
-    expected, told = Predictor(told_model).predict(image), raw(image[..., None])
-    assert told["mask"].dtype == np.uint8
-    assert told["mask"].shape == shape
-    np.testing.assert_allclose(told["probability_map"], expected.probability_map, atol=1.01 / 255)
-    np.testing.assert_allclose(told["probabilities"], expected.probabilities, atol=1 / 255)
-    np.testing.assert_array_equal(told["mask"], told["probability_map"].numpy() >= 0.5)
-    assert abs(told["uncertainty"] - expected.uncertainty) <= 1 / 255
-    assert abs(told["ood_score"] - expected.ood_score) <= 2 / 255
+    expected, found = Predictor(told_model).predict(image), raw(image[..., None])
+    assert found["mask"].dtype == np.uint8
+    assert found["mask"].shape == shape
+    np.testing.assert_allclose(found["probability_map"], expected.probability_map, atol=1.01 / 255)
+    np.testing.assert_allclose(found["probabilities"], expected.probabilities, atol=1 / 255)
+    np.testing.assert_array_equal(found["mask"], found["probability_map"].numpy() >= 0.5)
+    assert abs(found["uncertainty"] - expected.uncertainty) <= 1 / 255
+    assert abs(found["ood_score"] - expected.ood_score) <= 2 / 255
 
 
 def test_colours_are_turned_to_luma_as_in_image_files(raw):
@@ -60,7 +60,7 @@ def test_transparency_is_passed_over(raw):
 
 @pytest.fixture(scope="module")
 def tissue_model():
-    """A classifier of tissue that tells how red an image is: (1 - red, red), `red` of 0..1 in the mean."""
+    """A histology classifier of how red an image is: (1 - red, red), `red` of 0..1 in the mean."""
     image = keras.Input((16, 16, 3), name="image")
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(image))
     label = keras.layers.Dense(2, name="label")
@@ -69,15 +69,15 @@ def tissue_model():
     return model
 
 
-def test_tissue_is_seen_in_colour(tissue_model):
+def test_histology_model_takes_colour(tissue_model):
     image = noise(40, 40, 3)
-    told = raw_function(tissue_model)(image)
-    assert list(told) == ["probabilities"]
-    np.testing.assert_allclose(told["probabilities"], Predictor(tissue_model).predict(image).probabilities, atol=2e-3)
-    assert abs(told["probabilities"][1] - image[..., 0].mean() / 255) < 5e-3
+    found = raw_function(tissue_model)(image)
+    assert list(found) == ["probabilities"]
+    np.testing.assert_allclose(found["probabilities"], Predictor(tissue_model).predict(image).probabilities, atol=2e-3)
+    assert abs(found["probabilities"][1] - image[..., 0].mean() / 255) < 5e-3
 
 
-def test_grey_tissue_is_refused(tissue_model):
+def test_histology_model_refuses_grey(tissue_model):
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[40,40,1\]"):
         raw_function(tissue_model)(noise(40, 40, 1))
 
@@ -86,15 +86,15 @@ def test_grey_tissue_is_refused(tissue_model):
 SAVED_MODEL = """
 import sys, numpy as np, tensorflow as tf
 serve = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
-told = serve(image=tf.constant(np.load(sys.argv[2])))
-np.savez(sys.argv[3], **{name: values.numpy() for name, values in told.items()})
+found = serve(image=tf.constant(np.load(sys.argv[2])))
+np.savez(sys.argv[3], **{name: values.numpy() for name, values in found.items()})
 assert "busseg" not in sys.modules
 """
 ONNX = """
 import sys, numpy as np, onnxruntime
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
-told = session.run(None, {"image": np.load(sys.argv[2])})
-np.savez(sys.argv[3], **{one.name: values for one, values in zip(session.get_outputs(), told)})
+found = session.run(None, {"image": np.load(sys.argv[2])})
+np.savez(sys.argv[3], **{one.name: values for one, values in zip(session.get_outputs(), found)})
 assert not {"busseg", "keras", "tensorflow"} & set(sys.modules)
 """
 
@@ -108,18 +108,18 @@ def test_a_server_needs_nothing_of_ours_and_the_predictor_says_so(tmp_path, tiny
     image, _ = draw_phantom("malignant", seed=1)
     np.save(tmp_path / "image.npy", image[..., None])
     done = subprocess.run(
-        [sys.executable, "-c", script, name, "image.npy", "told.npz"],
+        [sys.executable, "-c", script, name, "image.npy", "found.npz"],
         capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     with pytest.raises(ValueError, match=rf"^Expected a model of one square .* a raw export, .*: .*{name}$"):
         Predictor(tmp_path / name)
     expected = Predictor(tiny_run).predict(image)
-    with np.load(tmp_path / "told.npz") as told:
-        assert sorted(told) == ["mask", "probabilities", "probability_map"]
-        np.testing.assert_allclose(told["probability_map"], expected.probability_map, atol=1e-3)
-        np.testing.assert_allclose(told["probabilities"], expected.probabilities, atol=1e-3)
-        assert (told["mask"] == expected.mask).mean() >= 0.999
+    with np.load(tmp_path / "found.npz") as found:
+        assert sorted(found) == ["mask", "probabilities", "probability_map"]
+        np.testing.assert_allclose(found["probability_map"], expected.probability_map, atol=1e-3)
+        np.testing.assert_allclose(found["probabilities"], expected.probabilities, atol=1e-3)
+        assert (found["mask"] == expected.mask).mean() >= 0.999
 
 
 # === Readers of the SavedModel other than `tf.saved_model.load`, which know the variables by their table alone ===
@@ -142,8 +142,8 @@ def test_loader_of_tensorflow_1_answers(raw_saved_model, malignant):
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         graph = tf.compat.v1.saved_model.load(session, ["serve"], str(raw_saved_model))
         ends = graph.signature_def["serving_default"]
-        told = session.run(ends.outputs["probability_map"].name, {ends.inputs["image"].name: image})
-    np.testing.assert_allclose(told, expected, atol=1e-3)
+        found = session.run(ends.outputs["probability_map"].name, {ends.inputs["image"].name: image})
+    np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
 @pytest.mark.slow
@@ -167,5 +167,5 @@ def test_c_api_answers(tmp_path, raw_saved_model, malignant):
     subprocess.run([*build, f"-Wl,-rpath,{home},--allow-shlib-undefined"], check=True)
     sides = map(str, image.shape[:2])
     subprocess.run([tmp_path / "c_api", raw_saved_model, tmp_path / "pixels", *sides, tmp_path / "map"], check=True)
-    told = np.fromfile(tmp_path / "map", np.float32).reshape(expected.shape)
-    np.testing.assert_allclose(told, expected, atol=1e-3)
+    found = np.fromfile(tmp_path / "map", np.float32).reshape(expected.shape)
+    np.testing.assert_allclose(found, expected, atol=1e-3)

@@ -41,16 +41,16 @@ def test_shipped_model_is_exported_raw(tmp_path, images):
     run, shape, _ = load(tmp_path / "raw.onnx")
     assert shape == (None, None, None)
     for image, expected in zip(images, Predictor("small").predict_batch(images), strict=True):
-        told = run(image[..., None])
-        assert set(told) == {"probabilities", "probability_map", "mask", "uncertainty", "ood_score"}
-        np.testing.assert_allclose(told["probabilities"], expected.probabilities, atol=1e-2)
-        assert (told["mask"] == expected.mask).mean() >= 0.999
+        outputs = run(image[..., None])
+        assert set(outputs) == {"probabilities", "probability_map", "mask", "uncertainty", "ood_score"}
+        np.testing.assert_allclose(outputs["probabilities"], expected.probabilities, atol=1e-2)
+        assert (outputs["mask"] == expected.mask).mean() >= 0.999
     about = {one.key: one.value for one in onnx.load(tmp_path / "raw.onnx").metadata_props}["busseg"]
     assert json.loads(about)["image_size"] == 160
 
 
 @pytest.mark.parametrize(("export", "name"), [(export_saved_model, "SavedModel"), (export_litert, "LiteRT")])
-def test_what_onnx_cannot_be_turned_into_is_told(tmp_path, export, name):
+def test_format_that_needs_a_keras_model_says_so_for_onnx(tmp_path, export, name):
     expected = (
         rf"^Expected a Keras model, .* into {name}, found ONNX: best; --format onnx and --format openvino take it$"
     )

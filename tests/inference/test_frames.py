@@ -52,7 +52,7 @@ def predict(predictor, *paths, out, **options):
 
 
 # === Finding ===
-def test_file_is_one_picture_or_the_frames_of_a_clip(tmp_path, write_scan, clip):
+def test_file_is_one_image_or_the_frames_of_a_clip(tmp_path, write_scan, clip):
     single = write_scan(tmp_path / "single", frame_with(8))
     write_image(tmp_path / "image.png", frame_with(8))
     scan = read_dicom(clip)
@@ -71,7 +71,7 @@ def test_file_is_over_with_its_last_frame(tmp_path, clip, write_scan):
     assert Frame(tmp_path / "image.png", Path("image")).ends_file
 
 
-def test_broken_scan_is_one_picture_that_says_why_when_it_is_read(tmp_path, predictor):
+def test_broken_scan_is_one_frame_that_raises_its_error_when_read(tmp_path, predictor):
     (tmp_path / "a.dcm").write_text("hello")
     (frame,) = find_frames(tmp_path / "a.dcm", Path("a"), "ultrasound")
     with pytest.raises(ValueError, match=r"^Expected a DICOM file, found something else: .*a\.dcm$"):
@@ -95,7 +95,7 @@ def test_scans_of_a_folder_are_found_by_their_content(tmp_path, write_scan):
     }  # fmt: skip
 
 
-def test_picture_that_is_called_like_the_frame_of_a_clip_is_refused(tmp_path, clip):
+def test_image_that_is_named_like_the_frame_of_a_clip_is_refused(tmp_path, clip):
     write_image(tmp_path / "s/clip_frame002.png", frame_with(8))
     write_image(tmp_path / "s/other_frame002.png", frame_with(8))
     with pytest.raises(ValueError, match=rf"one like its frame: {clip}, {tmp_path}/s/clip_frame002\.png$"):
@@ -154,7 +154,7 @@ def test_clip_that_is_no_dicom_is_judged_as_a_whole(tmp_path, told_model):
         assert sum(row["warning"] == OUT_OF_DISTRIBUTION for row in rows) == warned
 
 
-def test_model_of_tissue_refuses_what_moves(tmp_path):
+def test_histology_model_refuses_clips(tmp_path):
     (frame,) = find_frames(moving(tmp_path / "a.gif", 8, 24), Path("a"), "histology")
     assert frame.error == f"Expected a single image, found 2 frames: {tmp_path}/a.gif"
 
@@ -192,10 +192,10 @@ def test_clip_gets_a_row_a_mask_and_an_overlay_a_frame_and_one_segmentation(tmp_
     assert names(out) == [
         *pictures, "clip_seg.dcm", "image_mask.png", "image_overlay.png", "predictions.csv", "predictions.jsonl",
     ]  # fmt: skip
-    told = [tuple(row[name] for name in ("frame", "label", "lesion_px", "lesion_mm2", "lesion_mm")) for row in rows]
-    # 8 * 32 * 0.02 mm2, 24 * 32 * 0.02 mm2, 32 * 32 * 0.02 mm2; an image does not tell how large its pixels are. Across
+    found = [tuple(row[name] for name in ("frame", "label", "lesion_px", "lesion_mm2", "lesion_mm")) for row in rows]
+    # 8 * 32 * 0.02 mm2, 24 * 32 * 0.02 mm2, 32 * 32 * 0.02 mm2; an image has no scale. Across
     # 31 * 0.2 mm and down 7, 23 and 31 * 0.1 mm.
-    assert told == [(1, "normal", 256, "5.12", "6.24"), (2, "benign", 768, "15.36", "6.61"),
+    assert found == [(1, "normal", 256, "5.12", "6.24"), (2, "benign", 768, "15.36", "6.61"),
                     (3, "benign", 1024, "20.48", "6.93"), ("", "normal", 256, "", "")]  # fmt: skip
     assert read_csv(out / "predictions.csv") == [{key: str(value) for key, value in row.items()} for row in rows]
     lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
@@ -253,7 +253,7 @@ def test_frame_without_a_region_is_warned_of_or_refused(tmp_path, predictor, wri
     assert count_frames([clip, path], require_region=True) == 4
 
 
-def test_what_is_written_around_the_region_changes_no_answer_and_is_in_no_picture(tmp_path, write_scan):
+def test_text_around_the_region_changes_no_prediction_and_is_in_no_image(tmp_path, write_scan):
     phantom, _ = draw_phantom("benign", seed=1, height=120, width=160)
     plain = np.zeros((200, 260), np.uint8)
     plain[60:180, 50:210] = phantom
@@ -335,7 +335,7 @@ def broken_frame(path, number):
     path.write_bytes(path.read_bytes()[: -(4 - number) * 50 * 60])
 
 
-def test_broken_scans_get_rows_and_the_others_go_on(tmp_path, predictor, clip, write_scan):
+def test_broken_scans_get_rows_and_the_others_are_predicted(tmp_path, predictor, clip, write_scan):
     whole = write_scan(tmp_path / "s/whole.dcm", frame_with(24), REGION)
     predict(predictor, clip, out=tmp_path / "out")
     broken_frame(clip, 2)
@@ -367,7 +367,7 @@ def test_header_that_no_result_can_refer_to_is_an_error_of_its_file_alone(
     assert read_csv(tmp_path / "out/predictions.csv")[0]["error"] == rows[0]["error"]
 
 
-def test_model_of_tissue_refuses_scans(tmp_path, clip):
+def test_histology_model_refuses_scans(tmp_path, clip):
     from busseg.models.classifier import build_classifier
 
     predictor = Predictor(build_classifier(32, 2, "plain", width=4, depth=2))
@@ -398,7 +398,7 @@ def clips(tmp_path, write_scan):
     return tmp_path / "clips"
 
 
-def test_stopped_prediction_of_clips_goes_on_with_the_clip_it_was_at(tmp_path, echo_model, clips):
+def test_stopped_prediction_of_clips_resumes_with_the_interrupted_clip(tmp_path, echo_model, clips):
     whole, out = tmp_path / "whole", tmp_path / "out"
     predict(Predictor(echo_model), clips, out=whole)
     with pytest.raises(KeyboardInterrupt):

@@ -67,7 +67,7 @@ def test_files_of_a_folder_that_are_no_images_are_passed_over(tmp_path):
     assert found(tmp_path, "s") == {"s/a.png": "a"}
 
 
-def test_files_that_are_passed_over_are_told_with_their_kind(tmp_path):
+def test_skipped_files_are_named_with_their_kind(tmp_path):
     put(tmp_path, "s/a.png", "s/a_mask.png", "s/.hidden.png")
     for name, content in (("v.nii", b"n"), ("deep/z.zip", b"PK\x03\x04"), ("n.txt", b"hello"), ("x", b"\xff\0")):
         (tmp_path / "s" / name).parent.mkdir(exist_ok=True)
@@ -97,8 +97,8 @@ def test_line_counts_what_is_passed_over_and_names_some_of_each_kind_those_to_co
 
 def test_folder_of_other_files_alone_says_what_they_are(tmp_path):
     (tmp_path / "v.nrrd").write_bytes(b"NRRD0004")
-    for named, told in ((tmp_path, "in the folder"), (tmp_path / "*.nrrd", "that match the pattern")):
-        with pytest.raises(FileNotFoundError, match=rf"^Expected images {told}, found 1 NRRD \(v\.nrrd\): "):
+    for named, where in ((tmp_path, "in the folder"), (tmp_path / "*.nrrd", "that match the pattern")):
+        with pytest.raises(FileNotFoundError, match=rf"^Expected images {where}, found 1 NRRD \(v\.nrrd\): "):
             find_inputs([named])
 
 
@@ -119,7 +119,7 @@ def test_image_that_is_called_like_the_frame_of_a_moving_one_is_refused(tmp_path
         find_inputs([tmp_path])
 
 
-def test_file_named_by_the_user_is_taken_whatever_it_is(tmp_path):
+def test_file_of_any_kind_is_an_input_if_the_user_names_it(tmp_path):
     (tmp_path / "notes.txt").touch()
     assert found(tmp_path, "notes.txt") == {"notes.txt": "notes"}
 
@@ -183,7 +183,7 @@ def scandir_but(closed):
     return scan
 
 
-def test_subfolder_that_may_not_be_read_is_found_so_that_it_is_told(tmp_path, monkeypatch):
+def test_subfolder_that_may_not_be_read_is_an_input_with_an_error(tmp_path, monkeypatch):
     put(tmp_path, "a.png", "closed/b.png", "open/c.png")
     monkeypatch.setattr(finding.os, "scandir", scandir_but("closed"))
     assert found(tmp_path, ".") == {"a.png": "a", "open/c.png": "open/c", "closed": "closed"}

@@ -39,10 +39,10 @@ def test_run_carries_what_its_model_does(marked, tmp_path):
 def test_every_format_carries_the_thresholds_and_fingerprints_of_its_source(marked, tmp_path, format):
     out = tmp_path / f"marked{ {'onnx': '.onnx', 'litert': '.tflite'}.get(format, '') }"
     FORMATS[format](marked, out)
-    told = read_metadata(out)
-    assert told["operating_points"] == TABLE
-    np.testing.assert_array_equal(read_fingerprints(told, out), FINGERPRINTS)
-    assert told["task"] == "ultrasound"
+    metadata = read_metadata(out)
+    assert metadata["operating_points"] == TABLE
+    np.testing.assert_array_equal(read_fingerprints(metadata, out), FINGERPRINTS)
+    assert metadata["task"] == "ultrasound"
     half = Predictor(out, sensitivity=0.5)  # 0.5 is reached by two of four
     assert half.operating_point.threshold == 0.5
     assert half.predict(np.zeros((32, 32), np.uint8)).malignant is False
@@ -54,7 +54,7 @@ def test_export_of_a_model_without_thresholds_carries_none(tiny_exports, format)
     assert "operating_points" not in read_metadata(tiny_exports[format])
 
 
-def test_model_without_metadata_tells_nothing(echo_file):
+def test_model_without_metadata_gives_an_empty_dict(echo_file):
     assert read_metadata(echo_file) == {}
 
 
@@ -69,6 +69,6 @@ def test_model_without_thresholds_is_refused_by_its_name_with_what_to_do(echo_fi
             Predictor(model, sensitivity=0.9)
 
 
-def test_prediction_that_was_asked_for_no_sensitivity_tells_no_decision(marked):
+def test_prediction_without_a_sensitivity_has_no_decision(marked):
     prediction = Predictor(marked).predict(np.zeros((32, 32), np.uint8))
     assert (prediction.malignant, prediction.sensitivity) == (None, None)

@@ -88,7 +88,7 @@ def test_writing_fits_into_the_strip(width):
     assert not strip[[0, -1]].any()
 
 
-def test_writing_tells_the_class_and_the_area():
+def test_caption_has_the_class_and_the_area():
     image = np.zeros((40, 300), np.uint8)
     small, large = (prediction_of(mask_of(image.shape, slice(2), slice(n))) for n in (10, 200))
     other = Prediction("malignant", small.probabilities, small.mask, small.probability_map)
@@ -116,4 +116,4 @@ def test_heat_goes_from_blue_to_yellow_over_any_image():
         red, blue = picture[15, :, 0].astype(int), picture[15, :, 2].astype(int)
         assert blue[0] > red[0] + 20
         assert red[-1] > blue[-1] + 20
-    assert (draw_heat(image, np.zeros((30, 50))) == draw_heat(image, np.ones((30, 50)))).all()  # nothing to tell apart
+    assert (draw_heat(image, np.zeros((30, 50))) == draw_heat(image, np.ones((30, 50)))).all()  # all values are equal

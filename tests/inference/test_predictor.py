@@ -66,7 +66,7 @@ assert not {{"tensorflow", "keras"}} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert [line for line in done.stderr.splitlines() if not line.startswith("INFO: ")] == []  # LiteRT tells a little
+    assert [line for line in done.stderr.splitlines() if not line.startswith("INFO: ")] == []  # LiteRT prints a little
 
 
 def test_path_and_pixels_answer_alike(echo, tmp_path):
@@ -80,7 +80,7 @@ def test_path_and_pixels_answer_alike(echo, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("classes", "task", "formats"), [(2, "histology", list(FORMATS)), (8, "subtypes", ["onnx"])])
 @pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")  # Keras, under NumPy 2
-def test_tissue_is_read_in_colour_and_has_no_mask(tmp_path, classes, task, formats):
+def test_histology_is_read_in_colour_and_has_no_mask(tmp_path, classes, task, formats):
     keras.utils.set_random_seed(0)
     build_classifier(32, classes, "plain", width=4, depth=2).save(tmp_path / "tissue.keras")
     for format in formats:
@@ -90,8 +90,8 @@ def test_tissue_is_read_in_colour_and_has_no_mask(tmp_path, classes, task, forma
     expected = Predictor(tmp_path / "tissue.keras").predict(image)
     assert expected.label in TASKS[task]
     assert expected.probabilities.shape == (classes,)
-    for told in ("mask", "probability_map", "lesion_px", "lesion_fraction", "contours", "box"):
-        assert getattr(expected, told) is None
+    for name in ("mask", "probability_map", "lesion_px", "lesion_fraction", "contours", "box"):
+        assert getattr(expected, name) is None
     for stored in ("tissue.keras", *(STORED[format] for format in formats)):
         predictor = Predictor(tmp_path / stored)
         assert (predictor.task, predictor.classes) == (task, TASKS[task])
@@ -181,11 +181,11 @@ def test_what_is_not_the_image_counts_as_black(echo):
 def test_answer_that_is_no_number_is_an_error_of_its_image(torn_model):
     torn = Predictor(torn_model)
     fine, white = np.zeros((32, 32), np.uint8), np.full((32, 32), 255, np.uint8)
-    told = "Expected finite numbers from the model torn, found an answer of others"
+    message = "Expected finite numbers from the model torn, found an answer of others"
     first, error, last = torn.try_batch([fine, white, fine])
-    assert (first.label, str(error), last.label) == ("normal", told, "normal")
+    assert (first.label, str(error), last.label) == ("normal", message, "normal")
     for ask in (lambda: torn.predict(white), lambda: torn.predict_batch([fine, white])):
-        with pytest.raises(ValueError, match=f"^{told}$"):
+        with pytest.raises(ValueError, match=f"^{message}$"):
             ask()
 
 
@@ -280,11 +280,11 @@ BROKEN = [("onnx", "an ONNX", how) for how in BREAKING]
 BROKEN += [("litert", "a LiteRT", how) for how in ("empty", "text", "truncated")]
 
 
-@pytest.mark.parametrize(("format", "told", "how"), BROKEN)
-def test_broken_file_is_named(tmp_path, tiny_exports, format, told, how):
+@pytest.mark.parametrize(("format", "kind", "how"), BROKEN)
+def test_broken_file_is_named(tmp_path, tiny_exports, format, kind, how):
     path = Path(shutil.copy(tiny_exports[format], tmp_path))
     BREAKING[how](path)
-    with pytest.raises(ValueError, match=rf"^Expected {told} model, found .*: {re.escape(str(path))}$") as caught:
+    with pytest.raises(ValueError, match=rf"^Expected {kind} model, found .*: {re.escape(str(path))}$") as caught:
         Predictor(path)
     assert "\n" not in str(caught.value)
 
@@ -323,24 +323,24 @@ def network(shape=(32, 32, 1), classes=3, mask="mask", label="label"):
     """A network between a busseg model and another."""
     image = keras.Input(shape, name="image")
     square = layers.Conv2D(1, 1, activation="sigmoid", name=mask)(image)
-    told = layers.Dense(classes, activation="softmax", name=label)(layers.GlobalAveragePooling2D()(image))
-    return keras.Model(image, {mask: square, label: told}, name="foreign")
+    probabilities = layers.Dense(classes, activation="softmax", name=label)(layers.GlobalAveragePooling2D()(image))
+    return keras.Model(image, {mask: square, label: probabilities}, name="other")
 
 
 def sequential():
-    return keras.Sequential([keras.Input((32, 32, 1)), layers.Flatten(), layers.Dense(7)], name="foreign")
+    return keras.Sequential([keras.Input((32, 32, 1)), layers.Flatten(), layers.Dense(7)], name="other")
 
 
 def listing():
     model = network()
-    return keras.Model(model.input, list(model.output.values()), name="foreign")
+    return keras.Model(model.input, list(model.output.values()), name="other")
 
 
 def half_mask():
     image = keras.Input((32, 32, 1), name="image")
     mask = layers.MaxPooling2D(name="mask")(image)
     label = layers.Dense(3, name="label")(layers.GlobalAveragePooling2D()(image))
-    return keras.Model(image, {"mask": mask, "label": label}, name="foreign")
+    return keras.Model(image, {"mask": mask, "label": label}, name="other")
 
 
 FOREIGN = {
@@ -362,14 +362,14 @@ def test_uncertainty_and_ood_score_are_answered_by_every_format(tmp_path, tiny_r
     network = load_keras(tiny_run)
     size = texture_features(network).output_shape[1]
     model = add_uncertainty(average(add_ood_score(network, np.zeros(size), np.eye(size)[:, :3]), flip_tta=True))
-    model.save(tmp_path / "told.keras")
+    model.save(tmp_path / "wrapped.keras")
     for format, name in STORED.items():
-        FORMATS[format](tmp_path / "told.keras", tmp_path / name)
+        FORMATS[format](tmp_path / "wrapped.keras", tmp_path / name)
     image = noise(40, 50)
     expected = Predictor(model).predict(image)
     assert expected.uncertainty > 0
     assert expected.ood_score > 0
-    for name in ("told.keras", *STORED.values()):
+    for name in ("wrapped.keras", *STORED.values()):
         prediction = Predictor(tmp_path / name).predict(image)
         assert_same(prediction, expected)
         assert prediction.uncertainty == pytest.approx(expected.uncertainty, abs=1e-5)
@@ -389,14 +389,14 @@ def test_uncertainty_and_ood_score_are_answered_by_every_format(tmp_path, tiny_r
         (np.repeat([0, 255], [997, 3]), "nearly one grey"),
     ],
 )
-def test_faint_image_is_told(values, found):
+def test_faint_image_is_described(values, found):
     assert find_faint(values.astype(np.uint8)[None]) == found
 
 
 def test_warnings_are_that_the_image_cannot_be_read_and_that_it_is_faint():
     probabilities = np.float32([0, 1, 0])
-    told = [Prediction("benign", probabilities, ood_score=n, faint="very dark").warning for n in (None, 1, 1.1)]
-    assert told == ["very dark", "very dark", "not like breast ultrasound; very dark"]
+    warnings = [Prediction("benign", probabilities, ood_score=n, faint="very dark").warning for n in (None, 1, 1.1)]
+    assert warnings == ["very dark", "very dark", "not like breast ultrasound; very dark"]
 
 
 @pytest.mark.parametrize(("ood_score", "expected"), [(None, True), (0.9, True), (1.0, True), (1.1, False)])
@@ -406,11 +406,11 @@ def test_image_is_in_distribution_up_to_an_ood_score_of_one(ood_score, expected)
 
 
 @pytest.mark.parametrize(("build", "message"), FOREIGN.values(), ids=FOREIGN)
-def test_foreign_model_is_named_with_what_was_found(tmp_path, build, message):
+def test_model_of_another_program_is_named_with_its_outputs(tmp_path, build, message):
     model = build()
-    path = tmp_path / "foreign.keras"
+    path = tmp_path / "other.keras"
     model.save(path)
-    with pytest.raises(ValueError, match=rf"^Expected a model (of|with) {message}: foreign$"):
+    with pytest.raises(ValueError, match=rf"^Expected a model (of|with) {message}: other$"):
         Predictor(model)
     with pytest.raises(ValueError, match=rf"^Expected a model (of|with) {message}: {re.escape(str(path))}$"):
         Predictor(path)
@@ -424,8 +424,8 @@ def test_foreign_model_is_named_with_what_was_found(tmp_path, build, message):
     ],
 )
 @pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")  # Keras, under NumPy 2
-@pytest.mark.parametrize(("name", "format"), [("foreign", "tf_saved_model"), ("foreign.onnx", "onnx")])
-def test_foreign_export_is_named_with_what_was_found(tmp_path, build, message, name, format):
+@pytest.mark.parametrize(("name", "format"), [("other", "tf_saved_model"), ("other.onnx", "onnx")])
+def test_export_of_another_program_is_named_with_its_outputs(tmp_path, build, message, name, format):
     model = build()
     signature = [keras.InputSpec(shape=model.input_shape, dtype="float32", name="image")]
     model.export(tmp_path / name, format=format, input_signature=signature, verbose=False)
@@ -435,9 +435,9 @@ def test_foreign_export_is_named_with_what_was_found(tmp_path, build, message, n
 
 def test_saved_model_without_a_signature_is_named(tmp_path):
     tf = pytest.importorskip("tensorflow")
-    tf.saved_model.save(tf.Module(), str(tmp_path / "foreign"))
-    with pytest.raises(ValueError, match=r"^Expected the signature serving_default, found \[\]: .*foreign$"):
-        Predictor(tmp_path / "foreign")
+    tf.saved_model.save(tf.Module(), str(tmp_path / "other"))
+    with pytest.raises(ValueError, match=r"^Expected the signature serving_default, found \[\]: .*other$"):
+        Predictor(tmp_path / "other")
 
 
 def test_model_with_layers_of_ours_loads_in_a_process_that_has_built_none(tmp_path):

@@ -52,12 +52,12 @@ def test_masks_of_all_regions_make_one_of_the_frame():
 
 
 def test_region_unlike_a_breast_ultrasound_is_left_out_and_named():
-    foreign = prediction(0, 0, 1, ood_score=1.5)
-    joined = join_regions(SCAN, [foreign, BENIGN])
+    elastogram = prediction(0, 0, 1, ood_score=1.5)
+    joined = join_regions(SCAN, [elastogram, BENIGN])
     assert (joined.label, joined.in_distribution) == ("benign", True)
     np.testing.assert_array_equal(joined.mask, [[0, 0, 0, 1, 0], [0, 0, 0, 0, 0]])
     assert joined.warnings == ("a note", f"left out: 1 of 2 regions, {OUT_OF_DISTRIBUTION}")
-    both = join_regions(SCAN, [foreign, foreign])
+    both = join_regions(SCAN, [elastogram, elastogram])
     assert (both.label, both.lesion_px, both.warnings) == ("malignant", 2, (OUT_OF_DISTRIBUTION, "a note"))
 
 

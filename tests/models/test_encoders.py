@@ -163,7 +163,7 @@ def test_application_sees_what_its_own_preprocessing_gives(name):
 
 
 @pytest.mark.slow
-def test_application_takes_the_weights_of_its_whole_network_whatever_its_depth(tmp_path):
+def test_application_takes_the_weights_of_its_whole_network_at_any_depth(tmp_path):
     reference = shaken(applications.MobileNetV2(include_top=False, weights=None, input_shape=(SIZE, SIZE, 3)))
     reference.save_weights(tmp_path / "mobilenet.weights.h5")
     model = encoder("mobilenet_v2", SIZE, weights=tmp_path / "mobilenet.weights.h5", depth=2)

@@ -92,8 +92,8 @@ def test_mean_of_networks_without_mirror_image_is_that_of_their_answers(network,
     ],
 )
 def test_uncertainty_is_what_the_less_certain_answer_lacks(pixels, label, expected):
-    told = keras.ops.convert_to_tensor(np.float32([label]))
-    model = saying(lambda x: 1 * x, lambda x: 0 * left_mean(x) + told)
+    probabilities = keras.ops.convert_to_tensor(np.float32([label]))
+    model = saying(lambda x: 1 * x, lambda x: 0 * left_mean(x) + probabilities)
     image = np.float32(pixels * 4).reshape(1, 4, 4, 1)
     assert answers(add_uncertainty(model), image)["uncertainty"] == pytest.approx(expected, abs=1e-6)
 
@@ -102,8 +102,8 @@ def test_uncertainty_is_what_the_less_certain_answer_lacks(pixels, label, expect
 def answering(peak, label):
     """What `make_mask_follow_class` makes of a mask that rises to `peak`, and of a label."""
     image = np.float32([0, 0.25, 0.5, 1] * 4).reshape(1, 4, 4, 1) * peak
-    told = keras.ops.convert_to_tensor(np.float32([label]))
-    model = saying(lambda x: 1 * x, lambda x: 0 * left_mean(x) + told)
+    probabilities = keras.ops.convert_to_tensor(np.float32([label]))
+    model = saying(lambda x: 1 * x, lambda x: 0 * left_mean(x) + probabilities)
     return answers(make_mask_follow_class(model), image)["mask"][0, 0, :, 0]
 
 
@@ -174,7 +174,7 @@ def test_ood_score_is_the_distance_in_whitened_features(network, images):
 
 
 @pytest.mark.parametrize("build", [lambda x: x, add_uncertainty, average])
-def test_network_is_found_inside_whatever_is_built_around_it(network, images, build):
+def test_network_is_found_inside_every_wrapper(network, images, build):
     found = answers(network_inside(make_mask_follow_class(build(network))), images)
     expected = answers(network, images)
     assert found.keys() == expected.keys()

@@ -87,7 +87,7 @@ def test_path_may_be_text(whole_file):
     assert read_torch_weights(str(whole_file)).keys() == TENSORS.keys()
 
 
-def test_storages_are_told_apart_by_their_keys(tmp_path):
+def test_storages_are_distinguished_by_their_keys(tmp_path):
     tensors = {f"tensor{key}": described("FloatStorage", key, 1, 0, (1,), (1,)) for key in "abc"}
     storages = {key: np.float32([number]) for number, key in enumerate("cab")}
     found = read_torch_weights(legacy_file(tmp_path / "weights.pth", tensors, storages))
@@ -111,7 +111,7 @@ def test_file_cut_short_anywhere_is_refused(whole_file):
             read_torch_weights(whole_file)
 
 
-def test_storage_cut_short_is_told_by_its_count(whole_file):
+def test_storage_cut_short_is_found_by_its_count(whole_file):
     whole_file.write_bytes(whole_file.read_bytes()[:-8])
     with pytest.raises(ValueError, match=r"\(it ends after 1 of 2 numbers\)"):
         read_torch_weights(whole_file)
@@ -154,7 +154,7 @@ def test_something_else_is_refused(tmp_path, content):
         read_torch_weights(tmp_path / "weights.pth")
 
 
-def test_newer_format_is_named_and_the_way_out_told(tmp_path):
+def test_newer_format_is_named_with_the_fix(tmp_path):
     with zipfile.ZipFile(tmp_path / "weights.pth", "w") as file:
         file.writestr("archive/data.pkl", state_dict({}))
     with pytest.raises(ValueError, match=REFUSED) as error:

@@ -195,7 +195,7 @@ def test_parameters_of_the_adding_decoder(normalization):
     assert sum(layer.count_params() for layer in layers) == decoder
 
 
-def test_decoder_behind_a_wide_encoder_has_the_width_it_is_told(lite):
+def test_decoder_behind_a_wide_encoder_has_its_own_width(lite):
     # Levels of Lite0: 16, 24, 40, 112 and 320 channels. The decoder's filters: 4, 8, 16 and 32.
     below, skips, filters = (320, 32, 16, 8), (112, 40, 24, 16), (32, 16, 8, 4)
     decoder = sum((b + 1) * f + (s + 1) * f + 9 * f * f + 4 * f for b, s, f in zip(below, skips, filters))

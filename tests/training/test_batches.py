@@ -241,7 +241,7 @@ def test_chances_of_sources_and_classes_are_a_power_of_their_sizes(power, chance
 
 def test_sampling_draws_a_small_source_as_often_as_a_large_one(phantom_samples):
     samples = of_classes(phantom_samples, benign=9) + of_classes(phantom_samples, malignant=3)
-    samples = [replace(sample, source=sample.label) for sample in samples]  # so that the label tells the source
+    samples = [replace(sample, source=sample.label) for sample in samples]  # so that the label is the source
     batches = Batches(samples, 8, 12, balance="sampling")
     drawn = Counter()
     for _ in range(40):
@@ -406,7 +406,7 @@ def test_keras_scores_masks_and_labels_and_skips_missing_labels(phantom_samples)
 
 # === Tissue ===
 @pytest.mark.parametrize("augmentation", ["none", "stain"])
-def test_tissue_comes_in_colour_and_without_masks(tmp_path, augmentation):
+def test_histology_comes_in_colour_and_without_masks(tmp_path, augmentation):
     write_tissue(tmp_path, patients=1, images=1)
     samples = find_any(tmp_path)
     batches = Batches(samples, SIZE, batch_size=4, augmentation=augmentation, task="histology")

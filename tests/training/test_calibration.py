@@ -10,8 +10,8 @@ def overconfident(images=20_000, temperature=2.0):
     logits = random.normal(0, 1.5, (images, 3))
     true = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     labels = (true.cumsum(axis=1) < random.random((images, 1))).sum(axis=1)
-    told = np.exp(logits * temperature)
-    return told / told.sum(axis=1, keepdims=True), labels
+    powers = np.exp(logits * temperature)
+    return powers / powers.sum(axis=1, keepdims=True), labels
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])

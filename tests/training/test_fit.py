@@ -217,7 +217,7 @@ def test_mirrored_model_is_the_networks_mean(split, tmp_path):
     np.testing.assert_allclose(found["mask"], (here + there[:, :, ::-1]) / 2, atol=1e-6)
 
 
-def test_reconciled_model_shows_a_lesion_where_it_tells_one(split, tmp_path):
+def test_mask_that_follows_the_class_has_a_lesion_where_the_class_has_one(split, tmp_path):
     fit(dataclasses.replace(RECIPE, mask_follows_class=True, epochs=1, warmup_epochs=0), split, tmp_path)
     model = keras.models.load_model(tmp_path / "model.keras")
     images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 1)).astype(np.float32)
@@ -302,7 +302,7 @@ def fit_interrupted(split, monkeypatch):
 
 
 @pytest.mark.slow
-def test_interrupted_run_ends_as_one_that_was_not_whatever_lies_about(run, split, tmp_path, fit_interrupted):
+def test_interrupted_run_ends_as_one_that_was_not_with_any_leftovers(run, split, tmp_path, fit_interrupted):
     whole, _ = run
     out = tmp_path / "run"
     fit_interrupted(2, RECIPE, out)
@@ -320,7 +320,7 @@ def test_interrupted_run_ends_as_one_that_was_not_whatever_lies_about(run, split
 
 
 @pytest.mark.slow
-def test_optimizer_goes_on_where_it_was_in_half_precision_too(split, tmp_path, fit_interrupted):
+def test_optimizer_resumes_its_state_in_half_precision_too(split, tmp_path, fit_interrupted):
     # The optimizer that scales the loss has a state of its own, and knows the epochs only from its count of steps.
     recipe = dataclasses.replace(RECIPE, precision="mixed_float16", epochs=2, warmup_epochs=0)
     fit_interrupted(1, recipe, tmp_path)

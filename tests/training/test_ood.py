@@ -23,11 +23,11 @@ def test_known_images_are_at_a_median_distance_of_one(network, phantom_samples):
     assert np.median(measure_ood(network, phantom_samples, *found)) == pytest.approx(1, abs=0.01)
 
 
-def test_foreign_image_is_further_than_known_ones(network, phantom_samples, tmp_path):
+def test_image_out_of_distribution_has_a_larger_distance(network, phantom_samples, tmp_path):
     stripes = np.tile(np.uint8([0, 255] * 32), (64, 1))
     write_image(tmp_path / "stripes.png", stripes)
     write_image(tmp_path / "mask.png", 0 * stripes)
-    foreign = replace(phantom_samples[0], image=tmp_path / "stripes.png", masks=(tmp_path / "mask.png",))
+    striped = replace(phantom_samples[0], image=tmp_path / "stripes.png", masks=(tmp_path / "mask.png",))
     found = fit_ood(network, phantom_samples, "card")
     known = measure_ood(network, phantom_samples, *found)
-    assert measure_ood(network, [foreign], *found)[0] > 1.5 * known.max()
+    assert measure_ood(network, [striped], *found)[0] > 1.5 * known.max()

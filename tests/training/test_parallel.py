@@ -66,8 +66,8 @@ def start(backend, *arguments, devices=1, log=None):
 
 
 def finish(process, timeout=600):
-    told, _ = process.communicate(timeout=timeout)
-    return process.returncode, told
+    output, _ = process.communicate(timeout=timeout)
+    return process.returncode, output
 
 
 def free_address():
@@ -107,8 +107,8 @@ def jax_runs(phantom_folder, recipe, tmp_path_factory):
         if not together:
             assert finish(started[-1])[0] == 0
     for process in started[2:]:
-        status, told = finish(process)
-        assert status == 0, told
+        status, output = finish(process)
+        assert status == 0, output
     return folder
 
 
@@ -143,7 +143,7 @@ def test_parts_of_the_validation_loss_sum_up_where_batches_are_filled(jax_runs):
 
 @needs_jax
 @pytest.mark.slow
-def test_environment_tells_the_devices_and_processes(jax_runs):
+def test_environment_has_the_devices_and_processes(jax_runs):
     found = {
         name: json.loads((jax_runs / name / "environment.json").read_text(encoding="utf-8"))
         for name in ("one", "devices", "processes")
@@ -155,7 +155,7 @@ def test_environment_tells_the_devices_and_processes(jax_runs):
 
 @needs_jax
 @pytest.mark.slow
-def test_run_of_which_a_process_was_killed_goes_on_and_ends_as_one_that_was_not(
+def test_run_of_which_a_process_was_killed_resumes_and_ends_as_one_that_was_not(
     jax_runs, phantom_folder, recipe, tmp_path
 ):
     out = tmp_path / "run"
@@ -211,15 +211,15 @@ except ValueError as error:
     ],
 )
 def test_processes_that_cannot_train_together_are_refused(devices, expected):
-    status, told = finish(start("jax", "-c", CASES, devices=devices))
-    assert status == 0, told
-    assert told.splitlines()[:4] == [
+    status, output = finish(start("jax", "-c", CASES, devices=devices))
+    assert status == 0, output
+    assert output.splitlines()[:4] == [
         "Expected at most as many processes as images a batch, 4, found 8",
         "Expected HOST:PORT of the coordinator, found '127.0.0.1'",
         "Expected the number of a process of 0 to 1, found 2",
         "Expected all of coordinator, processes and process, found only some",
     ]
-    assert told.splitlines()[-1] == expected
+    assert output.splitlines()[-1] == expected
 
 
 # === TensorFlow ===
@@ -233,8 +233,10 @@ def test_mirrored_devices_of_tensorflow_end_with_the_weights_of_one_where_nothin
         image_size=32, width=4, depth=1, dropout=0.0, normalization="none", epochs=2, batch_size=4, learning_rate=1e-2
     ).save(recipe)
     for count in (1, 2):
-        status, told = finish(start("tensorflow", "-c", TRAIN, phantom_folder, tmp_path / f"run{count}", recipe, count))
-        assert status == 0, told
+        status, output = finish(
+            start("tensorflow", "-c", TRAIN, phantom_folder, tmp_path / f"run{count}", recipe, count)
+        )
+        assert status == 0, output
     assert_close(weights(tmp_path / "run2.0.npz"), weights(tmp_path / "run1.0.npz"), atol=1e-4)
     one, two = (read_csv(tmp_path / f"run{count}" / "history.csv") for count in (1, 2))
     assert [float(row["val_loss"]) for row in two] == pytest.approx([float(row["val_loss"]) for row in one], abs=1e-4)
