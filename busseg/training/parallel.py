@@ -89,8 +89,8 @@ def apart() -> Iterator[None]:
         keras.distribution.set_distribution(distribution)
 
 
-def one_device(batch_size: int | None = None) -> Devices:
-    """The one device that Keras chooses by default. Any batch size fits it; the argument is that of `all_devices`."""
+def one_device() -> Devices:
+    """The one device that Keras chooses by default."""
     if keras.backend.backend() == "torch":
         import torch
 
