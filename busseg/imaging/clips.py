@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from busseg.imaging.decoder import DecoderDiedError, measure_apart, read_apart
 from busseg.imaging.images import check_file, count_frames, read_image
 from busseg.imaging.kinds import IMAGES, NEWER_IMAGES, VIDEOS, find_kind, refuse_kind
 
@@ -48,6 +47,8 @@ class Clip:
         Raises:
             ValueError: If the frame is missing or broken.
         """
+        from busseg.imaging.decoder import DecoderDiedError, read_apart
+
         if self._fatal:
             raise ValueError(self._fatal[0])
         try:
@@ -95,6 +96,8 @@ def _frames_by_header(path):
 @lru_cache(_MEASURED)
 def _measure(path, size, changed):
     """`(clip, error)` for a file of this size and time of change; one of them is None."""
+    from busseg.imaging.decoder import measure_apart
+
     try:
         return Clip(path, *measure_apart(path)), None
     except ValueError as error:

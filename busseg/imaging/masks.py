@@ -1,10 +1,15 @@
 """Find the lesion in a mask file's pixels, in the encodings that annotation tools use."""
 
+import re
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+MASK_STEM = re.compile(
+    r"(?P<image>.+)_mask(_\d+)?", re.DOTALL
+)  # of a mask beside its image; any character may be in it
 MOST_CLASS = 20  # class numbers are small; a soft edge has more values
 _BRIGHT = 192  # a soft mask of 0..255 reaches at least this inside its lesions
 _PLACES = (65536, 256, 1)  # of red, green and blue, for one number a colour

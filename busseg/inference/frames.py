@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from busseg.imaging.clips import Clip, find_clip
 from busseg.imaging.dicom import Scan, is_dicom, read_dicom
-from busseg.imaging.dicom_seg import write_segmentation
 from busseg.imaging.images import count_pixels, read_image
 from busseg.inference.predictor import OUT_OF_DISTRIBUTION, Prediction, Predictor
 from busseg.inference.regions import join_regions
@@ -192,6 +191,8 @@ def segment_scan(scan: Scan, target: Path, rows: Sequence[Mapping], out: Path, m
     Raises:
         ValueError: If the header of the scan lacks attributes that a SEG must reference.
     """
+    from busseg.imaging.dicom_seg import write_segmentation
+
     numbers = [row["frame"] for row in rows]
     masks = (read_image(out / f"{frame_target(target, number)}_mask.png") // 255 for number in numbers)
     count = sum(row["warning"].startswith(OUT_OF_DISTRIBUTION) for row in rows)

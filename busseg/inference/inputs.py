@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from busseg.data.readers.busi import MASK_STEM
 from busseg.imaging.clips import find_clip
 from busseg.imaging.dicom import SOP_CLASSES, is_dicom
 from busseg.imaging.dicom_pixels import import_pydicom
 from busseg.imaging.kinds import find_kind, is_convertible, is_readable_name
+from busseg.imaging.masks import MASK_STEM
 from busseg.inference.frames import target_of_clip
 from busseg.storage.run_folder import EXPLANATION, PREDICTION
 

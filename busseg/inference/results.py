@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from busseg.imaging.dicom import import_pydicom, is_dicom
-from busseg.imaging.dicom_seg import write_overlay
 from busseg.imaging.images import read_image, write_image
 from busseg.inference.frames import Frame
 from busseg.inference.overlay import caption_as_out_of_distribution, draw_overlay
@@ -73,6 +72,8 @@ class Output:
             self._write_overlay_dicom(frame, overlay)
 
     def _write_overlay_dicom(self, frame, overlay):
+        from busseg.imaging.dicom_seg import write_overlay
+
         path = self.folder / f"{frame.target}{OVERLAY_DICOM}"
         write_overlay(path, frame.scan, frame.number or 1, overlay, self.run)
 

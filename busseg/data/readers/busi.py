@@ -4,14 +4,12 @@ BUSI: Al-Dhabyani et al., "Dataset of breast ultrasound images", Data in Brief 2
 https://doi.org/10.1016/j.dib.2019.104863
 """
 
-import re
 from pathlib import Path
 
 from busseg.data.duplicates import published_busi_groups
 from busseg.data.sample import CLASSES, Fault, Sample
 from busseg.imaging.images import is_image
-
-MASK_STEM = re.compile(r"(?P<image>.+)_mask(_\d+)?", re.DOTALL)  # names may hold any character
+from busseg.imaging.masks import MASK_STEM
 
 
 def find_samples(root: str | Path) -> list[Sample]:
