@@ -21,6 +21,8 @@ from busseg.training.fit import fit
 from busseg.training.network import build_model
 from busseg.training.recipe import Recipe
 
+pytestmark = pytest.mark.slow  # three trainings and their exports, 40 seconds
+
 RECIPE = Recipe(
     image_size=32, width=4, depth=2, flip_tta=True, mask_follows_class=True, augmentation="card", validation=False,
     mask_loss="bce_dice", label_loss="crossentropy", epochs=1, warmup_epochs=0, learning_rate=1e-2,
