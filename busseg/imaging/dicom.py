@@ -7,6 +7,7 @@ Only the technical attributes named here are read, so no message or table of bus
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,10 @@ from busseg.imaging.dicom_pixels import (
     looks_like_dicom,
     read_header,
 )
-from busseg.imaging.dicom_regions import Regions, find_regions
 from busseg.imaging.images import check_file, check_size
+
+if TYPE_CHECKING:
+    from busseg.imaging.dicom_regions import Regions
 
 # Ultrasound Image Storage and Ultrasound Multi-frame Image Storage, each with its retired form.
 SINGLE_CLASSES = ("1.2.840.10008.5.1.4.1.1.6.1", "1.2.840.10008.5.1.4.1.1.6")
@@ -49,7 +52,7 @@ class Scan:
     path: Path
     frame_count: int
     shape: tuple[int, int]
-    regions: Regions
+    regions: "Regions"
     missing: int = 0
     compressed: bool = False
     # Why a frame ended the decoder's process. The other frames are then not tried: each might take as long.
@@ -143,6 +146,8 @@ def read_dicom(path: str | Path) -> Scan:
         ValueError: If the file is not complete DICOM, is not ultrasound, or no installed package decodes its pixels.
         ImportError: If pydicom is missing.
     """
+    from busseg.imaging.dicom_regions import find_regions
+
     path = Path(path)
     pydicom = import_pydicom(path)
     check_file(path, "a DICOM")
