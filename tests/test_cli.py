@@ -564,7 +564,7 @@ def test_predict_refuses_a_file_that_is_named_with_the_way_to_convert_it(
 
 def test_predict_prints_no_class_out_of_distribution(call, told_model, write_scan, tmp_path):
     told_model.save(tmp_path / "certain.keras")
-    ramp = np.tile(np.arange(0, 128, 4, np.uint8), (32, 1))  # of mean 62: a ood_score of 0.49
+    ramp = np.tile(np.arange(0, 128, 4, np.uint8), (32, 1))  # of mean 62: an ood_score of 0.49
     write_scan(tmp_path / "s/a.dcm", ramp, (0, 0, 32, 32))
     write_scan(tmp_path / "s/b.dcm", 255 - ramp, (0, 0, 32, 32))  # 1.51
     write_scan(tmp_path / "s/c.dcm", np.stack([ramp, 255 - ramp, 255 - ramp]), (0, 0, 32, 32))

@@ -53,3 +53,18 @@ class Sample:
     source: str = ""
     pixel_mm: float | None = None
     attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+def without_faults(samples: list[Sample], faults: list[Fault]) -> list[Sample]:
+    """The samples of a dataset that has no faults.
+
+    Args:
+        samples: List of `Sample`.
+        faults: List of `(kind, path, error)`, of the same dataset.
+
+    Raises:
+        OSError, ValueError: The first fault's error.
+    """
+    if faults:
+        raise faults[0][2]
+    return samples

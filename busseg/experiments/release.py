@@ -74,6 +74,7 @@ def score_together(samples: Sequence[Sample], crossvals: Sequence[str | Path], o
         ValueError: If the folds differ, or only some recipes use `flip_tta`.
     """
     crossvals = [Path(crossval) for crossval in crossvals]
+    _check_crossvals(crossvals)
     recipes = [load_recipe(fold_folder(crossval, 0) / RECIPE) for crossval in crossvals]
     splits = [_read_splits(samples, crossval) for crossval in crossvals]
     for crossval, recipe, mine in zip(crossvals, recipes, splits):
@@ -137,12 +138,19 @@ def release_model(
     crossvals, runs = [Path(crossval) for crossval in crossvals], [Path(run) for run in runs]
     if len(crossvals) != len(runs):
         raise ValueError(f"Expected a run for each cross-validation, found {len(crossvals)} and {len(runs)}")
+    _check_crossvals(crossvals)
     for crossval, run in zip(crossvals, runs):
         if load_recipe(fold_folder(crossval, 0) / RECIPE) != load_recipe(run / RECIPE):
-            raise ValueError(f"Expected the recipe of the cross-validation, found another: {run / 'recipe.toml'}")
+            raise ValueError(f"Expected the recipe of the cross-validation, found another: {run / RECIPE}")
     with claim_folder(out, RELEASE) as out:
         score_together(samples, crossvals, out)
         return _average(samples, crossvals, runs, out, float16)
+
+
+def _check_crossvals(crossvals):
+    for crossval in crossvals:
+        if not (crossval / SUMMARY).is_file():
+            raise FileNotFoundError(f"Expected the folder of a finished `busseg crossval`, found none: {crossval}")
 
 
 def _average(samples, crossvals, runs, out, float16):

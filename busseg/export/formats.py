@@ -107,8 +107,7 @@ def export_onnx(
     _need("onnx", "onnx", "tf2onnx")
     if not (stored := _stored_onnx(model)) or raw:
         _need_tensorflow("tf2onnx")
-    if out.suffix != ".onnx":
-        raise ValueError(f"Expected the name of a file that ends in .onnx, found another: {out}")
+    _check_suffix(out, ".onnx")
     _check_weights(weights, "float32", "float16", "int8")
     if stored and weights != "float32":
         raise ValueError(
@@ -155,8 +154,7 @@ def export_litert(
     out = Path(out)
     _need("litert", "ai_edge_litert")
     _need_tensorflow("LiteRT's converter")
-    if out.suffix != ".tflite":
-        raise ValueError(f"Expected the name of a file that ends in .tflite, found another: {out}")
+    _check_suffix(out, ".tflite")
     import tensorflow as tf
 
     smaller = {
@@ -287,6 +285,11 @@ def _need_tensorflow(reader):
 def _metadata(source, model):
     """The metadata of an export as JSON; `model` is the path of the source."""
     return json.dumps(read_metadata(model) | Predictor(source).description)
+
+
+def _check_suffix(out, suffix):
+    if out.suffix != suffix:
+        raise ValueError(f"Expected the name of a file that ends in {suffix}, found another: {out}")
 
 
 def _check_weights(weights, *known):

@@ -162,3 +162,14 @@ def test_folder_of_something_else_is_refused_and_untouched(trained, phantom_samp
         with pytest.raises(FileExistsError, match=r"release\.json, found other files: "):
             start()
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_folder_that_is_no_cross_validation_is_named(phantom_samples, tmp_path):
+    gone, out = tmp_path / "gone", tmp_path / "out"
+    for start in (
+        lambda: score_together(phantom_samples, [gone], out),
+        lambda: release_model(phantom_samples, [gone], [tmp_path], out),
+    ):
+        with pytest.raises(FileNotFoundError, match=r"^Expected the folder of a finished `busseg crossval`, .*gone$"):
+            start()
+    assert not (tmp_path / "out").exists()

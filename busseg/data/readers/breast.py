@@ -7,7 +7,7 @@ BrEaST: Pawłowska et al., "Curated benchmark dataset for ultrasound based breas
 from pathlib import Path
 
 from busseg.data.readers.tables import list_table
-from busseg.data.sample import Fault, Sample
+from busseg.data.sample import Fault, Sample, without_faults
 from busseg.imaging.images import is_image
 
 TABLES = "BrEaST-Lesions-USG-clinical-data*.xlsx"
@@ -42,24 +42,11 @@ def find_samples(root: str | Path) -> list[Sample]:
         ImportError: If openpyxl is not installed.
         ValueError: If the table lacks an image, names one twice, or names one that is missing.
     """
-    samples, faults = list_samples(root)
-    if faults:
-        raise faults[0][2]
-    return samples
+    return without_faults(*list_samples(root))
 
 
 def list_samples(root: str | Path) -> tuple[list[Sample], list[Fault]]:
-    """List the samples of BrEaST as `find_samples` does, and all faults instead of raising the first one.
-
-    Args:
-        root: Path of the folder.
-
-    Returns:
-        `(samples, faults)`, as `tables.list_table` returns them.
-
-    Raises:
-        ImportError: If openpyxl is not installed.
-    """
+    """The samples as `find_samples` lists them, and all faults; see `tables.list_table`."""
     root = Path(root)
     table = next(iter(sorted(root.glob(TABLES))), root / TABLES)
     files = [path for path in sorted(root.glob("**/case*")) if is_image(path)]

@@ -7,7 +7,7 @@ https://doi.org/10.1038/s41597-025-04562-3
 from pathlib import Path
 
 from busseg.data.readers.tables import list_table
-from busseg.data.sample import Fault, Sample
+from busseg.data.sample import Fault, Sample, without_faults
 from busseg.imaging.images import is_image
 
 TABLE = "INFO.csv"
@@ -34,21 +34,11 @@ def find_samples(root: str | Path) -> list[Sample]:
         FileNotFoundError: If the table, an image's mask or a mask's image is missing, or there are no images.
         ValueError: If the table lacks an image, names one twice, or names one that is missing.
     """
-    samples, faults = list_samples(root)
-    if faults:
-        raise faults[0][2]
-    return samples
+    return without_faults(*list_samples(root))
 
 
 def list_samples(root: str | Path) -> tuple[list[Sample], list[Fault]]:
-    """List the samples of BUS-UCLM as `find_samples` does, and all faults instead of raising the first one.
-
-    Args:
-        root: Path of the folder.
-
-    Returns:
-        `(samples, faults)`, as `tables.list_table` returns them.
-    """
+    """The samples as `find_samples` lists them, and all faults; see `tables.list_table`."""
     root = Path(root)
 
     def to_sample(row):

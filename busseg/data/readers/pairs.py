@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from busseg.data.sample import CLASSES, Fault, Sample
+from busseg.data.sample import CLASSES, Fault, Sample, without_faults
 from busseg.imaging.images import is_image
 from busseg.storage.escaping import match_names
 from busseg.storage.files import read_csv
@@ -26,10 +26,7 @@ def find_samples(root: str | Path) -> list[Sample]:
         ValueError: If two files share a name, or `labels.csv` lacks an image, names one twice, or names an unknown
             class or file.
     """
-    samples, faults = list_samples(root)
-    if faults:
-        raise faults[0][2]
-    return samples
+    return without_faults(*list_samples(root))
 
 
 def list_samples(root: str | Path) -> tuple[list[Sample], list[Fault]]:

@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from busseg.data.readers.tables import list_table, read_excel
-from busseg.data.sample import Sample
+from busseg.data.sample import Sample, without_faults
 
 HEADER = ("name", "class")
 
@@ -121,3 +121,11 @@ def test_missing_openpyxl_says_how_to_install_it(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "openpyxl", None)  # Python's way to say: cannot be imported
     with pytest.raises(ImportError, match=r'found none; pip install "busseg\[excel\]": .*a\.xlsx$'):
         read_excel(tmp_path / "a.xlsx")
+
+
+def test_first_fault_is_raised_and_samples_without_fault_are_given_back(tmp_path):
+    faults = [("missing_mask", tmp_path, FileNotFoundError("first")), ("bad_label", tmp_path, ValueError("second"))]
+    with pytest.raises(FileNotFoundError, match="^first$"):
+        without_faults([], faults)
+    sample = Sample("a.png", tmp_path / "a.png", (), None, "a")
+    assert without_faults([sample], []) == [sample]
