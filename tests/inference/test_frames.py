@@ -312,9 +312,9 @@ def test_clip_unlike_the_known_ones_as_a_whole_has_the_warning_in_all_and_no_seg
     assert again == read_csv(out / "predictions.csv")
 
 
-def test_clip_without_segmentation_is_not_predicted_again(tmp_path, told_model, clip):
+def test_clip_without_segmentation_is_not_predicted_again(tmp_path, told_model, clip, counting):
     predict(Predictor(told_model), clip, out=tmp_path / "out")
-    predictor = Counting(told_model)
+    predictor = counting(told_model)
     rows = predict(predictor, clip, out=tmp_path / "out", resume=True)
     assert (len(rows), predictor.asked) == (3, 0)
 
@@ -376,20 +376,6 @@ def test_histology_model_refuses_scans(tmp_path, clip):
 
 
 # === Stopping, and going on ===
-class Counting(Predictor):
-    """Counts the images it was asked for; stops the program, as Ctrl-C does, once it has done `most`."""
-
-    def __init__(self, model, most=float("inf")):
-        super().__init__(model)
-        self.asked, self.most = 0, most
-
-    def try_batch(self, images):
-        if self.asked >= self.most:
-            raise KeyboardInterrupt
-        self.asked += len(images)
-        return super().try_batch(images)
-
-
 @pytest.fixture
 def clips(tmp_path, write_scan):
     """A folder of four clips of twenty frames."""
@@ -398,15 +384,15 @@ def clips(tmp_path, write_scan):
     return tmp_path / "clips"
 
 
-def test_stopped_prediction_of_clips_resumes_with_the_interrupted_clip(tmp_path, echo_model, clips):
+def test_stopped_prediction_of_clips_resumes_with_the_interrupted_clip(tmp_path, echo_model, clips, counting):
     whole, out = tmp_path / "whole", tmp_path / "out"
     predict(Predictor(echo_model), clips, out=whole)
     with pytest.raises(KeyboardInterrupt):
-        predict(Counting(echo_model, most=48), clips, out=out)
+        predict(counting(echo_model, most=48), clips, out=out)
     done = read_csv(out / "predictions.csv")
     complete = [name for name in "abcd" if (out / f"{name}_seg.dcm").exists()]
     assert 20 <= len(done) <= 48
-    again = Counting(echo_model)
+    again = counting(echo_model)
     rows = predict(again, clips, out=out, resume=True)
     assert again.asked == 80 - 20 * len(complete)
     assert names(out) == names(whole)
@@ -416,22 +402,22 @@ def test_stopped_prediction_of_clips_resumes_with_the_interrupted_clip(tmp_path,
     ]
 
 
-def test_nothing_is_left_to_do_for_clips_that_are_done(tmp_path, echo_model, clips):
+def test_nothing_is_left_to_do_for_clips_that_are_done(tmp_path, echo_model, clips, counting):
     out = tmp_path / "out"
     predict(Predictor(echo_model), clips, out=out, overlay_dicom=True)
     before = {path: path.read_bytes() for path in out.iterdir()}
-    again = Counting(echo_model)
+    again = counting(echo_model)
     assert len(predict(again, clips, out=out, resume=True, overlay_dicom=True)) == 80
     assert again.asked == 0
     assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
 @pytest.mark.parametrize(("gone", "asked"), [("b_seg.dcm", 20), ("b_frame007_mask.png", 1)])
-def test_missing_result_is_made_again(tmp_path, echo_model, clips, gone, asked):
+def test_missing_result_is_made_again(tmp_path, echo_model, clips, gone, asked, counting):
     out = tmp_path / "out"
     predict(Predictor(echo_model), clips, out=out)
     (out / gone).unlink()
-    again = Counting(echo_model)
+    again = counting(echo_model)
     predict(again, clips, out=out, resume=True)
     assert again.asked == asked
     assert (out / gone).exists()
@@ -439,10 +425,10 @@ def test_missing_result_is_made_again(tmp_path, echo_model, clips, gone, asked):
         assert len(list(csv.DictReader(table))) == 80
 
 
-def test_only_a_few_frames_of_a_clip_are_ahead(tmp_path, echo_model, write_scan):
+def test_only_a_few_frames_of_a_clip_are_ahead(tmp_path, echo_model, write_scan, counting):
     write_scan(tmp_path / "s/first.dcm", frame_with(24), REGION)
     write_scan(tmp_path / "s/long.dcm", np.stack([frame_with(24)] * 100), REGION)
-    predictor = Counting(echo_model)
+    predictor = counting(echo_model)
     rows = predict_files(predictor, find_inputs([tmp_path / "s"]), tmp_path / "out")
     next(rows)
     rows.close()

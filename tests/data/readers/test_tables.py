@@ -125,7 +125,7 @@ def test_missing_openpyxl_says_how_to_install_it(monkeypatch, tmp_path):
 
 def test_first_fault_is_raised_and_samples_without_fault_are_given_back(tmp_path):
     faults = [("missing_mask", tmp_path, FileNotFoundError("first")), ("bad_label", tmp_path, ValueError("second"))]
-    with pytest.raises(FileNotFoundError, match="^first$"):
+    with pytest.raises(FileNotFoundError, match=r"^first$"):
         without_faults([], faults)
     sample = Sample("a.png", tmp_path / "a.png", (), None, "a")
     assert without_faults([sample], []) == [sample]
