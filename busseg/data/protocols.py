@@ -16,11 +16,6 @@ PROTOCOLS = ("grouped", "leave-one-source-out", "random", "tang", "curated", "bu
 SCORED_SIZE = {"tang": 256}
 
 
-def default_protocol(task: str) -> str:
-    """The protocol for reliable figures, for one of `TASKS`."""
-    return "grouped" if task == "ultrasound" else "patient"
-
-
 def make_splits(protocol: str, samples: Sequence[Sample], folds: int = 5, seed: int = 0) -> list[Split]:
     """Split samples by a named protocol.
 

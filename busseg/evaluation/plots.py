@@ -9,11 +9,12 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from busseg.data.sample import CLASSES, TASKS
+from busseg.data.sample import CLASSES
+from busseg.data.task import Task
 
 # Different in hue and in brightness, for colour-blind readers and grey paper. None: images without a class.
 COLORS = {"normal": "#4c78a8", "benign": "#d98c00", "malignant": "#9c1f52", None: "#555555"}
-COLORS |= {label: matplotlib.color_sequences["tab10"][number] for number, label in enumerate(TASKS["subtypes"])}
+COLORS |= {label: matplotlib.color_sequences["tab10"][number] for number, label in enumerate(Task.SUBTYPES.classes)}
 TRAIN, VALIDATION = "#8fa3b5", "#c8102e"
 SIZE = (4.4, 3.6)  # inches
 MANY = 1500  # more dots than this are drawn as pixels: each dot takes a hundred bytes of SVG

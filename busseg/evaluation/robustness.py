@@ -146,7 +146,7 @@ def measure_robustness(
     Raises:
         ValueError: If the predictor is one of histology.
     """
-    if predictor.task != "ultrasound":
+    if not predictor.task.has_mask:
         raise ValueError(f"Expected a model of ultrasound to measure the robustness of, found one of {predictor.task}")
     rows = []
     cases = _cases(samples, progress)

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from busseg.data.sample import ATTRIBUTES, CLASSES, TASKS
+from busseg.data.sample import ATTRIBUTES, CLASSES
+from busseg.data.task import Task
 from busseg.evaluation.scores import classes_of
 from busseg.storage.files import read_csv, write_csv
 
@@ -46,7 +47,7 @@ def read_rows(path: str | Path) -> list[dict]:
         ValueError: If the file is not the table of an evaluation.
     """
     classes = classes_of(read_csv(path))
-    names = fields(classes if classes in TASKS.values() else CLASSES)
+    names = fields(classes if classes in {task.classes for task in Task} else CLASSES)
     required = [name for name in names if name not in _LATER]
     return [_typed(row, names, path) for row in read_csv(path, required)]
 

@@ -99,7 +99,7 @@ def calibrate(
     """
     source, out = predictor.path, Path(out)
     _check_paths(source, out)
-    if predictor.task != "ultrasound":
+    if predictor.task.is_histology:
         raise ValueError(f"Expected a model of ultrasound, found one of {predictor.task}: {source}")
     scans, probabilities, failures = _predict(predictor, samples, progress)
     labels = np.array([predictor.classes.index(scan.label) for scan in scans], dtype=int)

@@ -27,7 +27,7 @@ def export_saved_model(model: str | Path, out: str | Path, raw: bool = False) ->
 
     Its signature `serving_default` takes `image`, `(batch, size, size, 1)` float32 with values 0..255, and returns a
     dict of `mask`, `(batch, size, size, 1)`, and `label`, `(batch, 3)`: normal, benign, malignant. A histology model
-    takes `(batch, size, size, 3)` and returns `label` alone, in the order of its task; see `TASKS`. A model trained in
+    takes `(batch, size, size, 3)` and returns `label` alone, in the order of its task; see `Task`. A model trained in
     half precision is exported, and checked, in float32. Every format contains metadata as JSON: the version of busseg,
     the `task`, the `classes` in their order, the `image_size` in pixels, the `threshold` of the mask, and the
     `operating_points` of a source that has them; SavedModel in `assets.extra/busseg.json`.

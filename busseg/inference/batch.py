@@ -101,7 +101,7 @@ def predict_files(
         ValueError: If the table to resume has other columns.
     """
     task = predictor.task
-    images = tuple(IMAGES)[: 2 + probability_maps] if task == "ultrasound" else ()
+    images = tuple(IMAGES)[: 2 + probability_maps] if task.has_mask else ()
     columns = fields(task, predictor.sensitivity)
     with claim_folder(out, PREDICTION) as out:
         output = Output(out, task, images, json_lines, uuid.uuid4().hex if overlay_dicom else None)

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import busseg
-from busseg.data.sample import LABEL, MASK, TASKS
+from busseg.data.sample import LABEL, MASK
+from busseg.data.task import Task
 from busseg.imaging.clips import read_picture
 from busseg.imaging.images import fit_to_native, fit_to_square
 from busseg.inference.metadata import read_metadata
@@ -34,7 +35,7 @@ class Prediction:
     """The prediction of one image, at its native size.
 
     Args:
-        label: The most probable of the classes of the model's task; see `TASKS`.
+        label: The most probable of the classes of the model's task; see `data.task.Task`.
         probabilities: Array `(classes,)` float32, in their order.
         mask: Array `(height, width)` uint8, 1 where the lesion is, else 0. None for histology, like every lesion field.
         probability_map: Array `(height, width)` float32, lesion probabilities in `[0, 1]`.
@@ -129,7 +130,7 @@ class Predictor:
     """A trained model that predicts images of any size.
 
     Attributes: `name`; `path`, None for a `keras.Model`; `image_size`, the side of the model's square input in pixels;
-    `task`, one of `TASKS`; `classes` of the task; `sensitivity`; and `operating_point`, an `OperatingPoint`, None
+    `task`, a `data.task.Task`; `classes` of the task; `sensitivity`; and `operating_point`, an `OperatingPoint`, None
     without a sensitivity.
 
     Args:
@@ -164,15 +165,15 @@ class Predictor:
             self.path = None
             self._run, inputs, outputs = run_keras(model)
         self.image_size, self.task = _size_and_task(inputs, outputs, source)
-        self.classes = TASKS[self.task]
+        self.classes = self.task.classes
         self.sensitivity = sensitivity
         self.operating_point = None if sensitivity is None else _operating_point(self.path, sensitivity, source)
 
     @property
     def description(self) -> dict:
         """What a user of the model's file must know, for JSON: busseg's version, task, classes, size, threshold."""
-        threshold = THRESHOLD if self.task == "ultrasound" else None
-        about = {"busseg": busseg.__version__, "task": self.task, "classes": self.classes}
+        threshold = THRESHOLD if self.task.has_mask else None
+        about = {"busseg": busseg.__version__, "task": str(self.task), "classes": self.classes}
         return about | {"image_size": self.image_size, "threshold": threshold}
 
     def predict(self, image: str | Path | NDArray) -> Prediction:
@@ -237,7 +238,7 @@ class Predictor:
     @property
     def colour(self) -> bool:
         """Whether the model takes RGB images."""
-        return self.task != "ultrasound"
+        return self.task.channels == 3
 
     def _checked(self, image):
         if image.dtype != np.uint8 or image.ndim != 2 + self.colour or image.shape[2:] not in ((), (3,)):
@@ -299,12 +300,11 @@ def _size_and_task(inputs, outputs, source):
     if not isinstance(size, int) or channels not in (1, 3) or inputs[1:] != (size, size, channels):
         raise ValueError(f"Expected a model of one square image, grey or in colour, found the input {inputs}: {source}")
     found = {name: (None, *shape[1:]) for name, shape in outputs.items()} if isinstance(outputs, dict) else {}
-    for task, classes in TASKS.items():
-        ultrasound = task == "ultrasound"
-        expected = {LABEL: (None, len(classes))} | ({MASK: (None, size, size, 1)} if ultrasound else {})
-        if ultrasound == (channels == 1) and found == expected | {
+    for task in Task:
+        expected = {LABEL: (None, len(task.classes))} | ({MASK: (None, size, size, 1)} if task.has_mask else {})
+        if channels == task.channels and found == expected | {
             name: (None, 1) for name in _EXTRA_OUTPUTS if name in found
         }:
             return size, task
-    tasks = ", ".join(TASKS)
+    tasks = ", ".join(Task)
     raise ValueError(f"Expected a model with the outputs of one of the tasks {tasks}, found {outputs}: {source}")

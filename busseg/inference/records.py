@@ -4,25 +4,24 @@ import json
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from busseg.data.sample import TASKS
+from busseg.data.task import Task
 from busseg.inference.frames import Frame
 from busseg.inference.predictor import OUT_OF_DISTRIBUTION, Prediction
 
 _DIGITS = {"lesion_fraction": 6, "lesion_mm2": 2, "lesion_mm": 2, "uncertainty": 6, "ood_score": 6}  # decimals
 
 
-def fields(task: str, sensitivity: float | None = None) -> tuple[str, ...]:
-    """Columns of `predictions.csv` for a task of `TASKS`, with or without a sensitivity."""
-    ultrasound = task == "ultrasound"
+def fields(task: Task, sensitivity: float | None = None) -> tuple[str, ...]:
+    """Columns of `predictions.csv` for a task, with or without a sensitivity."""
     decision = () if sensitivity is None else (decision_column(sensitivity),)
-    probabilities = (f"p_{label}" for label in TASKS[task])
+    probabilities = (f"p_{label}" for label in task.classes)
     return (
         "file",
-        *(("frame", "regions") if ultrasound else ()),
+        *(("frame", "regions") if task.has_mask else ()),
         "label",
         *decision,
         *probabilities,
-        *(("lesion_px", *_DIGITS) if ultrasound else ()),
+        *(("lesion_px", *_DIGITS) if task.has_mask else ()),
         "warning",
         "error",
     )
@@ -67,9 +66,9 @@ def facts(prediction: Prediction, classes: Sequence[str]) -> dict:
     return values | {"warning": prediction.warning}
 
 
-def to_row(frame: Frame, prediction: Prediction, task: str) -> dict:
+def to_row(frame: Frame, prediction: Prediction, task: Task) -> dict:
     """The CSV row of a prediction: a dict with `fields`, "" where there is no value."""
-    found = facts(prediction, TASKS[task])
+    found = facts(prediction, task.classes)
     row = dict.fromkeys(fields(task, prediction.sensitivity), "")
     row |= {"file": str(frame.path), "label": found["label"], "warning": found["warning"] or ""}
     row |= {f"p_{label}": f"{p:.6f}" for label, p in found["probabilities"].items()}
@@ -82,13 +81,13 @@ def to_row(frame: Frame, prediction: Prediction, task: str) -> dict:
     return row
 
 
-def to_line(frame: Frame, prediction: Prediction, task: str) -> str:
+def to_line(frame: Frame, prediction: Prediction, task: Task) -> str:
     """The line of `predictions.jsonl` of a prediction: `file`, for ultrasound `frame`, and its `facts`."""
     key = {"file": str(frame.path)} | ({} if prediction.mask is None else {"frame": frame.number})
-    return json.dumps(key | facts(prediction, TASKS[task])) + "\n"
+    return json.dumps(key | facts(prediction, task.classes)) + "\n"
 
 
-def failure(frame: Frame, error: Exception | str, task: str) -> tuple[dict, str]:
+def failure(frame: Frame, error: Exception | str, task: Task) -> tuple[dict, str]:
     """Row and line of a frame that has no prediction, or whose results cannot be written."""
     values = {"file": str(frame.path)} | ({"frame": frame.number} if frame.number else {}) | {"error": str(error)}
     return dict.fromkeys(fields(task), "") | values, json.dumps(values) + "\n"

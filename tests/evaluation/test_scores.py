@@ -18,7 +18,8 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from busseg.data.sample import CLASSES, TASKS
+from busseg.data.sample import CLASSES
+from busseg.data.task import Task
 from busseg.evaluation.scores import (
     NSD_TOLERANCE_PX,
     calibration,
@@ -368,8 +369,8 @@ def test_surely_normal_image_is_as_malignant_as_benign():
     assert chosen.tolist() == [True, True, True, False]  # the last one is normal
     assert truth.tolist() == [False, True, False]
     assert score.tolist() == [0.5, pytest.approx(0.8), 0]
-    assert malignancy(np.array([0, 1]), np.eye(2), TASKS["histology"])[2].tolist() == [0, 1]
-    assert not malignancy(np.array([0, 1]), np.eye(8)[:2], TASKS["subtypes"])[0].any()
+    assert malignancy(np.array([0, 1]), np.eye(2), Task.HISTOLOGY.classes)[2].tolist() == [0, 1]
+    assert not malignancy(np.array([0, 1]), np.eye(8)[:2], Task.SUBTYPES.classes)[0].any()
 
 
 # === Calibration ===

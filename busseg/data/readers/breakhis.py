@@ -9,11 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from busseg.data.sample import TASKS, Fault, Sample
+from busseg.data.sample import Fault, Sample
+from busseg.data.task import Task
 from busseg.imaging.images import is_image
 
-CLASSES = TASKS["histology"]
-SUBTYPES = dict(zip(("A", "F", "PT", "TA", "DC", "LC", "MC", "PC"), TASKS["subtypes"]))  # by the letters in a name
+CLASSES = Task.HISTOLOGY.classes
+SUBTYPES = dict(zip(("A", "F", "PT", "TA", "DC", "LC", "MC", "PC"), Task.SUBTYPES.classes))  # by the letters in a name
 MAGNIFICATIONS = (40, 100, 200, 400)
 
 _NAME = re.compile(
