@@ -200,7 +200,8 @@ def explain(
     check_folder(out, EXPLANATION)  # before a model is loaded
     with starting_keras() if needs_keras(model) else nullcontext():
         predictor, network = open_model(model)
-    failed, warned = {}, defaultdict(Counter)
+    failed: dict[str, dict] = {}
+    warned: dict[str, Counter] = defaultdict(Counter)
     rows = explain_files(predictor, network, files, out, require_region)
     for row in track(rows, "Explaining", total=count_frames(files, require_region)):
         if row["error"]:
@@ -250,7 +251,7 @@ def export(
         from busseg.export.formats import FORMATS
     if format not in FORMATS:
         raise ValueError(f"Expected a format of {', '.join(FORMATS)}, found {format!r}")
-    options = {"weights": weights} if weights != "float32" else {}
+    options: dict[str, object] = {"weights": weights} if weights != "float32" else {}
     options |= {name: True for name, wanted in (("raw", raw), ("force", force)) if wanted}
     options |= {"batch": batch} if batch is not None else {}
     if unknown := options.keys() - signature(FORMATS[format]).parameters.keys():

@@ -114,10 +114,10 @@ def crossval(
         from busseg.evaluation.pooling import format_crossval
         from busseg.experiments.crossval import cross_validate
         from busseg.training.recipe import load_recipe
-    recipe = load_recipe(recipe)
-    samples = read_samples(data, groups, recipe.task)
-    protocol = protocol or Task(recipe.task).protocol
-    summary = cross_validate(samples, out, recipe, protocol, folds, seed, jobs, robustness, data=name)
+    chosen = load_recipe(recipe)
+    samples = read_samples(data, groups, chosen.task)
+    protocol = protocol or Task(chosen.task).protocol
+    summary = cross_validate(samples, out, chosen, protocol, folds, seed, jobs, robustness, data=name)
     say(format_crossval(summary))
     say(f"\nWrote {out / REPORT}")
 

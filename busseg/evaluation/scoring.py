@@ -75,7 +75,7 @@ def evaluate(
     """
     with claim_folder(out, EVALUATION) as out:
         _refuse_other_files(out / MASKS)
-        about = {"size": size, "model": model, "data": data}
+        about: dict[str, object] = {"size": size, "model": model, "data": data}
         if predictor.operating_point:
             about["operating_point"] = asdict(predictor.operating_point)
         if fingerprints is None and predictor.path:

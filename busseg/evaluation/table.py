@@ -1,6 +1,6 @@
 """The table of an evaluation, `per_image.csv`: its columns, written and read back."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from busseg.data.sample import ATTRIBUTES, CLASSES
@@ -13,7 +13,7 @@ _OVERLAPS = ("dice", "iou", "sensitivity", "precision", "hd95_px", "assd_px", "n
 _OF_SAMPLE = ("source", *ATTRIBUTES, "pixel_mm")
 _LATER = (*_OF_SAMPLE, "known")  # older tables lack them
 _BEFORE, _AFTER = ("file", "fold", "part", "group", *_OF_SAMPLE, "label", "predicted"), ("leaked", "known", "error")
-_READ = {
+_READ: dict[str, Callable[[str], object]] = {
     "fold": int,
     **dict.fromkeys(("clean", "leaked", "known"), {"True": True, "False": False}.__getitem__),
     **dict.fromkeys(_COUNTS, int),

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import shutil
 import zipfile
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -157,7 +158,7 @@ def export_litert(
     _check_suffix(out, ".tflite")
     import tensorflow as tf
 
-    smaller = {
+    smaller: dict[str, dict] = {
         "float32": {},
         "float16": {"optimizations": [tf.lite.Optimize.DEFAULT], "target_spec": {"supported_types": [tf.float16]}},
         "int8": {"optimizations": [tf.lite.Optimize.DEFAULT]},
@@ -220,7 +221,7 @@ def export_openvino(model: str | Path, out: str | Path, weights: str = "float32"
 
 
 # On the command line: `--format`.
-FORMATS = {
+FORMATS: dict[str, Callable[..., float]] = {
     "saved_model": export_saved_model,
     "onnx": export_onnx,
     "litert": export_litert,

@@ -50,7 +50,8 @@ class Frame:
         """Whether this is the last frame of its file."""
         if self.scan and self.scan.missing:
             return self.error is not None
-        return self.number is None or self.number == (self.scan or self.clip).frame_count
+        held = self.scan or self.clip
+        return held is None or self.number is None or self.number == held.frame_count
 
     def count_pixels(self) -> int:
         """Number of pixels to read, by the header alone; 0 if they cannot be read."""
@@ -111,8 +112,8 @@ def find_frames(path: Path, target: Path, task: Task, require_region: bool = Fal
         return [Frame(path, target, scan=scan)]
     frames = [Frame(path, frame_target(target, number), number, scan) for number in range(1, count + 1)]
     if scan.missing:
-        error = f"Expected {count + scan.missing} frames, found {count}: {path}"
-        frames.append(Frame(path, frame_target(target, count + 1), count + 1, scan, error))
+        missing = f"Expected {count + scan.missing} frames, found {count}: {path}"
+        frames.append(Frame(path, frame_target(target, count + 1), count + 1, scan, missing))
     return frames
 
 

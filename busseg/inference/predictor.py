@@ -90,7 +90,8 @@ class Prediction:
     @property
     def lesion_mm2(self) -> float | None:
         """Area of the lesion in square millimetres; None without a scale."""
-        return None if self.mask is None or self.spacing_mm is None else self.lesion_px * math.prod(self.spacing_mm)
+        area = self.lesion_px
+        return None if area is None or self.spacing_mm is None else area * math.prod(self.spacing_mm)
 
     @property
     def lesion_mm(self) -> float | None:
@@ -99,13 +100,13 @@ class Prediction:
         """
         if self.mask is None or self.spacing_mm is None:
             return None
-        hulls = [cv2.convexHull(outline)[:, 0] * self.spacing_mm[::-1] for outline in self.contours]
+        hulls = [cv2.convexHull(outline)[:, 0] * self.spacing_mm[::-1] for outline in self.contours or ()]
         return max((float(np.linalg.norm(hull[:, None] - hull, axis=2).max()) for hull in hulls), default=0.0)
 
     @property
     def lesion_fraction(self) -> float | None:
         """Area of the lesion as a fraction of the image."""
-        return None if self.mask is None else self.lesion_px / self.mask.size
+        return None if self.mask is None else int(self.mask.sum()) / self.mask.size
 
     @property
     def confidence(self) -> float:
@@ -123,7 +124,10 @@ class Prediction:
     @property
     def box(self) -> tuple[int, int, int, int] | None:
         """The upright rectangle around the lesion, `(left, top, width, height)` in pixels; None without a lesion."""
-        return tuple(cv2.boundingRect(self.mask)) if self.mask is not None and self.mask.any() else None
+        if self.mask is None or not self.mask.any():
+            return None
+        left, top, width, height = cv2.boundingRect(self.mask)
+        return left, top, width, height
 
 
 class Predictor:
@@ -156,13 +160,13 @@ class Predictor:
         threads: int | None = None,
         sensitivity: float | None = None,
     ):
+        self.path: Path | None = None
         if isinstance(model, (str, Path)):
             source = model
             self.name, self.path = Path(model).name, PACKAGED.get(str(model)) or Path(model)
             self._run, inputs, outputs = load(self.path, threads)
         else:
             source = self.name = getattr(model, "name", type(model).__name__)
-            self.path = None
             self._run, inputs, outputs = run_keras(model)
         self.image_size, self.task = _size_and_task(inputs, outputs, source)
         self.classes = self.task.classes
@@ -204,10 +208,11 @@ class Predictor:
         Raises:
             OSError, ValueError: See `predict`.
         """
-        predictions = self.try_batch(images)
-        for prediction in predictions:
+        predictions = []
+        for prediction in self.try_batch(images):
             if isinstance(prediction, ValueError):
                 raise prediction
+            predictions.append(prediction)
         return predictions
 
     def try_batch(self, images: Sequence[str | Path | NDArray]) -> list[Prediction | ValueError]:
@@ -223,12 +228,12 @@ class Predictor:
         Raises:
             OSError, ValueError: If an image cannot be read, or an array has another shape or type.
         """
-        images = [self.read(image) if isinstance(image, (str, Path)) else self._checked(image) for image in images]
-        squares = np.stack([fit_to_square(image, self.image_size) for image in images]).astype(np.float32)
+        pixels = [self.read(image) if isinstance(image, (str, Path)) else self._checked(image) for image in images]
+        squares = np.stack([fit_to_square(image, self.image_size) for image in pixels]).astype(np.float32)
         outputs = self._run(squares if self.colour else squares[..., None])
         return [
             self._prediction(image, {name: values[i] for name, values in outputs.items()})
-            for i, image in enumerate(images)
+            for i, image in enumerate(pixels)
         ]
 
     def read(self, path: str | Path) -> NDArray:

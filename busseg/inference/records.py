@@ -48,7 +48,7 @@ def facts(prediction: Prediction, classes: Sequence[str]) -> dict:
         pixels) and `contours` (lists of x, y in pixels); the `decision_column`, if a sensitivity was asked for; and
         `warning`. A value that the `Prediction` lacks is None.
     """
-    values = {
+    values: dict[str, object] = {
         "label": prediction.label,
         "probabilities": {name: round(float(p), 6) for name, p in zip(classes, prediction.probabilities)},
     }
@@ -59,9 +59,9 @@ def facts(prediction: Prediction, classes: Sequence[str]) -> dict:
             "lesion_px": prediction.lesion_px,
             **{name: None if x is None else round(float(x), _DIGITS[name]) for name, x in numbers.items()},
             "box": prediction.box,
-            "contours": [outline.tolist() for outline in prediction.contours],
+            "contours": [outline.tolist() for outline in prediction.contours or ()],
         }
-    if prediction.malignant is not None:
+    if prediction.sensitivity is not None and prediction.malignant is not None:
         values[decision_column(prediction.sensitivity)] = prediction.malignant
     return values | {"warning": prediction.warning}
 
@@ -69,14 +69,14 @@ def facts(prediction: Prediction, classes: Sequence[str]) -> dict:
 def to_row(frame: Frame, prediction: Prediction, task: Task) -> dict:
     """The CSV row of a prediction: a dict with `fields`, "" where there is no value."""
     found = facts(prediction, task.classes)
-    row = dict.fromkeys(fields(task, prediction.sensitivity), "")
+    row: dict[str, object] = dict.fromkeys(fields(task, prediction.sensitivity), "")
     row |= {"file": str(frame.path), "label": found["label"], "warning": found["warning"] or ""}
     row |= {f"p_{label}": f"{p:.6f}" for label, p in found["probabilities"].items()}
     if prediction.mask is not None:
         row |= {"frame": frame.number or "", "lesion_px": found["lesion_px"]}
         row["regions"] = "" if found["regions"] is None else len(found["regions"])
         row |= {name: f"{found[name]:.{digits}f}" for name, digits in _DIGITS.items() if found[name] is not None}
-    if prediction.malignant is not None:
+    if prediction.sensitivity is not None and prediction.malignant is not None:
         row[decision_column(prediction.sensitivity)] = prediction.malignant
     return row
 

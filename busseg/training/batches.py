@@ -100,7 +100,7 @@ class Batches(keras.utils.PyDataset):
         self.process, self.processes = process, processes
         self.batch_size, self._places = _share_among(devices, len(self.samples), batch_size, shuffle=shuffle)
         self.task = Task(task)
-        self._cache = {} if cache else None
+        self._cache: dict[int, tuple[NDArray, NDArray | None]] | None = {} if cache else None
         self._thread = threading.local()
         classes = self.task.classes
         self._classes = np.array([-1 if s.label is None else classes.index(s.label) for s in self.samples])
