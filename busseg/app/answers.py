@@ -62,6 +62,12 @@ class Answer:
         return self.prediction.in_distribution and self.clip_in_distribution
 
     @property
+    def mask(self) -> NDArray:
+        """Array `(height, width)` uint8, 1 where the lesion is, else 0."""
+        assert self.prediction.mask is not None  # of ultrasound
+        return self.prediction.mask
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """The warnings of the prediction, and `OUT_OF_DISTRIBUTION` if the clip as a whole is."""
         found = self.prediction.warnings
@@ -100,7 +106,8 @@ def answer_file(
     found = frames[frame - 1]
     image = found.read(predictor)
     prediction = predict_frame(predictor, found, image)
-    count = (found.scan or found.clip).frame_count if found.number else 1
+    clip = found.scan or found.clip
+    count = clip.frame_count if clip and found.number else 1
     content = path.read_bytes() if found.scan or count > 1 else None
     if clip_in_distribution is None:
         clip_in_distribution = (
@@ -149,8 +156,8 @@ def segmentation(answer: Answer, model: str) -> bytes:
     with _as_file(answer) as path:
         numbers = range(1, answer.scan.frame_count + 1)
         labels = [answer.prediction.label if number == answer.frame else "normal" for number in numbers]
-        empty = np.zeros_like(answer.prediction.mask)
-        masks = (answer.prediction.mask if number == answer.frame else empty for number in numbers)
+        empty = np.zeros_like(answer.mask)
+        masks = (answer.mask if number == answer.frame else empty for number in numbers)
         remark = f"Of {len(numbers)} frames, frame {answer.frame} alone was predicted" if len(numbers) > 1 else ""
         out = path.parent / "segmentation" / "segmentation.dcm"
         write_segmentation(out, replace(answer.scan, path=path), masks, labels, model, remark)
@@ -172,6 +179,7 @@ def at_threshold(answer: Answer, threshold: float) -> Answer:
     """The same answer with the mask of another threshold; the network does not run again."""
     if not 0 < threshold <= 1:
         raise ValueError(f"Expected a threshold above 0 and up to 1, found {threshold}")
+    assert answer.prediction.probability_map is not None  # of ultrasound
     mask = (answer.prediction.probability_map >= threshold).astype(np.uint8)
     return replace(answer, prediction=replace(answer.prediction, mask=mask), threshold=float(threshold))
 
@@ -216,7 +224,7 @@ def facts(answer: Answer) -> dict:
         "height": height,
         **records.facts(prediction, answer.classes),
         "warning": "; ".join(answer.warnings) or None,
-        "mask": png_address(prediction.mask * 255),
+        "mask": png_address(answer.mask * 255),
     }
 
 

@@ -2,16 +2,15 @@
 
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ModuleNotFoundError:  # Windows: without locks, the folder of a killed server stays
-    fcntl = None
 
 _PREFIX = "busseg-app-"
 _STARTING_S = 1  # a younger folder may belong to a server that has not locked it yet
@@ -39,7 +38,7 @@ def server_folder() -> Iterator[Path]:
 
 
 def _clear_left():
-    if fcntl is None:
+    if sys.platform == "win32":  # without locks, the folder of a killed server stays
         return
     for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with suppress(OSError), _locked(left):  # in use, a link, or another user's
@@ -54,7 +53,7 @@ def _locked(folder):
     Raises:
         OSError: If another process holds it, or the folder is a link or another user's.
     """
-    if fcntl is None:
+    if sys.platform == "win32":
         yield
         return
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

@@ -49,7 +49,7 @@ def serve(
         OSError: If the port is taken, or the host is not a name of this machine.
         ValueError: If the predictor is not one of ultrasound, or the password is missing or too short.
     """
-    if predictor.task != "ultrasound":
+    if not predictor.task.has_mask:
         raise ValueError(f"Expected a model of ultrasound, which the page shows, found one of {predictor.task}")
     if password is None and not is_loopback(host):
         raise ValueError(f"Expected a password, since other machines reach {host}, found none; set BUSSEG_PASSWORD")

@@ -28,7 +28,7 @@ def view_image(answer: Answer | None = None, note: str = "The image and its lesi
     if answer is None:
         return template.render(answer=None, note=note)
     height, width = answer.image.shape
-    image, mask = png_address(answer.image), png_address(answer.prediction.mask * 255)
+    image, mask = png_address(answer.image), png_address(answer.mask * 255)
     color = "rgb({}, {}, {})".format(*LESION_RGB)
     return template.render(answer=answer, image=image, mask=mask, width=width, height=height, color=color)
 

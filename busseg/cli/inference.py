@@ -3,9 +3,10 @@
 import signal
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -25,6 +26,11 @@ from busseg.cli.program import (
 )
 from busseg.cli.terminal import say
 from busseg.storage.escaping import printable
+
+if TYPE_CHECKING:
+    from busseg.inference.operating_point import OperatingPoint
+
+_SHOWN = 20  # rows that are printed
 
 Inputs = Annotated[
     list[Path],
@@ -73,53 +79,78 @@ def predict(
 
     Example: busseg predict scan.png scans/ --out predictions
     """
-    from busseg.inference.batch import predict_files
     from busseg.inference.frames import count_frames
     from busseg.inference.inputs import survey_inputs
-    from busseg.inference.predictor import OUT_OF_DISTRIBUTION
     from busseg.storage.claims import check_folder
     from busseg.storage.run_folder import PREDICTION
 
-    if engine not in ("threads", "ray"):
-        raise ValueError(f"Expected an engine of threads, ray, found {engine!r}")
-    if engine == "ray":
-        from busseg.inference.ray_engine import predict_files_on_ray
-
-        predict_files = partial(predict_files_on_ray, model)
+    predict_files = _function_of(engine, model)
     files, passed = survey_inputs(inputs)
     check_folder(out, PREDICTION)  # before a model is loaded
     predictor = load_predictor(model, sensitivity)
     images = count_frames(files, require_region)
-    failed, warned, malignant, answered = {}, defaultdict(Counter), 0, 0
+    options = resume, probability_maps, json_lines, overlay_dicom, require_region
     with Progress() as bar:
         watch = partial(bar.advance, bar.add_task("Predicting", total=images))
-        options = resume, probability_maps, json_lines, overlay_dicom, require_region
-        for number, row in enumerate(predict_files(predictor, files, out, *options, watch=watch)):
-            if row["error"]:
-                failed.setdefault(row["file"], row)  # one line a file, however many frames
-                continue
-            warned[row["file"]][row["warning"]] += 1
-            headline = OUT_OF_DISTRIBUTION
-            if not row["warning"].startswith(OUT_OF_DISTRIBUTION):
-                answered += 1
-                malignant += _is_malignant(row, sensitivity)
-                decision = f", malignant at sensitivity {sensitivity:g}" if _is_malignant(row, sensitivity) else ""
-                headline = f"{row['label']}{_lesion(row)}{decision}"
-            if number < 20:
-                say(f"{_name(row)}: {headline}")
-    if images > 20:
-        say(f"... and {images - 20} more")
-    if sensitivity is not None:
-        point = predictor.operating_point
-        say(
-            f"Malignant at sensitivity {sensitivity:g} (95 % interval {point.low:.2f} to {point.high:.2f}), "
-            f"at p_malignant >= {point.threshold:.3f}: {malignant} of {answered} images"
-        )
+        failed, warned, calls = _print_rows(predict_files(predictor, files, out, *options, watch=watch), sensitivity)
+    if images > _SHOWN:
+        say(f"... and {images - _SHOWN} more")
+    if predictor.operating_point:
+        _print_malignant(predictor.operating_point, calls)
     say(f"Wrote {out}")
     report_passed(passed)
     report_warnings(warned)
     report_out_of_distribution(warned)
     report_failures(list(failed.values()), len(files))
+
+
+def _function_of(engine: str, model: Path) -> Callable[..., Iterator[dict]]:
+    """The function of an engine, with the arguments of `predict_files`."""
+    from busseg.inference.batch import predict_files
+
+    if engine not in ("threads", "ray"):
+        raise ValueError(f"Expected an engine of threads, ray, found {engine!r}")
+    if engine == "threads":
+        return predict_files
+    from busseg.inference.ray_engine import predict_files_on_ray
+
+    return partial(predict_files_on_ray, model)
+
+
+def _print_rows(
+    rows: Iterable[dict], sensitivity: float | None
+) -> tuple[dict[str, dict], dict[str, Counter], list[bool]]:
+    """Print the first rows of a prediction, one line each.
+
+    Returns:
+        `(failed, warned, calls)`: dict from a file that failed to its first row with an error; dict from any other file
+        to a `Counter` of its warnings; and for each image that is in distribution, whether it is called malignant.
+    """
+    from busseg.inference.predictor import OUT_OF_DISTRIBUTION
+
+    failed: dict[str, dict] = {}
+    warned: dict[str, Counter] = defaultdict(Counter)
+    calls = []
+    for number, row in enumerate(rows):
+        if row["error"]:
+            failed.setdefault(row["file"], row)  # one line a file, however many frames
+            continue
+        warned[row["file"]][row["warning"]] += 1
+        headline = OUT_OF_DISTRIBUTION
+        if not row["warning"].startswith(OUT_OF_DISTRIBUTION):
+            calls.append(_is_malignant(row, sensitivity))
+            decision = f", malignant at sensitivity {sensitivity:g}" if calls[-1] else ""
+            headline = f"{row['label']}{_lesion(row)}{decision}"
+        if number < _SHOWN:
+            say(f"{_name(row)}: {headline}")
+    return failed, warned, calls
+
+
+def _print_malignant(point: "OperatingPoint", calls: Sequence[bool]) -> None:
+    say(
+        f"Malignant at sensitivity {point.sensitivity:g} (95 % interval {point.low:.2f} to {point.high:.2f}), "
+        f"at p_malignant >= {point.threshold:.3f}: {sum(calls)} of {len(calls)} images"
+    )
 
 
 def _is_malignant(row, sensitivity):
@@ -169,7 +200,8 @@ def explain(
     check_folder(out, EXPLANATION)  # before a model is loaded
     with starting_keras() if needs_keras(model) else nullcontext():
         predictor, network = open_model(model)
-    failed, warned = {}, defaultdict(Counter)
+    failed: dict[str, dict] = {}
+    warned: dict[str, Counter] = defaultdict(Counter)
     rows = explain_files(predictor, network, files, out, require_region)
     for row in track(rows, "Explaining", total=count_frames(files, require_region)):
         if row["error"]:
@@ -219,7 +251,7 @@ def export(
         from busseg.export.formats import FORMATS
     if format not in FORMATS:
         raise ValueError(f"Expected a format of {', '.join(FORMATS)}, found {format!r}")
-    options = {"weights": weights} if weights != "float32" else {}
+    options: dict[str, object] = {"weights": weights} if weights != "float32" else {}
     options |= {name: True for name, wanted in (("raw", raw), ("force", force)) if wanted}
     options |= {"batch": batch} if batch is not None else {}
     if unknown := options.keys() - signature(FORMATS[format]).parameters.keys():

@@ -3,10 +3,14 @@
 import io
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from busseg.storage.escaping import printable
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
@@ -25,14 +29,14 @@ def forgive_output() -> None:
 class _Output(io.FileIO):
     """A file whose reader may close it, as `head` does after ten lines; the writer continues."""
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: "ReadableBuffer", /) -> int:
         try:
             return super().write(data)
         except BrokenPipeError:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)
-            return len(data)
+            return memoryview(data).nbytes
 
 
 def say(text: str) -> None:

@@ -104,7 +104,7 @@ def crossval(
 
     Example: busseg crossval data/busi --protocol grouped --recipe light --out runs/light-grouped
     """
-    from busseg.data.protocols import default_protocol
+    from busseg.data.task import Task
     from busseg.storage.claims import check_folder
     from busseg.storage.run_folder import CROSSVAL, REPORT
 
@@ -114,10 +114,10 @@ def crossval(
         from busseg.evaluation.pooling import format_crossval
         from busseg.experiments.crossval import cross_validate
         from busseg.training.recipe import load_recipe
-    recipe = load_recipe(recipe)
-    samples = read_samples(data, groups, recipe.task)
-    protocol = protocol or default_protocol(recipe.task)
-    summary = cross_validate(samples, out, recipe, protocol, folds, seed, jobs, robustness, data=name)
+    chosen = load_recipe(recipe)
+    samples = read_samples(data, groups, chosen.task)
+    protocol = protocol or Task(chosen.task).protocol
+    summary = cross_validate(samples, out, chosen, protocol, folds, seed, jobs, robustness, data=name)
     say(format_crossval(summary))
     say(f"\nWrote {out / REPORT}")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 from busseg.data.sample import CLASSES, Sample
+from busseg.data.task import Task
 
 
 def find_samples(roots: str | Path | Sequence[str | Path], task: str | None = None) -> list[Sample]:
@@ -14,7 +15,7 @@ def find_samples(roots: str | Path | Sequence[str | Path], task: str | None = No
     Args:
         roots: Path of a folder, or a sequence of them. Each has the layout of one of the readers `busi`, `busbra`,
             `breast`, `bus_uclm`, `udiat`, `breakhis` and `pairs`, or holds only such a folder, as archives do.
-        task: One of `TASKS` that the samples are for. "subtypes" labels them with their subtypes. None accepts any.
+        task: Name of the `Task` that the samples are for. "subtypes" labels them with their subtypes. None accepts any.
 
     Returns:
         List of `Sample`, sorted by name. `source` is the folder's name; if folders share a name, as much of the end of
@@ -22,11 +23,11 @@ def find_samples(roots: str | Path | Sequence[str | Path], task: str | None = No
 
     Raises:
         FileNotFoundError: If a folder is missing or has an unknown layout.
-        ValueError: If the samples are for another task, or one folder is given twice.
+        ValueError: If no task has the name, the samples are for another task, or one folder is given twice.
     """
     roots = [Path(roots)] if isinstance(roots, str | Path) else [Path(root) for root in roots]
-    sources = name_sources(roots)
-    found = [(source, _find_samples(root, task)) for source, root in zip(sources, roots)]
+    sources, wanted = name_sources(roots), None if task is None else Task(task)
+    found = [(source, _find_samples(root, wanted)) for source, root in zip(sources, roots)]
     if len(roots) == 1:
         return [replace(sample, source=source) for source, samples in found for sample in samples]
     return sorted(
@@ -64,11 +65,11 @@ def _find_samples(root, task):
     from busseg.data.readers import breakhis
 
     reader, folder = find_reader(root)
-    if task and (reader is breakhis) == (task == "ultrasound"):
-        wanted, found = ("ultrasound", "histology") if task == "ultrasound" else ("histology", "ultrasound")
+    if task and task.is_histology != (reader is breakhis):
+        wanted, found = ("histology", "ultrasound") if task.is_histology else ("ultrasound", "histology")
         raise ValueError(f"Expected {wanted} images for the task {task}, found {found} images: {folder}")
     samples = reader.find_samples(folder)
-    return breakhis.label_by_subtype(samples) if task == "subtypes" else samples
+    return breakhis.label_by_subtype(samples) if task is Task.SUBTYPES else samples
 
 
 def find_reader(root: str | Path) -> tuple[ModuleType, Path]:

@@ -61,11 +61,11 @@ def audit_dataset(roots: str | Path | Sequence[str | Path], progress: Callable[[
         FileNotFoundError: If a folder is missing, has an unknown layout or holds no image.
         ValueError: If one folder is given twice.
     """
-    roots = [Path(roots)] if isinstance(roots, str | Path) else [Path(root) for root in roots]
-    if len(roots) > 1:
-        roots = [root.resolve() for root in roots]
-    samples, faults, readers = _list_samples(roots)
-    root = Path(os.path.commonpath(roots))
+    folders = [Path(roots)] if isinstance(roots, str | Path) else [Path(root) for root in roots]
+    if len(folders) > 1:
+        folders = [folder.resolve() for folder in folders]
+    samples, faults, readers = _list_samples(folders)
+    root = Path(os.path.commonpath(folders))
     ultrasound = {source for source, reader in readers.items() if reader is not breakhis}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         examine = partial(_examine, ultrasound=ultrasound)

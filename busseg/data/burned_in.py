@@ -46,7 +46,7 @@ def count_stroke_pixels(image: NDArray[np.uint8]) -> int:
     narrow = cv2.morphologyEx(image, cv2.MORPH_TOPHAT, np.ones((STROKE_PX, STROKE_PX), np.uint8))
     strokes = cv2.min(drop, narrow) >= DROP
     strokes[:CORNER_PX, :CORNER_PX] = False
-    inner = np.float32(strokes[MARGIN_PX:-MARGIN_PX, MARGIN_PX:-MARGIN_PX])
+    inner = strokes[MARGIN_PX:-MARGIN_PX, MARGIN_PX:-MARGIN_PX].astype(np.float32)
     if not inner.size:
         return 0
     window = (WINDOW_PX, WINDOW_PX)

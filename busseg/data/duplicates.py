@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.resources import files
 from itertools import combinations
 from pathlib import Path
 
@@ -93,7 +92,7 @@ def published_busi_groups() -> dict[str, str]:
         https://doi.org/10.1016/j.dib.2023.109247, with its supplement, https://doi.org/10.17632/k8t3gnx9h6.1,
         CC BY 4.0.
     """
-    rows = read_csv(files("busseg.data") / "busi_groups.csv", required=("image", "group"))
+    rows = read_csv(Path(__file__).parent / "busi_groups.csv", required=("image", "group"))
     return {row["image"]: f"busi-{row['group']}" for row in rows}
 
 
@@ -123,18 +122,18 @@ def find_copies(
     Raises:
         FileNotFoundError, ValueError: If a file is not a readable image.
     """
-    paths = [Path(path) for path in paths]
+    files = [Path(path) for path in paths]
     # The matrices are small: threads of the linear algebra library would cost ten times what they save.
     with ThreadPoolExecutor(os.cpu_count()) as pool, threadpool_limits(1, "blas"):
-        scans = [scan for _, scan in zip(progress(paths), map_in_turn(pool, _read, paths, count_pixels))]
+        scans = [scan for _, scan in zip(progress(files), map_in_turn(pool, _read, files, count_pixels))]
         candidates = sorted(_candidates(scans))
         compared = pool.map(lambda pair: _compare(scans[pair[0]], scans[pair[1]], mirrored=pair[2]), candidates)
-        found = {}
+        found: dict[tuple[int, int], float] = {}
         for (i, j, _), score in zip(progress(candidates), compared):
             found[i, j] = max(score, found.get((i, j), 0.0))
     exact = _exact_pairs(scans)
     found = {pair: score for pair, score in found.items() if score >= similarity} | dict.fromkeys(exact, 1.0)
-    return [Copy(paths[i], paths[j], score, (i, j) in exact) for (i, j), score in sorted(found.items())]
+    return [Copy(files[i], files[j], score, (i, j) in exact) for (i, j), score in sorted(found.items())]
 
 
 def content_groups(paths: Sequence[str | Path], copies: Iterable[Copy]) -> dict[Path, str]:
@@ -151,16 +150,16 @@ def content_groups(paths: Sequence[str | Path], copies: Iterable[Copy]) -> dict[
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    paths = [Path(path) for path in paths]
-    if not paths:
+    images = [Path(path) for path in paths]
+    if not images:
         return {}
-    place = {path: i for i, path in enumerate(paths)}
+    place = {path: i for i, path in enumerate(images)}
     pairs = np.array([(place[copy.first], place[copy.second]) for copy in copies], int).reshape(-1, 2)
-    graph = coo_array((np.ones(len(pairs)), pairs.T), shape=(len(paths), len(paths)))
+    graph = coo_array((np.ones(len(pairs)), pairs.T), shape=(len(images), len(images)))
     _, numbers = connected_components(graph, directed=False)
     _, first = np.unique(numbers, return_index=True)
-    root = os.path.commonpath([path.parent for path in paths])
-    return {path: paths[first[number]].relative_to(root).as_posix() for path, number in zip(paths, numbers)}
+    root = os.path.commonpath([path.parent for path in images])
+    return {path: images[first[number]].relative_to(root).as_posix() for path, number in zip(images, numbers)}
 
 
 # === Describe ===

@@ -28,15 +28,16 @@ NOISE_DB = -36
 SPECULAR = 4.0  # amplitude of a full sheet that faces the beam
 LESION_AREA = {"benign": 0.04, "malignant": 0.12}  # medians of BUSI, as fractions of the image
 
-# From the skin down: skin, fat, gland, retromammary fat, pectoral muscle, chest wall.
-LAYER_THICKNESS = np.float32([0.035, 0.2, 0.33, 0.08, 0.2])  # of the image height; the chest wall takes the rest
-LAYER_ECHO_DB = np.float32([-4, -17, -8, -17, -19, -26])
-LAYER_ECHO_SPREAD_DB = np.float32([1, 3, 3, 2, 3, 4])
-LAYER_ATTENUATION_DB = np.float32([0, 2, 6, 6, 14, 50])  # per image height, after the machine's gain
+# From the skin down: skin, fat, gland, retromammary fat, pectoral muscle, chest wall. Thickness is a fraction of the
+# image height; the chest wall takes the rest.
+LAYER_THICKNESS = np.array([0.035, 0.2, 0.33, 0.08, 0.2], np.float32)
+LAYER_ECHO_DB = np.array([-4, -17, -8, -17, -19, -26], np.float32)
+LAYER_ECHO_SPREAD_DB = np.array([1, 3, 3, 2, 3, 4], np.float32)
+LAYER_ATTENUATION_DB = np.array([0, 2, 6, 6, 14, 50], np.float32)  # per image height, after the machine's gain
 # Strength of each kind of sheet in each layer, 0..1
-SEPTA = np.float32([0, 0.7, 0.5, 0.5, 0.1, 0.05])
-STRANDS = np.float32([0, 0.2, 0.5, 0.3, 0.1, 0.05])
-FIBRES = np.float32([0, 0, 0.1, 0.1, 0.5, 0.05])
+SEPTA = np.array([0, 0.7, 0.5, 0.5, 0.1, 0.05], np.float32)
+STRANDS = np.array([0, 0.2, 0.5, 0.3, 0.1, 0.05], np.float32)
+FIBRES = np.array([0, 0, 0.1, 0.1, 0.5, 0.05], np.float32)
 
 
 def draw_phantom(
@@ -114,7 +115,7 @@ def envelope(
         # A second blur of the same width makes the pulse sqrt(2) wider and its energy sqrt(2) lower.
         far = cv2.GaussianBlur(near, (0, 0), sigmaX=lateral_px, sigmaY=0.01) * np.float32(2**0.25)
         part[:] = near + depth * (far - near)
-    return cv2.magnitude(*scatterers)
+    return np.asarray(cv2.magnitude(*scatterers), np.float32)
 
 
 def _draw(label, seed, height, width, lesions):

@@ -3,22 +3,16 @@
 import csv
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 
 from busseg.data.sample import Sample
 from busseg.data.splits import Split, grouped_splits, leave_one_source_out, patient_splits, random_splits
 from busseg.storage.files import read_csv
 
-PUBLISHED = files("busseg.data") / "published"
+PUBLISHED = Path(__file__).parent / "published"
 PROTOCOLS = ("grouped", "leave-one-source-out", "random", "tang", "curated", "busbra5", "busbra10", "patient")
 # Side in pixels of the square at which masks are scored; the other protocols score at native size.
 SCORED_SIZE = {"tang": 256}
-
-
-def default_protocol(task: str) -> str:
-    """The protocol for reliable figures, for one of `TASKS`."""
-    return "grouped" if task == "ultrasound" else "patient"
 
 
 def make_splits(protocol: str, samples: Sequence[Sample], folds: int = 5, seed: int = 0) -> list[Split]:
@@ -140,7 +134,7 @@ def busbra_splits(samples: Sequence[Sample], folds: int = 5, seed: int = 0) -> l
     Reference:
         Gómez-Flores et al., Medical Physics 51:3110-3123 (2024), https://doi.org/10.1002/mp.16812
     """
-    fold_of = {}
+    fold_of: dict[Path, str] = {}
     for path in sorted({sample.image.parents[1] / f"{folds}-fold-cv.csv" for sample in samples}):
         if not path.is_file():
             raise FileNotFoundError(f"Expected the folds of BUS-BRA beside its images, found none: {path}")

@@ -4,22 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-CLASSES = ("normal", "benign", "malignant")
-# Tasks, and their classes in the order of a model's outputs. Only ultrasound has lesion masks.
-TASKS = {
-    "ultrasound": CLASSES,
-    "histology": ("benign", "malignant"),
-    "subtypes": (
-        "adenosis",
-        "fibroadenoma",
-        "phyllodes_tumor",
-        "tubular_adenoma",
-        "ductal_carcinoma",
-        "lobular_carcinoma",
-        "mucinous_carcinoma",
-        "papillary_carcinoma",
-    ),
-}
+CLASSES = ("normal", "benign", "malignant")  # of ultrasound
 # Attributes that tables of scores report. `patient` pools the views of one patient in the scores.
 ATTRIBUTES = ("patient", "birads", "histology", "device", "side")
 MASK = "mask"
@@ -37,7 +22,7 @@ class Sample:
             CSV file.
         image: Path of the image file.
         masks: Paths of the mask files. The lesion is their union.
-        label: One of the classes of its task, see `TASKS`; None if the dataset gives no class.
+        label: One of the classes of its task, see `task.Task`; None if the dataset gives no class.
         group: Samples of one group (copies of one scan, scans of one patient) must stay in one part of a split.
         source: Name of the dataset that the sample comes from.
         pixel_mm: Side of a pixel in mm; None if the dataset gives no scale.

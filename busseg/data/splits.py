@@ -264,7 +264,8 @@ def read_groups(path: str | Path, samples: Sequence[Sample]) -> list[Sample]:
     Raises:
         ValueError: If a sample has no row, or two rows that differ.
     """
-    groups, spelt = {}, match_names(sample.name for sample in samples)
+    groups: dict[str, str] = {}
+    spelt = match_names(sample.name for sample in samples)
     for row in read_csv(path, required=("file", "group")):
         if groups.setdefault(spelt(row["file"]), row["group"]) != row["group"]:
             raise ValueError(f"Expected one group a file, found two for {row['file']!r}: {path}")
@@ -321,8 +322,9 @@ def read_split(path: str | Path, samples: Sequence[Sample], fold: int | str | No
         raise ValueError(f"Expected {wanted}, found the folds {', '.join(found) or 'of no row'}: {path}")
     by_name = {sample.name: sample for sample in samples}
     spelt = match_names(by_name)
-    parts = {part: [] for part in PARTS}
-    part_of, seen = {}, set()
+    parts: dict[str, list[Sample]] = {part: [] for part in PARTS}
+    part_of: dict[str, str] = {}
+    seen = set()
     for row in rows:
         if row["fold"] != str(fold):
             continue

@@ -22,7 +22,7 @@ from busseg.data.readers.breakhis import CLASSES, MAGNIFICATIONS
 from busseg.imaging.images import write_image
 
 # Optical density of the two stains in red, green and blue.
-HAEMATOXYLIN, EOSIN = np.float32([0.65, 0.70, 0.29]), np.float32([0.07, 0.99, 0.11])
+HAEMATOXYLIN, EOSIN = np.array([0.65, 0.70, 0.29], np.float32), np.array([0.07, 0.99, 0.11], np.float32)
 NUCLEUS_PX = {40: 2.5, 100: 4, 200: 7, 400: 12}  # radius of a benign nucleus at each magnification
 CROWDED = 0.4  # share of nuclei in the most crowded malignant image
 

@@ -64,7 +64,7 @@ def draw_cases(folder: str | Path, rows: Sequence[dict], samples: Iterable[Sampl
     by_name = {sample.name: sample for sample in samples}
     drawn = []
     for title, count, candidates in choose_cases(rows):
-        cases = []
+        cases: list[dict] = []
         for row in candidates:
             if len(cases) < count and row["mask"] and row["file"] in by_name:
                 pixels = _draw(by_name[row["file"]], Path(folder) / row["mask"])

@@ -38,6 +38,7 @@ def draw_review_sheet(predictor: Predictor, samples: Sequence[Sample], path: str
         image = read_image(sample.image)
         mask = read_mask(sample.masks, image.shape)
         prediction = predictor.predict(image)
+        assert prediction.mask is not None  # of ultrasound
         overlay = draw_contour(draw_contour(image, mask, TRUTH_RGB), prediction.mask)
         for axis, pixels in zip(row, (image, mask * 255, prediction.mask * 255, overlay)):
             axis.imshow(pixels, cmap="gray", vmin=0, vmax=255)

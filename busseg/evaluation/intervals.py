@@ -131,7 +131,7 @@ def paired_differences(rows_a: Sequence[dict], rows_b: Sequence[dict], replicate
 
 def image_key(rows_a: Sequence[dict], rows_b: Sequence[dict]) -> Callable[[dict], tuple]:
     """A function from a row to the key of its image: equal for rows of one image; see `paired_differences`."""
-    names = ("file", "label", "true_px", "width_px", "height_px")
+    names: tuple[str, ...] = ("file", "label", "true_px", "width_px", "height_px")
     if any(len({row["file"] for row in rows}) < len(rows) for rows in (rows_a, rows_b)):
         names = (*names, "fold")
     return lambda row: tuple(row.get(name) for name in names)

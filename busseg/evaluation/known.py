@@ -18,7 +18,7 @@ def count_known(rows: Sequence[dict]) -> int | None:
         Their number; None if there are no rows, or a model does not record its training images.
     """
     known = [row.get("known") for row in rows]
-    return sum(known) if known and None not in known else None
+    return sum(map(bool, known)) if known and None not in known else None
 
 
 def summarise_known(rows: Sequence[dict], summarise: Callable[[Sequence[dict]], dict]) -> dict:

@@ -6,14 +6,21 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.typing import ColorType
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from busseg.data.sample import CLASSES, TASKS
+from busseg.data.sample import CLASSES
+from busseg.data.task import Task
 
 # Different in hue and in brightness, for colour-blind readers and grey paper. None: images without a class.
-COLORS = {"normal": "#4c78a8", "benign": "#d98c00", "malignant": "#9c1f52", None: "#555555"}
-COLORS |= {label: matplotlib.color_sequences["tab10"][number] for number, label in enumerate(TASKS["subtypes"])}
+COLORS: dict[str | None, ColorType] = {
+    "normal": "#4c78a8",
+    "benign": "#d98c00",
+    "malignant": "#9c1f52",
+    None: "#555555",
+}
+COLORS |= {label: matplotlib.color_sequences["tab10"][number] for number, label in enumerate(Task.SUBTYPES.classes)}
 TRAIN, VALIDATION = "#8fa3b5", "#c8102e"
 SIZE = (4.4, 3.6)  # inches
 MANY = 1500  # more dots than this are drawn as pixels: each dot takes a hundred bytes of SVG
@@ -253,7 +260,7 @@ def plot_robustness(summary: Sequence[dict], name: str, title: str) -> Figure:
     figure, axis = _panel(title=title, xlabel="strength")
     baseline = [(0, row["scores"][name]) for row in summary if row["perturbation"] == "none"]
     kinds = list(dict.fromkeys(row["perturbation"] for row in summary if row["perturbation"] != "none"))
-    colors = matplotlib.colormaps["Dark2"].colors
+    colors = matplotlib.color_sequences["Dark2"]
     for number, kind in enumerate(kinds):
         points = [(row["strength"], row["scores"][name]) for row in summary if row["perturbation"] == kind]
         points = [point for point in sorted(baseline + points) if point[1] is not None]

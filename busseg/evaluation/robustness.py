@@ -44,7 +44,7 @@ FIELDS = (
     "file", "group", "label", "perturbation", "strength", "level", "predicted", *_PROBABILITIES,
     "dice", "clean", "true_px", "predicted_px", "error",
 )  # fmt: skip
-_READ = {
+_READ: dict[str, Callable[[str], object]] = {
     **dict.fromkeys((*_PROBABILITIES, "dice"), float),
     **dict.fromkeys(("strength", "true_px", "predicted_px"), int),
     "clean": {"True": True, "False": False}.__getitem__,
@@ -146,7 +146,7 @@ def measure_robustness(
     Raises:
         ValueError: If the predictor is one of histology.
     """
-    if predictor.task != "ultrasound":
+    if not predictor.task.has_mask:
         raise ValueError(f"Expected a model of ultrasound to measure the robustness of, found one of {predictor.task}")
     rows = []
     cases = _cases(samples, progress)
@@ -224,15 +224,20 @@ def summarise_robustness(rows: Iterable[dict]) -> list[dict]:
         if not row["error"]:
             cases[row["perturbation"], row["strength"], row["level"]].append(row)
     order = (BASELINE, *PERTURBATIONS)
-    summary, baseline = [], {}
+    summary = []
+    baseline: dict[str, float | None] = {}
     for case in sorted(cases, key=lambda case: (order.index(case[0]), case[1])):
         points = point_scores([_NOT_MEASURED | row for row in cases[case]])
         scores = {name: points[name] for name in SCORES}
         baseline = baseline or scores
-        change = {name: None if scores[name] is None else scores[name] - baseline[name] for name in SCORES}
+        change = {name: _difference(scores[name], baseline[name]) for name in SCORES}
         heading = dict(zip(("perturbation", "strength", "level"), case))
         summary.append(heading | {"images": len(cases[case]), "scores": scores, "change": change})
     return summary
+
+
+def _difference(score: float | None, baseline: float | None) -> float | None:
+    return None if score is None or baseline is None else score - baseline
 
 
 def format_robustness(summary: Iterable[dict]) -> str:

@@ -95,7 +95,7 @@ def class_scores(labels: Sequence[str], probabilities: ArrayLike, classes: Seque
     Args:
         labels: Sequence of true classes, each of `classes`, at least one.
         probabilities: Array `(images, classes)`, in the order of `classes`, rows summing to 1.
-        classes: Classes of the task; see `TASKS`.
+        classes: Classes of the task; see `Task`.
 
     Returns:
         Dict of `accuracy`; `balanced_accuracy`, the mean sensitivity of the classes present; `macro_f1`, of the
@@ -178,7 +178,7 @@ def calibration(labels: Sequence[str], probabilities: ArrayLike, classes: Sequen
     Args:
         labels: Sequence of true classes, each of `classes`, at least one.
         probabilities: Array `(images, classes)`, in the order of `classes`, rows summing to 1.
-        classes: Classes of the task; see `TASKS`.
+        classes: Classes of the task; see `Task`.
 
     Returns:
         Dict of `ece`, the expected calibration error `sum(images in bin / images * |accuracy - confidence|)` over the

@@ -75,7 +75,7 @@ def evaluate(
     """
     with claim_folder(out, EVALUATION) as out:
         _refuse_other_files(out / MASKS)
-        about = {"size": size, "model": model, "data": data}
+        about: dict[str, object] = {"size": size, "model": model, "data": data}
         if predictor.operating_point:
             about["operating_point"] = asdict(predictor.operating_point)
         if fingerprints is None and predictor.path:
@@ -109,7 +109,7 @@ def _predict_and_score(predictor, samples, out, progress, size, fold, fingerprin
         # The table marks the folder, so it comes first; the summary says that all is there, so it comes last.
         (out / SUMMARY).unlink(missing_ok=True)
         write_rows(out / PER_IMAGE, rows)
-    if predictor.task != "ultrasound":
+    if not predictor.task.has_mask:
         (out / MASKS).rmdir()
     return rows
 
@@ -161,7 +161,7 @@ def _score_mask(mask, prediction, size):
 def _draw_figures(predictor, samples, rows, summary, folder):
     for part, one in summary.items():
         readable = [(sample, row) for sample, row in zip(samples, rows) if row["part"] == part and not row["error"]]
-        if readable and predictor.task == "ultrasound":
+        if readable and predictor.task.has_mask:
             draw_review_sheet(predictor, _spread(readable), folder / f"{part}_review.png")
         if one["confusion"]:
             draw_confusion(one["confusion"], predictor.classes, folder / f"{part}_confusion.png")

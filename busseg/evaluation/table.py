@@ -1,9 +1,10 @@
 """The table of an evaluation, `per_image.csv`: its columns, written and read back."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from busseg.data.sample import ATTRIBUTES, CLASSES, TASKS
+from busseg.data.sample import ATTRIBUTES, CLASSES
+from busseg.data.task import Task
 from busseg.evaluation.scores import classes_of
 from busseg.storage.files import read_csv, write_csv
 
@@ -12,7 +13,7 @@ _OVERLAPS = ("dice", "iou", "sensitivity", "precision", "hd95_px", "assd_px", "n
 _OF_SAMPLE = ("source", *ATTRIBUTES, "pixel_mm")
 _LATER = (*_OF_SAMPLE, "known")  # older tables lack them
 _BEFORE, _AFTER = ("file", "fold", "part", "group", *_OF_SAMPLE, "label", "predicted"), ("leaked", "known", "error")
-_READ = {
+_READ: dict[str, Callable[[str], object]] = {
     "fold": int,
     **dict.fromkeys(("clean", "leaked", "known"), {"True": True, "False": False}.__getitem__),
     **dict.fromkeys(_COUNTS, int),
@@ -46,7 +47,7 @@ def read_rows(path: str | Path) -> list[dict]:
         ValueError: If the file is not the table of an evaluation.
     """
     classes = classes_of(read_csv(path))
-    names = fields(classes if classes in TASKS.values() else CLASSES)
+    names = fields(classes if classes in {task.classes for task in Task} else CLASSES)
     required = [name for name in names if name not in _LATER]
     return [_typed(row, names, path) for row in read_csv(path, required)]
 

@@ -95,11 +95,13 @@ def calibrate(
     Raises:
         FileExistsError: If something is at `out`.
         ImportError: If the package of the extra `onnx` is not installed, for an ONNX file.
-        ValueError: If the model is of another format or of histology, or there are too few scans.
+        ValueError: If the model is in memory, of another format or of histology, or there are too few scans.
     """
     source, out = predictor.path, Path(out)
+    if source is None:
+        raise ValueError(f"Expected a model of a file, found one in memory: {predictor.name}")
     _check_paths(source, out)
-    if predictor.task != "ultrasound":
+    if predictor.task.is_histology:
         raise ValueError(f"Expected a model of ultrasound, found one of {predictor.task}: {source}")
     scans, probabilities, failures = _predict(predictor, samples, progress)
     labels = np.array([predictor.classes.index(scan.label) for scan in scans], dtype=int)
@@ -221,8 +223,8 @@ def _predict(predictor, samples, progress):
                 scans.append(sample)
                 probabilities.append(prediction.probabilities)
             else:
-                error = f"Expected a scan in distribution, found one {OUT_OF_DISTRIBUTION}: {sample.image}"
-                failures.append({"file": sample.name, "error": error})
+                other = f"Expected a scan in distribution, found one {OUT_OF_DISTRIBUTION}: {sample.image}"
+                failures.append({"file": sample.name, "error": other})
     return scans, np.reshape(probabilities, (-1, len(predictor.classes))).astype(float), failures
 
 

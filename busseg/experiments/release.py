@@ -73,17 +73,17 @@ def score_together(samples: Sequence[Sample], crossvals: Sequence[str | Path], o
         FileNotFoundError: If a folder is not a cross-validation.
         ValueError: If the folds differ, or only some recipes use `flip_tta`.
     """
-    crossvals = [Path(crossval) for crossval in crossvals]
-    _check_crossvals(crossvals)
-    recipes = [load_recipe(fold_folder(crossval, 0) / RECIPE) for crossval in crossvals]
-    splits = [_read_splits(samples, crossval) for crossval in crossvals]
-    for crossval, recipe, mine in zip(crossvals, recipes, splits):
+    folders = [Path(crossval) for crossval in crossvals]
+    _check_crossvals(folders)
+    recipes = [load_recipe(fold_folder(crossval, 0) / RECIPE) for crossval in folders]
+    splits = [_read_splits(samples, crossval) for crossval in folders]
+    for crossval, recipe, mine in zip(folders, recipes, splits):
         if recipe.flip_tta != recipes[0].flip_tta:
             raise ValueError(f"Expected flip_tta in all recipes or in no recipe, found another: {crossval}")
         if [split.test for split in mine] != [split.test for split in splits[0]]:
             raise ValueError(f"Expected cross-validations by the same folds, found others: {crossval}")
     with claim_folder(out, RELEASE) as out:
-        return _score_together(samples, crossvals, recipes, splits, out)
+        return _score_together(samples, folders, recipes, splits, out)
 
 
 def _score_together(samples, crossvals, recipes, splits, out):
@@ -135,16 +135,16 @@ def release_model(
         FileNotFoundError: If a folder is not a cross-validation or a run.
         ValueError: If the recipes or the folds differ, or the export gives other outputs than the model.
     """
-    crossvals, runs = [Path(crossval) for crossval in crossvals], [Path(run) for run in runs]
-    if len(crossvals) != len(runs):
-        raise ValueError(f"Expected a run for each cross-validation, found {len(crossvals)} and {len(runs)}")
-    _check_crossvals(crossvals)
-    for crossval, run in zip(crossvals, runs):
+    folders, trained = [Path(crossval) for crossval in crossvals], [Path(run) for run in runs]
+    if len(folders) != len(trained):
+        raise ValueError(f"Expected a run for each cross-validation, found {len(folders)} and {len(trained)}")
+    _check_crossvals(folders)
+    for crossval, run in zip(folders, trained):
         if load_recipe(fold_folder(crossval, 0) / RECIPE) != load_recipe(run / RECIPE):
             raise ValueError(f"Expected the recipe of the cross-validation, found another: {run / RECIPE}")
     with claim_folder(out, RELEASE) as out:
-        score_together(samples, crossvals, out)
-        return _average(samples, crossvals, runs, out, float16)
+        score_together(samples, folders, out)
+        return _average(samples, folders, trained, out, float16)
 
 
 def _check_crossvals(crossvals):

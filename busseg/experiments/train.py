@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from busseg.data import find_samples
-from busseg.data.protocols import default_protocol, make_splits
+from busseg.data.protocols import make_splits
 from busseg.data.splits import read_split, train_on_all
+from busseg.data.task import Task
 from busseg.storage.claims import check_folder
 from busseg.storage.run_folder import RECIPE, RUN, SPLITS
 from busseg.training.fit import fit
@@ -62,7 +63,7 @@ def _choose_split(samples, task, splits, fold, everything):
         return train_on_all(samples)
     if splits:
         return read_split(splits, samples, fold)
-    folds = make_splits(default_protocol(task), samples)
+    folds = make_splits(Task(task).protocol, samples)
     if fold is not None and fold >= len(folds):
         raise ValueError(f"Expected a fold of 0 to {len(folds) - 1}, found {fold}")
     return folds[fold or 0]

@@ -9,7 +9,7 @@ import numpy as np
 
 from busseg.explain.occlusion import occlusion
 from busseg.imaging.images import write_image
-from busseg.inference.frames import find_frames, predict_frame
+from busseg.inference.frames import Frame, find_frames, predict_frame
 from busseg.inference.overlay import draw_contour, draw_heat
 from busseg.inference.predictor import Predictor
 from busseg.inference.results import check_replaceable
@@ -84,7 +84,9 @@ def explain_files(
         ValueError: If Grad-CAM does not support the network.
     """
     with claim_folder(out, EXPLANATION) as out:
-        frames = (frame for item in inputs.items() for frame in find_frames(*item, predictor.task, require_region))
+        frames: Iterator[Frame] = (
+            frame for item in inputs.items() for frame in find_frames(*item, predictor.task, require_region)
+        )
         if (out / EXPLANATIONS).exists():
             ahead, frames = tee(frames)
             check_replaceable(out, (f"{frame.target}{end}" for frame in ahead for end in _ENDS))

@@ -75,7 +75,7 @@ def grad_cam(model: keras.Model, image: str | Path | NDArray, label: str | None 
     if label is not None and label not in predictor.classes:
         raise ValueError(f"Expected a label of {', '.join(predictor.classes)}, found {label!r}")
     label = label or predictor.predict(image).label
-    chosen = np.float32([name == label for name in predictor.classes])
+    chosen = np.array([name == label for name in predictor.classes], np.float32)
     return _mean_heat(model, image, LABEL, lambda fit: chosen, level)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from busseg.data.phantom import draw_phantom
-from busseg.data.sample import TASKS
+from busseg.data.task import Task
 from busseg.data.tissue import draw_tissue
 from busseg.inference.predictor import THRESHOLD, Predictor
 from busseg.inference.runtimes import in_precision, load
@@ -67,9 +67,9 @@ def check_raw(export: Path, source: "keras.Model | Path", out: Path, weights: st
 
 def _phantoms(predictor):
     """One phantom per class."""
-    if predictor.task == "ultrasound":
+    if not predictor.task.is_histology:
         return [draw_phantom(label, seed=0)[0] for label in predictor.classes]
-    return [draw_tissue(label, 100, patient=0, number=0) for label in TASKS["histology"]]
+    return [draw_tissue(label, 100, patient=0, number=0) for label in Task.HISTOLOGY.classes]
 
 
 def _outputs(predictor, images):

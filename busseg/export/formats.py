@@ -4,6 +4,7 @@ import importlib.util
 import json
 import shutil
 import zipfile
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def export_saved_model(model: str | Path, out: str | Path, raw: bool = False) ->
 
     Its signature `serving_default` takes `image`, `(batch, size, size, 1)` float32 with values 0..255, and returns a
     dict of `mask`, `(batch, size, size, 1)`, and `label`, `(batch, 3)`: normal, benign, malignant. A histology model
-    takes `(batch, size, size, 3)` and returns `label` alone, in the order of its task; see `TASKS`. A model trained in
+    takes `(batch, size, size, 3)` and returns `label` alone, in the order of its task; see `Task`. A model trained in
     half precision is exported, and checked, in float32. Every format contains metadata as JSON: the version of busseg,
     the `task`, the `classes` in their order, the `image_size` in pixels, the `threshold` of the mask, and the
     `operating_points` of a source that has them; SavedModel in `assets.extra/busseg.json`.
@@ -157,7 +158,7 @@ def export_litert(
     _check_suffix(out, ".tflite")
     import tensorflow as tf
 
-    smaller = {
+    smaller: dict[str, dict] = {
         "float32": {},
         "float16": {"optimizations": [tf.lite.Optimize.DEFAULT], "target_spec": {"supported_types": [tf.float16]}},
         "int8": {"optimizations": [tf.lite.Optimize.DEFAULT]},
@@ -220,7 +221,7 @@ def export_openvino(model: str | Path, out: str | Path, weights: str = "float32"
 
 
 # On the command line: `--format`.
-FORMATS = {
+FORMATS: dict[str, Callable[..., float]] = {
     "saved_model": export_saved_model,
     "onnx": export_onnx,
     "litert": export_litert,

@@ -34,7 +34,7 @@ _FRAMES_AT_ONCE = 20  # a request for many frames may take this many times the l
 _OUT_OF_TIME = 1  # exit status that `faulthandler` sets
 
 _at_once = threading.BoundedSemaphore(os.cpu_count() or 1)
-_idle = []  # processes that wait for a request
+_idle: list["_Process"] = []  # processes that wait for a request
 
 
 class DecoderDiedError(ValueError):

@@ -91,7 +91,7 @@ def read_header(file: BinaryIO, keywords: Sequence[str] | None = None) -> "FileD
     file.seek(0)
     if not looks_like_dicom(start):
         raise pydicom.errors.InvalidDicomError
-    tags = keywords and list(keywords)
+    tags = list(keywords) if keywords else None
     header = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=tags)
     if not header.file_meta:  # pydicom has detected the encoding
         implicit, little = header.original_encoding

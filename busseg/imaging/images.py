@@ -272,7 +272,8 @@ def write_image(path: str | Path, pixels: NDArray[np.uint8], place: Path | None 
     if not done:
         raise ValueError(f"Expected pixels that {path.suffix} can hold, found {_size(pixels.shape[:2])}: {path}")
     with replacing(path, place) as temporary:
-        temporary.write_bytes(sign(encoded.tobytes()) if path.suffix.lower() == ".png" else encoded)
+        content = encoded.tobytes()
+        temporary.write_bytes(sign(content) if path.suffix.lower() == ".png" else content)
 
 
 def fit_to_square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -306,7 +307,7 @@ def fit_to_native(values: NDArray[np.float32], shape: tuple[int, int]) -> NDArra
     """
     top, left, height, width = placement(shape, values.shape[0])
     part = np.ascontiguousarray(values[top : top + height, left : left + width], dtype=np.float32)
-    return cv2.resize(part, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(cv2.resize(part, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def placement(shape: tuple[int, int], size: int) -> tuple[int, int, int, int]:

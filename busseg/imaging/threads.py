@@ -3,7 +3,7 @@
 import ctypes
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import TypeVar
 
@@ -36,7 +36,8 @@ def map_in_turn(
         The function's result for each thing, in order. An error of the function is raised in its turn.
     """
     _give_back_large_blocks()
-    waiting, held = deque(), 0
+    waiting: deque[tuple[Future[Result], int]] = deque()
+    held = 0
     for thing in things:
         pixels = count_pixels(thing)
         while waiting and (len(waiting) >= ahead or held + pixels > PIXELS_AHEAD):

@@ -5,7 +5,7 @@ The steps of a frame: find it, read it, predict it in a batch, write its results
 
 import errno
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import tee
@@ -24,6 +24,7 @@ from busseg.storage.claims import claim_folder
 from busseg.storage.files import append_row, append_text, blaming, flush, hidden_folder, write_csv, write_text
 from busseg.storage.run_folder import PREDICTION, PREDICTION_LINES, PREDICTION_PARQUET, PREDICTIONS, SEGMENTATION
 
+Rows = Generator[tuple[dict, str | None], None, None]  # row and line of each frame
 _BATCH = 8  # and their mirror images; more are no faster
 _THREADS = 4  # that read and write; decoding and encoding release Python's lock, and disks are slow
 
@@ -55,7 +56,7 @@ def predict_files(
     json_lines: bool = False,
     overlay_dicom: bool = False,
     require_region: bool = False,
-    engine: Callable | None = None,
+    engine: Callable[[Predictor, Iterable[Frame], Output], Rows] | None = None,
     watch: Callable[[], None] = lambda: None,
 ) -> Iterator[dict]:
     """Predict image, video and DICOM files. Write `NAME_mask.png` (0/255) and `NAME_overlay.png` of each image, and one
@@ -101,7 +102,7 @@ def predict_files(
         ValueError: If the table to resume has other columns.
     """
     task = predictor.task
-    images = tuple(IMAGES)[: 2 + probability_maps] if task == "ultrasound" else ()
+    images = tuple(IMAGES)[: 2 + probability_maps] if task.has_mask else ()
     columns = fields(task, predictor.sensitivity)
     with claim_folder(out, PREDICTION) as out:
         output = Output(out, task, images, json_lines, uuid.uuid4().hex if overlay_dicom else None)
@@ -122,7 +123,7 @@ def predict_files(
             _flush(out, inputs)
 
 
-def predict_in_threads(predictor: Predictor, frames: Iterable[Frame], output: Output) -> Iterator[tuple[dict, str]]:
+def predict_in_threads(predictor: Predictor, frames: Iterable[Frame], output: Output) -> Rows:
     """Predict frames in this process and write their image files: threads read and write while the network computes.
 
     Only a few images are in memory at a time.

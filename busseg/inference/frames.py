@@ -9,6 +9,7 @@ from pathlib import Path
 
 from numpy.typing import NDArray
 
+from busseg.data.task import Task
 from busseg.imaging.clips import Clip, find_clip
 from busseg.imaging.dicom import Scan, is_dicom, read_dicom
 from busseg.imaging.images import count_pixels, read_image
@@ -49,7 +50,8 @@ class Frame:
         """Whether this is the last frame of its file."""
         if self.scan and self.scan.missing:
             return self.error is not None
-        return self.number is None or self.number == (self.scan or self.clip).frame_count
+        held = self.scan or self.clip
+        return held is None or self.number is None or self.number == held.frame_count
 
     def count_pixels(self) -> int:
         """Number of pixels to read, by the header alone; 0 if they cannot be read."""
@@ -81,7 +83,7 @@ class Frame:
         return self.scan.place(parts) if self.scan else parts[0]
 
 
-def find_frames(path: Path, target: Path, task: str, require_region: bool = False) -> list[Frame]:
+def find_frames(path: Path, target: Path, task: Task, require_region: bool = False) -> list[Frame]:
     """Find the frames of a file by its header alone; a video is decoded once to count them.
 
     Args:
@@ -97,7 +99,7 @@ def find_frames(path: Path, target: Path, task: str, require_region: bool = Fals
     Raises:
         ImportError: If pydicom is missing.
     """
-    if task != "ultrasound" or not is_dicom(path):
+    if task.is_histology or not is_dicom(path):
         return _frames_of_clip(path, target, task)
     try:
         scan = read_dicom(path)
@@ -110,8 +112,8 @@ def find_frames(path: Path, target: Path, task: str, require_region: bool = Fals
         return [Frame(path, target, scan=scan)]
     frames = [Frame(path, frame_target(target, number), number, scan) for number in range(1, count + 1)]
     if scan.missing:
-        error = f"Expected {count + scan.missing} frames, found {count}: {path}"
-        frames.append(Frame(path, frame_target(target, count + 1), count + 1, scan, error))
+        missing = f"Expected {count + scan.missing} frames, found {count}: {path}"
+        frames.append(Frame(path, frame_target(target, count + 1), count + 1, scan, missing))
     return frames
 
 
@@ -122,7 +124,7 @@ def _frames_of_clip(path, target, task):
         return [Frame(path, target, error=str(error))]
     if clip is None or clip.frame_count == 1:
         return [Frame(path, target, clip=clip)]
-    if task != "ultrasound":
+    if task.is_histology:
         return [Frame(path, target, error=f"Expected a single image, found {clip.frame_count} frames: {path}")]
     return [Frame(path, frame_target(target, n), n, clip=clip) for n in range(1, clip.frame_count + 1)]
 
@@ -140,7 +142,7 @@ def target_of_clip(target: Path) -> Path | None:
 
 def count_frames(paths: Iterable[Path], require_region: bool = False) -> int:
     """Number of frames of files; see `find_frames`."""
-    return sum(len(find_frames(path, Path(), "ultrasound", require_region)) for path in paths)
+    return sum(len(find_frames(path, Path(), Task.ULTRASOUND, require_region)) for path in paths)
 
 
 def predict_frames(predictor: Predictor, images: Sequence[tuple[Frame, NDArray]]) -> list[Prediction | ValueError]:

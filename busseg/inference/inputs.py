@@ -50,7 +50,8 @@ def survey_inputs(paths: Sequence[str | Path]) -> tuple[dict[Path, Path], dict[P
         ValueError: If the results of two inputs would have one name.
         OSError: If a folder among `paths` may not be read.
     """
-    found, passed = {}, {}
+    found: dict[Path, Path] = {}
+    passed: dict[Path, str] = {}
     for path in map(Path, paths):
         images, others = _find(path)
         found |= images

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 STEPS = 200
 # Number of a clinic's images that weigh as much as the model's table: for the mean of malignant images, and for their
@@ -32,7 +33,7 @@ class OperatingPoint:
     high: float
 
 
-def tabulate_thresholds(probabilities: Sequence[float]) -> dict:
+def tabulate_thresholds(probabilities: Sequence[float] | NDArray) -> dict:
     """Make the table of a model.
 
     Args:
@@ -44,7 +45,7 @@ def tabulate_thresholds(probabilities: Sequence[float]) -> dict:
     return {"images": len(probabilities), "thresholds": _quantiles(probabilities, np.ones(len(probabilities)))}
 
 
-def adapt_thresholds(table: Mapping, temperature: float, probabilities: Sequence[float]) -> dict:
+def adapt_thresholds(table: Mapping, temperature: float, probabilities: Sequence[float] | NDArray) -> dict:
     """Adapt a model's table to the malignant images of a clinic.
 
     On the scale of log-odds, the table is divided by the temperature and shifted by `n / (n + PLACE)` of the mean

@@ -38,7 +38,7 @@ def draw_heat(image: NDArray, values: NDArray) -> NDArray:
         Array `(height, width, 3)` uint8, RGB.
     """
     low, high = float(values.min()), float(values.max())
-    level = np.uint8(np.rint(255 * (values - low) / ((high - low) or 1)))
+    level = np.rint(255 * (values - low) / ((high - low) or 1)).astype(np.uint8)
     heat = cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_CIVIDIS), cv2.COLOR_BGR2RGB)
     drawn = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else image
     return cv2.addWeighted(drawn, 0.5, heat, 0.5, 0)
@@ -55,6 +55,7 @@ def draw_overlay(image: NDArray, prediction: Prediction) -> NDArray:
     Returns:
         Array `(caption + height, width, 3)` uint8, RGB.
     """
+    assert prediction.mask is not None  # of ultrasound
     text = f"{prediction.label} {prediction.probabilities.max():.2f}   lesion {prediction.lesion_fraction:.1%}"
     caption = _draw_caption(text if prediction.in_distribution else OUT_OF_DISTRIBUTION, image.shape[1])
     return np.vstack([caption, draw_contour(image, prediction.mask)])

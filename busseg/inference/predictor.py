@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import busseg
-from busseg.data.sample import LABEL, MASK, TASKS
+from busseg.data.sample import LABEL, MASK
+from busseg.data.task import Task
 from busseg.imaging.clips import read_picture
 from busseg.imaging.images import fit_to_native, fit_to_square
 from busseg.inference.metadata import read_metadata
@@ -34,7 +35,7 @@ class Prediction:
     """The prediction of one image, at its native size.
 
     Args:
-        label: The most probable of the classes of the model's task; see `TASKS`.
+        label: The most probable of the classes of the model's task; see `data.task.Task`.
         probabilities: Array `(classes,)` float32, in their order.
         mask: Array `(height, width)` uint8, 1 where the lesion is, else 0. None for histology, like every lesion field.
         probability_map: Array `(height, width)` float32, lesion probabilities in `[0, 1]`.
@@ -89,7 +90,8 @@ class Prediction:
     @property
     def lesion_mm2(self) -> float | None:
         """Area of the lesion in square millimetres; None without a scale."""
-        return None if self.mask is None or self.spacing_mm is None else self.lesion_px * math.prod(self.spacing_mm)
+        area = self.lesion_px
+        return None if area is None or self.spacing_mm is None else area * math.prod(self.spacing_mm)
 
     @property
     def lesion_mm(self) -> float | None:
@@ -98,13 +100,13 @@ class Prediction:
         """
         if self.mask is None or self.spacing_mm is None:
             return None
-        hulls = [cv2.convexHull(outline)[:, 0] * self.spacing_mm[::-1] for outline in self.contours]
+        hulls = [cv2.convexHull(outline)[:, 0] * self.spacing_mm[::-1] for outline in self.contours or ()]
         return max((float(np.linalg.norm(hull[:, None] - hull, axis=2).max()) for hull in hulls), default=0.0)
 
     @property
     def lesion_fraction(self) -> float | None:
         """Area of the lesion as a fraction of the image."""
-        return None if self.mask is None else self.lesion_px / self.mask.size
+        return None if self.mask is None else int(self.mask.sum()) / self.mask.size
 
     @property
     def confidence(self) -> float:
@@ -122,14 +124,17 @@ class Prediction:
     @property
     def box(self) -> tuple[int, int, int, int] | None:
         """The upright rectangle around the lesion, `(left, top, width, height)` in pixels; None without a lesion."""
-        return tuple(cv2.boundingRect(self.mask)) if self.mask is not None and self.mask.any() else None
+        if self.mask is None or not self.mask.any():
+            return None
+        left, top, width, height = cv2.boundingRect(self.mask)
+        return left, top, width, height
 
 
 class Predictor:
     """A trained model that predicts images of any size.
 
     Attributes: `name`; `path`, None for a `keras.Model`; `image_size`, the side of the model's square input in pixels;
-    `task`, one of `TASKS`; `classes` of the task; `sensitivity`; and `operating_point`, an `OperatingPoint`, None
+    `task`, a `data.task.Task`; `classes` of the task; `sensitivity`; and `operating_point`, an `OperatingPoint`, None
     without a sensitivity.
 
     Args:
@@ -155,24 +160,24 @@ class Predictor:
         threads: int | None = None,
         sensitivity: float | None = None,
     ):
+        self.path: Path | None = None
         if isinstance(model, (str, Path)):
             source = model
             self.name, self.path = Path(model).name, PACKAGED.get(str(model)) or Path(model)
             self._run, inputs, outputs = load(self.path, threads)
         else:
             source = self.name = getattr(model, "name", type(model).__name__)
-            self.path = None
             self._run, inputs, outputs = run_keras(model)
         self.image_size, self.task = _size_and_task(inputs, outputs, source)
-        self.classes = TASKS[self.task]
+        self.classes = self.task.classes
         self.sensitivity = sensitivity
         self.operating_point = None if sensitivity is None else _operating_point(self.path, sensitivity, source)
 
     @property
     def description(self) -> dict:
         """What a user of the model's file must know, for JSON: busseg's version, task, classes, size, threshold."""
-        threshold = THRESHOLD if self.task == "ultrasound" else None
-        about = {"busseg": busseg.__version__, "task": self.task, "classes": self.classes}
+        threshold = THRESHOLD if self.task.has_mask else None
+        about = {"busseg": busseg.__version__, "task": str(self.task), "classes": self.classes}
         return about | {"image_size": self.image_size, "threshold": threshold}
 
     def predict(self, image: str | Path | NDArray) -> Prediction:
@@ -203,10 +208,11 @@ class Predictor:
         Raises:
             OSError, ValueError: See `predict`.
         """
-        predictions = self.try_batch(images)
-        for prediction in predictions:
+        predictions = []
+        for prediction in self.try_batch(images):
             if isinstance(prediction, ValueError):
                 raise prediction
+            predictions.append(prediction)
         return predictions
 
     def try_batch(self, images: Sequence[str | Path | NDArray]) -> list[Prediction | ValueError]:
@@ -222,12 +228,12 @@ class Predictor:
         Raises:
             OSError, ValueError: If an image cannot be read, or an array has another shape or type.
         """
-        images = [self.read(image) if isinstance(image, (str, Path)) else self._checked(image) for image in images]
-        squares = np.stack([fit_to_square(image, self.image_size) for image in images]).astype(np.float32)
+        pixels = [self.read(image) if isinstance(image, (str, Path)) else self._checked(image) for image in images]
+        squares = np.stack([fit_to_square(image, self.image_size) for image in pixels]).astype(np.float32)
         outputs = self._run(squares if self.colour else squares[..., None])
         return [
             self._prediction(image, {name: values[i] for name, values in outputs.items()})
-            for i, image in enumerate(images)
+            for i, image in enumerate(pixels)
         ]
 
     def read(self, path: str | Path) -> NDArray:
@@ -237,7 +243,7 @@ class Predictor:
     @property
     def colour(self) -> bool:
         """Whether the model takes RGB images."""
-        return self.task != "ultrasound"
+        return self.task.channels == 3
 
     def _checked(self, image):
         if image.dtype != np.uint8 or image.ndim != 2 + self.colour or image.shape[2:] not in ((), (3,)):
@@ -299,12 +305,11 @@ def _size_and_task(inputs, outputs, source):
     if not isinstance(size, int) or channels not in (1, 3) or inputs[1:] != (size, size, channels):
         raise ValueError(f"Expected a model of one square image, grey or in colour, found the input {inputs}: {source}")
     found = {name: (None, *shape[1:]) for name, shape in outputs.items()} if isinstance(outputs, dict) else {}
-    for task, classes in TASKS.items():
-        ultrasound = task == "ultrasound"
-        expected = {LABEL: (None, len(classes))} | ({MASK: (None, size, size, 1)} if ultrasound else {})
-        if ultrasound == (channels == 1) and found == expected | {
+    for task in Task:
+        expected = {LABEL: (None, len(task.classes))} | ({MASK: (None, size, size, 1)} if task.has_mask else {})
+        if channels == task.channels and found == expected | {
             name: (None, 1) for name in _EXTRA_OUTPUTS if name in found
         }:
             return size, task
-    tasks = ", ".join(TASKS)
+    tasks = ", ".join(Task)
     raise ValueError(f"Expected a model with the outputs of one of the tasks {tasks}, found {outputs}: {source}")

@@ -4,25 +4,24 @@ import json
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from busseg.data.sample import TASKS
+from busseg.data.task import Task
 from busseg.inference.frames import Frame
 from busseg.inference.predictor import OUT_OF_DISTRIBUTION, Prediction
 
 _DIGITS = {"lesion_fraction": 6, "lesion_mm2": 2, "lesion_mm": 2, "uncertainty": 6, "ood_score": 6}  # decimals
 
 
-def fields(task: str, sensitivity: float | None = None) -> tuple[str, ...]:
-    """Columns of `predictions.csv` for a task of `TASKS`, with or without a sensitivity."""
-    ultrasound = task == "ultrasound"
+def fields(task: Task, sensitivity: float | None = None) -> tuple[str, ...]:
+    """Columns of `predictions.csv` for a task, with or without a sensitivity."""
     decision = () if sensitivity is None else (decision_column(sensitivity),)
-    probabilities = (f"p_{label}" for label in TASKS[task])
+    probabilities = (f"p_{label}" for label in task.classes)
     return (
         "file",
-        *(("frame", "regions") if ultrasound else ()),
+        *(("frame", "regions") if task.has_mask else ()),
         "label",
         *decision,
         *probabilities,
-        *(("lesion_px", *_DIGITS) if ultrasound else ()),
+        *(("lesion_px", *_DIGITS) if task.has_mask else ()),
         "warning",
         "error",
     )
@@ -49,7 +48,7 @@ def facts(prediction: Prediction, classes: Sequence[str]) -> dict:
         pixels) and `contours` (lists of x, y in pixels); the `decision_column`, if a sensitivity was asked for; and
         `warning`. A value that the `Prediction` lacks is None.
     """
-    values = {
+    values: dict[str, object] = {
         "label": prediction.label,
         "probabilities": {name: round(float(p), 6) for name, p in zip(classes, prediction.probabilities)},
     }
@@ -60,35 +59,35 @@ def facts(prediction: Prediction, classes: Sequence[str]) -> dict:
             "lesion_px": prediction.lesion_px,
             **{name: None if x is None else round(float(x), _DIGITS[name]) for name, x in numbers.items()},
             "box": prediction.box,
-            "contours": [outline.tolist() for outline in prediction.contours],
+            "contours": [outline.tolist() for outline in prediction.contours or ()],
         }
-    if prediction.malignant is not None:
+    if prediction.sensitivity is not None and prediction.malignant is not None:
         values[decision_column(prediction.sensitivity)] = prediction.malignant
     return values | {"warning": prediction.warning}
 
 
-def to_row(frame: Frame, prediction: Prediction, task: str) -> dict:
+def to_row(frame: Frame, prediction: Prediction, task: Task) -> dict:
     """The CSV row of a prediction: a dict with `fields`, "" where there is no value."""
-    found = facts(prediction, TASKS[task])
-    row = dict.fromkeys(fields(task, prediction.sensitivity), "")
+    found = facts(prediction, task.classes)
+    row: dict[str, object] = dict.fromkeys(fields(task, prediction.sensitivity), "")
     row |= {"file": str(frame.path), "label": found["label"], "warning": found["warning"] or ""}
     row |= {f"p_{label}": f"{p:.6f}" for label, p in found["probabilities"].items()}
     if prediction.mask is not None:
         row |= {"frame": frame.number or "", "lesion_px": found["lesion_px"]}
         row["regions"] = "" if found["regions"] is None else len(found["regions"])
         row |= {name: f"{found[name]:.{digits}f}" for name, digits in _DIGITS.items() if found[name] is not None}
-    if prediction.malignant is not None:
+    if prediction.sensitivity is not None and prediction.malignant is not None:
         row[decision_column(prediction.sensitivity)] = prediction.malignant
     return row
 
 
-def to_line(frame: Frame, prediction: Prediction, task: str) -> str:
+def to_line(frame: Frame, prediction: Prediction, task: Task) -> str:
     """The line of `predictions.jsonl` of a prediction: `file`, for ultrasound `frame`, and its `facts`."""
     key = {"file": str(frame.path)} | ({} if prediction.mask is None else {"frame": frame.number})
-    return json.dumps(key | facts(prediction, TASKS[task])) + "\n"
+    return json.dumps(key | facts(prediction, task.classes)) + "\n"
 
 
-def failure(frame: Frame, error: Exception | str, task: str) -> tuple[dict, str]:
+def failure(frame: Frame, error: Exception | str, task: Task) -> tuple[dict, str]:
     """Row and line of a frame that has no prediction, or whose results cannot be written."""
     values = {"file": str(frame.path)} | ({"frame": frame.number} if frame.number else {}) | {"error": str(error)}
     return dict.fromkeys(fields(task), "") | values, json.dumps(values) + "\n"

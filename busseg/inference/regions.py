@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from numpy.typing import NDArray
+
 from busseg.data.sample import CLASSES
 from busseg.imaging.dicom import Scan
 from busseg.inference.predictor import OUT_OF_DISTRIBUTION, Prediction
@@ -33,13 +35,18 @@ def join_regions(scan: Scan, predictions: Sequence[Prediction]) -> Prediction:
         notes = (*notes, f"left out: {sum(left_out)} of {len(predictions)} regions, {OUT_OF_DISTRIBUTION}")
     return replace(
         worst,
-        mask=scan.place([one.mask * (not out) for one, out in zip(predictions, left_out)]),
-        probability_map=scan.place([one.probability_map * (not out) for one, out in zip(predictions, left_out)]),
+        mask=scan.place([_blank(one.mask, out) for one, out in zip(predictions, left_out)]),
+        probability_map=scan.place([_blank(one.probability_map, out) for one, out in zip(predictions, left_out)]),
         malignant=None if worst.malignant is None else any(prediction.malignant for prediction in counted),
         spacing_mm=scan.spacing_mm,
         regions=scan.regions.boxes,
         notes=notes,
     )
+
+
+def _blank(values: NDArray | None, left_out: bool) -> NDArray:
+    assert values is not None  # of ultrasound
+    return values * (not left_out)
 
 
 def _suspicion(prediction):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from busseg.data.task import Task
 from busseg.imaging.dicom import import_pydicom, is_dicom
 from busseg.imaging.images import read_image, write_image
 from busseg.inference.frames import Frame
@@ -30,14 +31,14 @@ class Output:
 
     Args:
         folder: Path of the output folder.
-        task: Task of the model, one of `TASKS`.
+        task: Task of the model.
         images: Keys of `IMAGES`, the image files to write of each frame.
         json_lines: Whether each frame gets a line of `predictions.jsonl`.
         run: Identifier that the DICOM overlays of this run share; None writes none.
     """
 
     folder: Path
-    task: str
+    task: Task
     images: tuple[str, ...] = ()
     json_lines: bool = False
     run: str | None = None

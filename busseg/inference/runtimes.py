@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 Run = Callable[[NDArray], dict[str, NDArray]]
 Shape = tuple[int | None, ...]
+Loaded = tuple[Run, Shape | list[Shape] | None, dict[str, Shape] | None]  # see `load`
 
 
-def load(path: str | Path, threads: int | None = None) -> tuple[Run, Shape | list[Shape], dict[str, Shape]]:
+def load(path: str | Path, threads: int | None = None) -> Loaded:
     """Load a stored model of any format.
 
     Args:
@@ -28,7 +29,8 @@ def load(path: str | Path, threads: int | None = None) -> tuple[Run, Shape | lis
 
     Returns:
         `(run, inputs, outputs)`: a function from a float32 batch to a dict of arrays; the shape of its input (a list of
-        shapes for several inputs); and a dict of the shapes of its outputs. Sides that may vary are None.
+        shapes for several inputs); and a dict of the shapes of its outputs. Sides that may vary are None, and so are
+        shapes that the model does not state.
 
     Raises:
         FileNotFoundError: If there is no model.
@@ -96,7 +98,7 @@ def in_precision(model: "keras.Model", dtype: str) -> "keras.Model":
     return network
 
 
-def run_keras(model: "keras.Model") -> tuple[Run, Shape | None, dict[str, Shape] | None]:
+def run_keras(model: "keras.Model") -> Loaded:
     """As `load`, for a `keras.Model` in memory."""
 
     def run(batch):

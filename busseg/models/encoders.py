@@ -105,9 +105,9 @@ def check_encoder(
     for name, value, allowed in (("encoder", encoder, ENCODERS), ("normalization", normalization, NORMALIZATIONS)):
         if value not in allowed:
             raise ValueError(f"`{name}` must be one of {', '.join(allowed)}. Received: {name}={value!r}")
-    for name, value in (("width", width), ("depth", depth)):
-        if value < 1:
-            raise ValueError(f"`{name}` must be >= 1. Received: {name}={value}")
+    for name, number in (("width", width), ("depth", depth)):
+        if number < 1:
+            raise ValueError(f"`{name}` must be >= 1. Received: {name}={number}")
     most = ENCODERS[encoder].max_depth
     if most and depth > most:
         raise ValueError(f"`depth` must be <= {most} with the encoder {encoder}. Received: depth={depth}")

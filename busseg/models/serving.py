@@ -26,7 +26,8 @@ def average(*networks: keras.Model, flip_tta: bool = False) -> keras.Model:
     """
     size = networks[0].input_shape[1]
     image = keras.Input(networks[0].input_shape[1:], name="image")
-    others, masks, logits = {}, [], []
+    others: dict[str, keras.KerasTensor] = {}
+    masks, logits = [], []
     for number, network in enumerate(networks):
         network = keras.Model(network.input, network.output, name=f"{network.name}{number}")
         scaled = _resize(image, network.input_shape[1])

@@ -16,7 +16,7 @@ from busseg.storage.locks import hold_lock, release
 from busseg.storage.run_folder import Kind
 
 PATIENCE_S = 2  # a killed process takes a moment to end
-_held = set()  # the paths that this process has claimed, so that it may claim them again inside
+_held: set[Path] = set()  # the paths that this process has claimed, so that it may claim them again inside
 
 
 def check_folder(path: str | Path, kind: Kind) -> None:

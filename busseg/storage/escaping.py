@@ -22,7 +22,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in _SPACES else c.encode("unicode_escape").decode() for c in text)
 
 
-def to_cell(value: Value) -> Value:
+def to_cell(value: Value) -> Value | str:
     """A value for a table's cell: text is UTF-8 and no formula, other values stay as they are.
 
     `from_cell` restores the text.

@@ -2,11 +2,12 @@
 
 import errno
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-if os.name == "nt":
+if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
@@ -30,7 +31,7 @@ def try_lock(path: str | Path) -> TextIO | None:
     """
     file = Path(path).open("a")  # noqa: SIM115
     try:
-        if os.name == "nt":
+        if sys.platform == "win32":
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         else:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -58,7 +59,7 @@ def hold_lock(path: str | Path) -> TextIO | None:
 
 def release(file: TextIO) -> None:
     """Release the lock that `try_lock` returned, and delete its file."""
-    if os.name == "nt":  # Windows deletes no open file
+    if sys.platform == "win32":  # Windows deletes no open file
         file.close()
     with suppress(OSError):
         Path(file.name).unlink()

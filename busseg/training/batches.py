@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from busseg.data.augmentation import AUGMENTATIONS
 from busseg.data.grey_transfer import match_histogram
 from busseg.data.lesion_free import crop_beside_lesion
-from busseg.data.sample import CLASSES, LABEL, MASK, TASKS, Sample
+from busseg.data.sample import CLASSES, LABEL, MASK, Sample
+from busseg.data.task import Task
 from busseg.imaging.images import fit_to_square, read_image, read_mask
 
 BALANCES = ("none", "weights", "sampling")
@@ -47,7 +48,7 @@ class Batches(keras.utils.PyDataset):
             starts with `epoch + 1`.
         cache: Whether to keep the decoded, resized images in memory (2 bytes per pixel, 3 for RGB).
         workers: Number of threads that prepare batches ahead.
-        task: One of `TASKS`.
+        task: Name of a `Task`.
         devices: Number of devices that share every batch; it must divide `batch_size`. With `shuffle`, each epoch
             leaves out up to `devices - 1` samples, others each time. Without, all batches have one size, padded with
             images of weight 0; the other weights grow so that means over the batches are means over the samples.
@@ -85,7 +86,6 @@ class Batches(keras.utils.PyDataset):
             raise ValueError(f"Expected at least a sample for each of {devices} devices, found {len(samples)}")
         _check_choice("augmentation", augmentation, AUGMENTATIONS)
         _check_choice("balance", balance, BALANCES)
-        _check_choice("task", task, TASKS)
         self.samples = tuple(samples)
         self.image_size = image_size
         self.augmentation = augmentation
@@ -99,11 +99,11 @@ class Batches(keras.utils.PyDataset):
         self.epoch = epoch
         self.process, self.processes = process, processes
         self.batch_size, self._places = _share_among(devices, len(self.samples), batch_size, shuffle=shuffle)
-        self._marked = task == "ultrasound"
-        self._cache = {} if cache else None
+        self.task = Task(task)
+        self._cache: dict[int, tuple[NDArray, NDArray | None]] | None = {} if cache else None
         self._thread = threading.local()
-        self._count = len(TASKS[task])
-        self._classes = np.array([-1 if s.label is None else TASKS[task].index(s.label) for s in self.samples])
+        classes = self.task.classes
+        self._classes = np.array([-1 if s.label is None else classes.index(s.label) for s in self.samples])
         self._weights = _label_weights(self._classes, balance)
         self._sources = np.array([s.source for s in self.samples])
 
@@ -127,10 +127,10 @@ class Batches(keras.utils.PyDataset):
         # Keras divides by the number of all images, those of weight 0 included.
         importance = np.float32(self._places / len(self.samples) if filled else 1) * (places < len(self.samples))
         # The label of an unlabelled sample is all zeros; its weight of 0 keeps it out of losses and metrics.
-        targets = {LABEL: (np.array(classes)[:, None] == np.arange(self._count)).astype(np.float32)}
+        targets = {LABEL: (np.array(classes)[:, None] == np.arange(len(self.task.classes))).astype(np.float32)}
         weights = {LABEL: self._weights[chosen] * importance}
         image = np.stack(images).astype(np.float32)
-        if self._marked:
+        if self.task.has_mask:
             image = image[..., None]
             targets[MASK] = np.stack(masks)[..., None].astype(np.float32)
             weights[MASK] = importance
@@ -152,8 +152,8 @@ class Batches(keras.utils.PyDataset):
         if self._cache is not None and index in self._cache:
             return self._cache[index]
         sample = self.samples[index]
-        image = read_image(sample.image, colour=not self._marked)
-        mask = fit_to_square(read_mask(sample.masks, image.shape), self.image_size) if self._marked else None
+        image = read_image(sample.image, colour=not self.task.has_mask)
+        mask = fit_to_square(read_mask(sample.masks, image.shape), self.image_size) if self.task.has_mask else None
         pair = fit_to_square(image, self.image_size), mask
         if self._cache is not None:
             self._cache[index] = pair
@@ -164,7 +164,7 @@ class Batches(keras.utils.PyDataset):
         count = len(self.samples)
         if self.balance == "sampling":
             chances = _chances(self._sources, self._classes, self.balance_power)
-            if self._marked:
+            if self.task.has_mask:
                 chances[self._classes == CLASSES.index("normal")] *= self.normals_drawn
             return random.choice(count, count, p=chances / chances.sum())
         return random.permutation(count) if self.shuffle else np.arange(count)

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 import keras
 
-from busseg.data.sample import LABEL, MASK, TASKS
+from busseg.data.sample import LABEL, MASK
+from busseg.data.task import Task
 from busseg.models.classifier import build_classifier
 from busseg.models.unet import build_unet
 from busseg.training.losses import LABEL_LOSSES, MASK_LOSSES
@@ -16,8 +17,9 @@ from busseg.training.recipe import Recipe
 
 def build_model(recipe: Recipe) -> keras.Model:
     """Build the network of a recipe, with initial weights."""
+    task = Task(recipe.task)
     settings = {
-        "classes": len(TASKS[recipe.task]),
+        "classes": len(task.classes),
         "weights": None if recipe.weights == "none" else recipe.weights,
         **{
             name: getattr(recipe, name)
@@ -26,7 +28,7 @@ def build_model(recipe: Recipe) -> keras.Model:
         },
     }  # fmt: skip
     with precision(recipe.precision):
-        if recipe.task != "ultrasound":
+        if not task.has_mask:
             return build_classifier(**settings)
         return build_unet(**settings, decoder=recipe.decoder, attention_gates=recipe.attention_gates)
 
@@ -56,7 +58,7 @@ def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> N
         learning_rate=learning_rate, weight_decay=recipe.weight_decay,
     )  # fmt: skip
     losses, weights = {LABEL: LABEL_LOSSES[recipe.label_loss]()}, {LABEL: recipe.label_weight}
-    auc = keras.metrics.AUC(multi_label=True, num_labels=len(TASKS[recipe.task]), name="auc")
+    auc = keras.metrics.AUC(multi_label=True, num_labels=len(Task(recipe.task).classes), name="auc")
     metrics = {LABEL: ["accuracy", auc]}
     if MASK in model.output:
         losses[MASK], weights[MASK] = MASK_LOSSES[recipe.mask_loss](), recipe.mask_weight

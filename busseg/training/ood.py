@@ -32,11 +32,11 @@ def fit_ood(
     texture = texture_features(network)
     plain = _features(texture, Batches(samples, network.input_shape[1], 32))
     changed = Batches(samples, network.input_shape[1], 32, augmentation=augmentation, seed=seed)
-    known = [plain]
+    epochs = [plain]
     for _ in range(_AUGMENTED):
-        known.append(_features(texture, changed))
+        epochs.append(_features(texture, changed))
         changed.on_epoch_end()
-    known = np.concatenate(known).astype(np.float64)
+    known = np.concatenate(epochs).astype(np.float64)
     spread = known.std(axis=0)
     spread += 1e-3 * spread.mean()  # an almost constant feature would dominate
     precision = LedoitWolf().fit((known - known.mean(axis=0)) / spread).precision_

@@ -11,7 +11,7 @@ import tomli_w
 
 from busseg.data.augmentation import AUGMENTATIONS
 from busseg.data.readers.breakhis import MAGNIFICATIONS
-from busseg.data.sample import TASKS
+from busseg.data.task import Task
 from busseg.models.encoders import ENCODERS
 from busseg.models.normalization import NORMALIZATIONS
 from busseg.models.unet import DECODERS
@@ -24,7 +24,7 @@ _PACKAGED = files("busseg.training") / "recipes"
 _RENAMED = {"mirrored": "flip_tta", "reconciled": "mask_follows_class", "folded": "fold_batch_norm"}  # since 0.1.0
 
 _CHOICES = {
-    "task": TASKS,
+    "task": tuple(Task),
     "encoder": ENCODERS,
     "decoder": DECODERS,
     "normalization": NORMALIZATIONS,
@@ -114,14 +114,15 @@ class Recipe:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be one of {', '.join(allowed)}. Received: {getattr(self, name)!r}")
-        if (self.augmentation == "stain") > (self.task != "ultrasound"):
+        histology = Task(self.task).is_histology
+        if self.augmentation == "stain" and not histology:
             raise ValueError('`augmentation = "stain"` is for the histology tasks. Received: task="ultrasound"')
-        if self.magnification not in (0, *(MAGNIFICATIONS if self.task != "ultrasound" else ())):
+        if self.magnification not in (0, *(MAGNIFICATIONS if histology else ())):
             allowed = ", ".join(map(str, MAGNIFICATIONS))
             raise ValueError(
                 f"`magnification` must be 0, or for histology one of {allowed}. Received: {self.magnification}"
             )
-        if self.task != "ultrasound" and (self.flip_tta or self.mask_follows_class):
+        if histology and (self.flip_tta or self.mask_follows_class):
             raise ValueError(f"`flip_tta` and `mask_follows_class` are for ultrasound. Received: task={self.task!r}")
 
     def save(self, path: str | Path) -> None:

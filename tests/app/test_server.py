@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from busseg.data.phantom import draw_phantom
+from busseg.data.task import Task
 from busseg.imaging.images import read_image, write_image
 from busseg.inference.predictor import Predictor
 
@@ -361,7 +362,7 @@ def test_host_that_others_reach_demands_a_password(echo):
 def test_model_of_tissue_is_refused(echo):
     from busseg.app.server import serve
 
-    histology = SimpleNamespace(task="histology")
+    histology = SimpleNamespace(task=Task.HISTOLOGY)
     with pytest.raises(
         ValueError, match="Expected a model of ultrasound, which the page shows, found one of histology"
     ):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from busseg.data.sample import Sample
+from busseg.data.task import Task
 from busseg.evaluation.robustness import (
     FIELDS,
     PERTURBATIONS,
@@ -203,7 +204,7 @@ def test_batches_are_full_whatever_the_number_of_perturbations(predictor, sample
     sizes = []
 
     class Counting:
-        task = "ultrasound"
+        task = Task.ULTRASOUND
 
         def try_batch(self, images):
             sizes.append(len(images))

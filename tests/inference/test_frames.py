@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from busseg.data.phantom import draw_phantom
+from busseg.data.task import Task
 from busseg.imaging.dicom import read_dicom
 from busseg.imaging.images import read_image, write_image
 from busseg.inference.batch import predict_files
@@ -56,24 +57,26 @@ def test_file_is_one_image_or_the_frames_of_a_clip(tmp_path, write_scan, clip):
     single = write_scan(tmp_path / "single", frame_with(8))
     write_image(tmp_path / "image.png", frame_with(8))
     scan = read_dicom(clip)
-    assert find_frames(clip, Path("a/clip"), "ultrasound") == [
+    assert find_frames(clip, Path("a/clip"), Task.ULTRASOUND) == [
         Frame(clip, Path(f"a/clip_frame00{number}"), number, scan) for number in (1, 2, 3)
     ]
-    assert find_frames(single, Path("single"), "ultrasound") == [Frame(single, Path("single"), scan=read_dicom(single))]
-    assert find_frames(tmp_path / "image.png", Path("i"), "ultrasound") == [Frame(tmp_path / "image.png", Path("i"))]
+    assert find_frames(single, Path("single"), Task.ULTRASOUND) == [
+        Frame(single, Path("single"), scan=read_dicom(single))
+    ]
+    assert find_frames(tmp_path / "image.png", Path("i"), Task.ULTRASOUND) == [Frame(tmp_path / "image.png", Path("i"))]
     assert count_frames([clip, single, tmp_path / "image.png"]) == 5
 
 
 def test_file_is_over_with_its_last_frame(tmp_path, clip, write_scan):
     single = write_scan(tmp_path / "single", frame_with(8))
-    assert [frame.ends_file for frame in find_frames(clip, Path("clip"), "ultrasound")] == [False, False, True]
-    assert [frame.ends_file for frame in find_frames(single, Path("s"), "ultrasound")] == [True]
+    assert [frame.ends_file for frame in find_frames(clip, Path("clip"), Task.ULTRASOUND)] == [False, False, True]
+    assert [frame.ends_file for frame in find_frames(single, Path("s"), Task.ULTRASOUND)] == [True]
     assert Frame(tmp_path / "image.png", Path("image")).ends_file
 
 
 def test_broken_scan_is_one_frame_that_raises_its_error_when_read(tmp_path, predictor):
     (tmp_path / "a.dcm").write_text("hello")
-    (frame,) = find_frames(tmp_path / "a.dcm", Path("a"), "ultrasound")
+    (frame,) = find_frames(tmp_path / "a.dcm", Path("a"), Task.ULTRASOUND)
     with pytest.raises(ValueError, match=r"^Expected a DICOM file, found something else: .*a\.dcm$"):
         frame.read(predictor)
 
@@ -114,7 +117,7 @@ def test_scans_of_another_kind_are_passed_over_unless_they_are_named(tmp_path, w
         "seg": "DICOM of Segmentation Storage", "overlay": "DICOM of Secondary Capture Image Storage",
         "report": "DICOM of Comprehensive SR Storage", "ct.dcm": "DICOM of CT Image Storage",
     }  # fmt: skip
-    (row,) = find_frames(study / "ct.dcm", Path("ct"), "ultrasound")
+    (row,) = find_frames(study / "ct.dcm", Path("ct"), Task.ULTRASOUND)
     assert row.error == f"Expected an ultrasound image, found CT Image Storage: {study}/ct.dcm"
 
 
@@ -155,13 +158,13 @@ def test_clip_that_is_no_dicom_is_judged_as_a_whole(tmp_path, told_model):
 
 
 def test_histology_model_refuses_clips(tmp_path):
-    (frame,) = find_frames(moving(tmp_path / "a.gif", 8, 24), Path("a"), "histology")
+    (frame,) = find_frames(moving(tmp_path / "a.gif", 8, 24), Path("a"), Task.HISTOLOGY)
     assert frame.error == f"Expected a single image, found 2 frames: {tmp_path}/a.gif"
 
 
 # === Predicting ===
 def test_region_alone_is_predicted_and_its_mask_lies_in_the_frame(predictor, clip):
-    frames = find_frames(clip, Path("clip"), "ultrasound")
+    frames = find_frames(clip, Path("clip"), Task.ULTRASOUND)
     images = [frame.read(predictor) for frame in frames]
     for white, prediction in zip((8, 24, 32), predict_frames(predictor, list(zip(frames, images)))):
         np.testing.assert_array_equal(prediction.mask * 255, frame_with(white))
@@ -179,7 +182,7 @@ def test_scan_without_a_lesion_measures_0_and_of_two_the_larger(predictor, tmp_p
         for first, last in parts:
             frame[15, 20 + first : 20 + last + 1] = 255
         path = write_scan(tmp_path / f"{len(parts)}.dcm", frame, REGION, SPACING_CM)
-        (part,) = find_frames(path, Path("a"), "ultrasound")
+        (part,) = find_frames(path, Path("a"), Task.ULTRASOUND)
         (prediction,) = predict_frames(predictor, [(part, part.read(predictor))])
         assert prediction.lesion_mm == pytest.approx(length)
 
@@ -236,7 +239,7 @@ def test_both_regions_of_a_dual_screen_are_predicted_and_make_one_row_and_mask(t
     assert segmentation.pixel_array.sum() == 1024
     line = json.loads((out / "predictions.jsonl").read_text())
     assert line["regions"] == [[0, 0, 32, 32], [36, 0, 32, 32]]
-    (scan,) = find_frames(dual, Path("dual"), "ultrasound")
+    (scan,) = find_frames(dual, Path("dual"), Task.ULTRASOUND)
     left, right = predictor.predict_batch(scan.scan.crops(scan.scan.read_frame()))
     assert (left.label, right.label) == ("normal", "benign")
 

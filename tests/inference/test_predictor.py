@@ -12,7 +12,8 @@ import pytest
 from keras import layers
 
 from busseg.data.phantom import draw_phantom
-from busseg.data.sample import CLASSES, TASKS
+from busseg.data.sample import CLASSES
+from busseg.data.task import Task
 from busseg.data.tissue import draw_tissue
 from busseg.export.formats import FORMATS
 from busseg.imaging.images import write_image
@@ -88,13 +89,13 @@ def test_histology_is_read_in_colour_and_has_no_mask(tmp_path, classes, task, fo
     image = draw_tissue("malignant", 200, patient=0, number=0)
     write_image(tmp_path / "a.png", image)
     expected = Predictor(tmp_path / "tissue.keras").predict(image)
-    assert expected.label in TASKS[task]
+    assert expected.label in Task(task).classes
     assert expected.probabilities.shape == (classes,)
     for name in ("mask", "probability_map", "lesion_px", "lesion_fraction", "contours", "box"):
         assert getattr(expected, name) is None
     for stored in ("tissue.keras", *(STORED[format] for format in formats)):
         predictor = Predictor(tmp_path / stored)
-        assert (predictor.task, predictor.classes) == (task, TASKS[task])
+        assert (predictor.task, predictor.classes) == (task, Task(task).classes)
         prediction = predictor.predict(tmp_path / "a.png")
         np.testing.assert_allclose(prediction.probabilities, expected.probabilities, atol=1e-5)
         with pytest.raises(ValueError, match=r"^Expected colours, \(height, width, 3\) uint8, found \(9, 9\) uint8$"):

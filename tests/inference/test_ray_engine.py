@@ -10,6 +10,7 @@ import pytest
 
 from busseg.data.phantom import draw_phantom
 from busseg.data.sample import CLASSES
+from busseg.data.task import Task
 from busseg.imaging.images import write_image
 from busseg.inference import ray_engine
 from busseg.inference.batch import predict_files
@@ -90,7 +91,7 @@ def test_workers_write_what_this_process_would_and_parquet(archive, predictor, c
 def test_parquet_has_names_as_they_are_and_no_apostrophes(tmp_path, name):
     from pyarrow import parquet
 
-    columns = fields("ultrasound")
+    columns = fields(Task.ULTRASOUND)
     write_csv(tmp_path / "predictions.csv", columns, [dict.fromkeys(columns, "") | {"file": name, "p_benign": "-1"}])
     ray_engine._write_parquet(tmp_path)
     (row,) = parquet.read_table(tmp_path / "predictions.parquet").to_pylist()

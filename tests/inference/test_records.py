@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from busseg.data.sample import CLASSES
+from busseg.data.task import Task
 from busseg.inference.frames import Frame
 from busseg.inference.predictor import OUT_OF_DISTRIBUTION, Prediction
 from busseg.inference.records import add_warning, facts, failure, fields, is_out_of_distribution, to_line, to_row
@@ -32,9 +33,9 @@ def test_row_line_and_facts_have_the_same_values(prediction):
     }  # fmt: skip
     assert facts(prediction, CLASSES) == expected
     line = {"file": "scan.dcm", "frame": 2} | json.loads(json.dumps(expected))
-    assert json.loads(to_line(FRAME, prediction, "ultrasound")) == line
-    row = to_row(FRAME, prediction, "ultrasound")
-    assert tuple(row) == fields("ultrasound", sensitivity=0.95)
+    assert json.loads(to_line(FRAME, prediction, Task.ULTRASOUND)) == line
+    row = to_row(FRAME, prediction, Task.ULTRASOUND)
+    assert tuple(row) == fields(Task.ULTRASOUND, sensitivity=0.95)
     assert row == {
         "file": "scan.dcm", "frame": 2, "regions": 1, "label": "benign", "malignant_at_0.95": True,
         "p_normal": "0.100000", "p_benign": "0.700000", "p_malignant": "0.200000",
@@ -45,19 +46,19 @@ def test_row_line_and_facts_have_the_same_values(prediction):
 
 def test_histology_has_no_lesion_in_row_and_line():
     prediction = Prediction("benign", np.float32([0.75, 0.25]))
-    row = to_row(Frame(Path("slide.png"), Path("slide")), prediction, "histology")
+    row = to_row(Frame(Path("slide.png"), Path("slide")), prediction, Task.HISTOLOGY)
     assert row == {
         "file": "slide.png", "label": "benign", "p_benign": "0.750000", "p_malignant": "0.250000", "warning": "",
         "error": "",
     }  # fmt: skip
-    assert json.loads(to_line(Frame(Path("slide.png"), Path("slide")), prediction, "histology")) == {
+    assert json.loads(to_line(Frame(Path("slide.png"), Path("slide")), prediction, Task.HISTOLOGY)) == {
         "file": "slide.png", "label": "benign", "probabilities": {"benign": 0.75, "malignant": 0.25}, "warning": None,
     }  # fmt: skip
 
 
 def test_failure_has_its_error_in_row_and_line():
-    row, line = failure(FRAME, ValueError("no pixels"), "ultrasound")
-    assert tuple(row) == fields("ultrasound")
+    row, line = failure(FRAME, ValueError("no pixels"), Task.ULTRASOUND)
+    assert tuple(row) == fields(Task.ULTRASOUND)
     assert {name: value for name, value in row.items() if value} == json.loads(line)
     assert json.loads(line) == {"file": "scan.dcm", "frame": 2, "error": "no pixels"}
 

@@ -9,11 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from busseg.data.sample import TASKS, Fault, Sample
+from busseg.data.sample import Fault, Sample
+from busseg.data.task import Task
 from busseg.imaging.images import is_image
 
-CLASSES = TASKS["histology"]
-SUBTYPES = dict(zip(("A", "F", "PT", "TA", "DC", "LC", "MC", "PC"), TASKS["subtypes"]))  # by the letters in a name
+CLASSES = Task.HISTOLOGY.classes
+SUBTYPES = dict(zip(("A", "F", "PT", "TA", "DC", "LC", "MC", "PC"), Task.SUBTYPES.classes))  # by the letters in a name
 MAGNIFICATIONS = (40, 100, 200, 400)
 
 _NAME = re.compile(
@@ -106,7 +107,9 @@ def list_samples(root: str | Path) -> tuple[list[Sample], list[Fault]]:
         first image).
     """
     root = Path(root)
-    samples, faults, first = [], [], {}
+    samples = []
+    faults: list[Fault] = []
+    first: dict[str, dict[str, Path]] = {}
     for path in sorted(path for path in root.rglob("*") if path.is_file() and is_image(path)):
         try:
             tissue = parse_name(path)
@@ -129,8 +132,8 @@ def list_samples(root: str | Path) -> tuple[list[Sample], list[Fault]]:
     for slide, subtypes in first.items():
         if len(subtypes) > 1:
             path = next(iter(subtypes.values()))
-            error = f"Expected one subtype of slide {slide}, found {' and '.join(sorted(subtypes))}: {path}"
-            faults.append(("two_subtypes", path, ValueError(error)))
+            wrong = f"Expected one subtype of slide {slide}, found {' and '.join(sorted(subtypes))}: {path}"
+            faults.append(("two_subtypes", path, ValueError(wrong)))
     if not samples and not faults:
         faults.append(("missing_folder", root, FileNotFoundError(f"Expected images of BreaKHis, found none: {root}")))
     return sorted(samples, key=lambda sample: sample.name), faults

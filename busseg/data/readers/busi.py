@@ -55,7 +55,8 @@ def list_samples(root: str | Path) -> tuple[list[Sample], list[Fault]]:
     """
     root = Path(root)
     groups = published_busi_groups()
-    samples, faults, missing = [], [], []
+    samples, missing = [], []
+    faults: list[Fault] = []
     for label in CLASSES:
         folder = root / label
         if not folder.is_dir():
@@ -78,7 +79,7 @@ def list_samples(root: str | Path) -> tuple[list[Sample], list[Fault]]:
             for image, masks in pairs
         ]
     kind = "missing_class" if samples else "missing_folder"
-    faults = [(kind, *one) for one in missing] + faults
+    faults[:0] = [(kind, *one) for one in missing]
     return sorted(samples, key=lambda sample: sample.name), faults
 
 

@@ -41,7 +41,7 @@ def list_samples(root: str | Path) -> tuple[list[Sample], list[Fault]]:
         "missing_mask", "orphan_mask", "bad_label".
     """
     root = Path(root)
-    faults = []
+    faults: list[Fault] = []
     images, masks = (_by_stem(root / folder, faults) for folder in ("images", "masks"))
     if not images and not faults:
         error = f"Expected images in the folder, found none: {root / 'images'}"

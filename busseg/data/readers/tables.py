@@ -37,14 +37,15 @@ def list_table(
     try:
         rows = read_csv(table, columns, delimiter) if table.suffix == ".csv" else read_excel(table, columns)
     except FileNotFoundError:
-        error = f"Expected the table {table.name}, found none: {table.parent}"
-        return [], [("missing_folder", table, FileNotFoundError(error))]
+        missing = f"Expected the table {table.name}, found none: {table.parent}"
+        return [], [("missing_folder", table, FileNotFoundError(missing))]
     except ValueError as error:
         return [], [("bad_label", table, error)]
-    faults, samples = [], {}
+    faults: list[Fault] = []
+    samples: dict[Path, Sample] = {}
     if not images:
-        error = f"Expected the images of {table.name}, found none: {table.parent}"
-        faults.append(("missing_folder", table.parent, FileNotFoundError(error)))
+        missing = f"Expected the images of {table.name}, found none: {table.parent}"
+        faults.append(("missing_folder", table.parent, FileNotFoundError(missing)))
     images, masks = set(images), set(masks)
     for sample in map(to_sample, rows):
         if sample.image not in images:
@@ -58,14 +59,14 @@ def list_table(
             faults.append(_bad_label(table, f"{wanted}, found {sample.label!r} for {sample.image.name!r}"))
             sample = replace(sample, label=None)
         for mask in set(sample.masks) - masks:
-            error = f"Expected {mask.name} in {mask.parent}, found no mask: {sample.image}"
-            faults.append(("missing_mask", sample.image, FileNotFoundError(error)))
+            missing = f"Expected {mask.name} in {mask.parent}, found no mask: {sample.image}"
+            faults.append(("missing_mask", sample.image, FileNotFoundError(missing)))
         samples[sample.image] = replace(sample, masks=tuple(mask for mask in sample.masks if mask in masks))
     for image in sorted(images - samples.keys()):
         faults.append(_bad_label(table, f"a row for every image, found none for {image.name!r}"))
     for mask in sorted(masks.difference(*(sample.masks for sample in samples.values()))):
-        error = f"Expected a row of {table.name} and an image for every mask, found none: {mask}"
-        faults.append(("orphan_mask", mask, FileNotFoundError(error)))
+        missing = f"Expected a row of {table.name} and an image for every mask, found none: {mask}"
+        faults.append(("orphan_mask", mask, FileNotFoundError(missing)))
     return sorted(samples.values(), key=lambda sample: sample.name), faults
 
 

@@ -7,8 +7,9 @@ import pytest
 from busseg.data import find_samples
 from busseg.data.readers import breakhis
 from busseg.data.readers.breakhis import MAGNIFICATIONS, SUBTYPES, Tissue, label_by_subtype, list_samples, parse_name
-from busseg.data.sample import TASKS, Sample
+from busseg.data.sample import Sample
 from busseg.data.splits import PARTS, patient_splits
+from busseg.data.task import Task
 
 # Patients, and images at each magnification, of each subtype, as in Spanhol et al. (2016).
 PATIENTS = {"A": 4, "F": 10, "PT": 3, "TA": 7, "DC": 38, "LC": 5, "MC": 9, "PC": 6}
@@ -138,7 +139,7 @@ def test_folds_never_part_a_patient_and_hold_their_share_of_each_magnification(w
             shares = Counter(parse_name(sample.name).magnification for sample in getattr(split, part))
             for magnification, overall in zip(MAGNIFICATIONS, (1995, 2081, 2013, 1820), strict=True):
                 assert shares[magnification] / shares.total() == pytest.approx(overall / 7909, abs=0.02)
-        assert {sample.label for sample in split.train} == set(TASKS["subtypes" if subtypes else "histology"])
+        assert {sample.label for sample in split.train} == set(Task("subtypes" if subtypes else "histology").classes)
         for group in groups["test"]:
             tested[group] += 1
     assert set(tested.values()) == {1}
