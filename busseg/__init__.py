@@ -16,6 +16,7 @@ _PUBLIC = {
     "Predictor": ("busseg.inference.predictor", "Predictor"),
     "Prediction": ("busseg.inference.predictor", "Prediction"),
     "find_samples": ("busseg.data", "find_samples"),
+    "samples": ("busseg.data.sample_images", "samples"),
     "Recipe": ("busseg.training.recipe", "Recipe"),
     "load_recipe": ("busseg.training.recipe", "load_recipe"),
     "build_unet": ("busseg.models.unet", "build_unet"),

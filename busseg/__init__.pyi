@@ -1,4 +1,5 @@
 from busseg.data import find_samples as find_samples
+from busseg.data.sample_images import samples as samples
 from busseg.experiments.crossval import cross_validate as cross_validate
 from busseg.experiments.score import score_model as evaluate
 from busseg.experiments.train import train_model as train
@@ -20,5 +21,6 @@ __all__ = [
     "evaluate",
     "find_samples",
     "load_recipe",
+    "samples",
     "train",
 ]
