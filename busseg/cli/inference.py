@@ -76,7 +76,7 @@ def predict(
     from busseg.inference.batch import predict_files
     from busseg.inference.frames import count_frames
     from busseg.inference.inputs import survey_inputs
-    from busseg.inference.predictor import OUT_OF_DISTRIBUTION
+    from busseg.inference.quality import OUT_OF_DISTRIBUTION
     from busseg.storage.claims import check_folder
     from busseg.storage.run_folder import PREDICTION
 

@@ -83,7 +83,7 @@ def _check_shape(array):
     hint = ""
     if array.ndim == 3 and array.shape[0] in (1, 3, 4):
         hint = "; move its channels to the end: image.transpose(1, 2, 0)"
-    elif array.ndim in (3, 4) and array.size:
+    elif array.size and (array.ndim in (3, 4) or array.dtype.kind in "OU"):
         hint = "; give several images as a list: list(images)"
     expected = "grey values (height, width), or colours (height, width, 3 or 4)"
     raise ValueError(f"Expected {expected}, found {_described(array)}{hint}")

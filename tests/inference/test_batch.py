@@ -16,7 +16,8 @@ from busseg.inference.batch import predict_files
 from busseg.inference.inputs import find_inputs
 from busseg.inference.operating_point import tabulate_thresholds
 from busseg.inference.overlay import draw_overlay
-from busseg.inference.predictor import OUT_OF_DISTRIBUTION, Predictor
+from busseg.inference.predictor import Predictor
+from busseg.inference.quality import OUT_OF_DISTRIBUTION
 from busseg.models.classifier import build_classifier
 from busseg.storage.archives import add_metadata
 from busseg.storage.files import read_csv
