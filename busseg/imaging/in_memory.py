@@ -41,7 +41,7 @@ def to_pixels(image: InMemory, *, colour: bool = False) -> NDArray[np.uint8]:
         return _from_bytes(bytes(image), colour)
     hint = "; convert it: numpy.asarray(image)" if hasattr(image, "__array__") else ""
     expected = "a path, a NumPy array, a Pillow image or the bytes of an image file"
-    raise ValueError(f"Expected {expected}, found {type(image).__module__}.{type(image).__qualname__}{hint}")
+    raise ValueError(f"Expected {expected}, found {type(image).__name__}{hint}")
 
 
 def count_pixels_in_memory(image: InMemory) -> int:

@@ -24,14 +24,14 @@ def save_prediction(prediction: "Prediction", folder: str | Path, name: str | No
         output = Output(folder, prediction.task, () if prediction.mask is None else _IMAGES)
         columns = fields(prediction.task, prediction.sensitivity)
         rows = _read_rows(folder, columns)
-        others = [row for row in rows if (row["file"], row.get("frame", "")) != frame.key]
-        _check_names(output, frame, new=len(others) == len(rows))
+        new = frame.key not in rows
+        _check_names(output, frame, new=new)
         with hidden_folder(folder) as place:
             output.write(frame, prediction.image, prediction, place)
         (folder / PREDICTION_PARQUET).unlink(missing_ok=True)  # it lacks the new row
-        _write_line(folder / PREDICTION_LINES, frame, prediction, new=len(others) == len(rows))
-        row = to_row(frame, prediction, prediction.task)
-        write_csv(folder / PREDICTIONS, columns, [*others, row])  # last: a row says that all other results are there
+        _write_line(folder / PREDICTION_LINES, frame, prediction, new=new)
+        rows[frame.key] = to_row(frame, prediction, prediction.task)
+        write_csv(folder / PREDICTIONS, columns, rows.values())  # last: a row says that all other results are there
     return Path(folder)
 
 
@@ -46,6 +46,7 @@ def _frame(prediction, name):
 
 
 def _read_rows(folder, columns):
+    """Dict from `Frame.key` to the row of each frame."""
     path = folder / PREDICTIONS
     rows = read_csv(path) if path.exists() else []
     if rows and rows[0].keys() != set(columns):
@@ -53,7 +54,7 @@ def _read_rows(folder, columns):
         raise ValueError(
             f"Expected a table of the same task and sensitivity, found another column, {unknown!r}: {path}"
         )
-    return rows
+    return {(row["file"], row.get("frame", "")): row for row in rows}
 
 
 def _check_names(output, frame, *, new):
@@ -71,6 +72,5 @@ def _write_line(path, frame, prediction, *, new):
     line = to_line(frame, prediction, prediction.task)
     if new:
         append_text(path, line)
-        return
-    lines = read_lines(path)
-    write_text(path, "".join({**lines, frame.key: line}.values()))
+    else:
+        write_text(path, "".join({**read_lines(path), frame.key: line}.values()))

@@ -176,7 +176,7 @@ class Tensor:
 
 @pytest.mark.parametrize(
     ("given", "found"),
-    [(7, "builtins.int"), (None, "builtins.NoneType"), (Tensor(), r".*Tensor; convert it: numpy.asarray\(image\)")],
+    [(7, "int"), (None, "NoneType"), (Tensor(), r"Tensor; convert it: numpy.asarray\(image\)")],
 )
 def test_other_objects_are_refused_by_their_type(given, found):
     with pytest.raises(ValueError, match=f"^Expected a path, .* or the bytes of an image file, found {found}$"):
