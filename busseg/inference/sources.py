@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +13,6 @@ from PIL import Image
 
 from busseg.imaging.in_memory import InMemory, count_pixels_in_memory
 from busseg.inference.frames import Frame, find_frames, predict_frame
-from busseg.inference.inputs import format_passed, search
-from busseg.inference.stream import predict_stream
 
 if TYPE_CHECKING:
     from busseg.inference.prediction import Failure, Prediction
@@ -60,16 +58,18 @@ def predict_source(
     """Predict what a user gives; see `Predictor.predict`."""
     if isinstance(source, str | os.PathLike):
         path = Path(source)
-        if _is_search(path):
-            return predict_stream(predictor, _frames_of_files(_search(path), predictor.task))
-        frames = _frames_of_file(path, predictor.task)
-        if len(frames) > 1:
-            return predict_stream(predictor, frames)
-        return predict_frame(predictor, frames[0], frames[0].read(predictor))
-    if isinstance(source, Iterable) and not _is_image(source):
-        return predict_stream(predictor, _frames_of_sources(source, predictor.task))
-    given = Given(source)
-    return predict_frame(predictor, given, given.read(predictor))
+        frames = _frames_of_path(path, predictor.task)
+        if not _is_search(path) and len(frames := list(frames)) == 1:
+            return predict_frame(predictor, frames[0], frames[0].read(predictor))
+    elif isinstance(source, Iterable) and not _is_image(source):
+        frames = _frames_of_sources(source, predictor.task)
+    else:
+        given = Given(source)
+        return predict_frame(predictor, given, given.read(predictor))
+    # Imported here, for a single image is predicted sooner without it.
+    from busseg.inference.stream import predict_stream
+
+    return predict_stream(predictor, frames)
 
 
 def _is_search(path):
@@ -82,32 +82,31 @@ def _is_image(source):
     return isinstance(source, bytes | bytearray | memoryview | np.ndarray | Image.Image) or hasattr(source, "__array__")
 
 
-def _search(path):
-    """The files of a folder or a pattern, sorted; a warning names the files of other kinds."""
-    found, passed = search(path)
-    if passed:
-        warnings.warn(f"{format_passed(passed)}: {path}", stacklevel=4)  # at the call of `Predictor.predict`
-    return list(found)
-
-
 def _frames_of_sources(sources: "Iterable[Source]", task: str) -> Iterator[Frame | Given]:
     for place, source in enumerate(sources, start=1):
-        if not isinstance(source, str | os.PathLike):
+        if isinstance(source, str | os.PathLike):
+            path = Path(source)
+            try:
+                yield from _frames_of_path(path, task)
+            except (OSError, ValueError) as error:
+                yield Frame(path, Path(path.name), error=str(error))
+        else:
             yield Given(source, place)
-            continue
-        path = Path(source)
-        try:
-            files = _search(path) if _is_search(path) else [path]
-        except (OSError, ValueError) as error:
-            yield Frame(path, Path(path.name), error=str(error))
-            continue
-        yield from _frames_of_files(files, task)
 
 
-def _frames_of_files(paths: Sequence[Path], task: str) -> Iterator[Frame]:
-    for path in paths:
-        yield from _frames_of_file(path, task)
+def _frames_of_path(path, task):
+    """The frames of a file, or iterator of those of all files of a folder or a pattern."""
+    if not _is_search(path):
+        return find_frames(path, Path(path.stem), task)
+    files = _search(path)
+    return (frame for file in files for frame in find_frames(file, Path(file.stem), task))
 
 
-def _frames_of_file(path, task):
-    return find_frames(path, Path(path.stem), task)
+def _search(path):
+    """The files of a folder or a pattern, sorted; a warning names the files of other kinds."""
+    from busseg.inference.inputs import format_passed, search
+
+    found, passed = search(path)
+    if passed:
+        warnings.warn(f"{format_passed(passed)}: {path}", stacklevel=5)  # at the call of `Predictor.predict`
+    return list(found)
