@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from busseg.imaging.images import write_image
+from busseg.inference import stream
 from busseg.inference.frames import Frame
 from busseg.inference.prediction import Failure
 from busseg.inference.stream import predict_stream
@@ -37,11 +38,11 @@ def test_failure_stands_in_the_place_of_its_image(echo_predictor, frames):
 
 
 def test_only_a_few_images_are_read_ahead(echo_predictor, frames):
-    stream = predict_stream(echo_predictor, frames)
+    predictions = predict_stream(echo_predictor, frames)
     assert len(echo_predictor.files_read) == 0
-    next(stream)
+    next(predictions)
     assert len(echo_predictor.files_read) <= 8 + 16 + 1  # a batch, and what `map_in_turn` reads ahead
-    stream.close()
+    predictions.close()
     assert len(echo_predictor.files_read) < 40
 
 
@@ -53,3 +54,10 @@ def test_images_that_were_taken_leave_the_memory(echo_predictor, frames):
     assert len(held) == 40
     assert max(held) <= 8 + 16 + 2
     assert held[-1] <= 2  # the last one, in the hands of two steps
+
+
+def test_large_images_are_predicted_one_by_one(monkeypatch):
+    """A batch is cut short where it holds `PIXELS_AHEAD`: here at the second of three images of 60 pixels each."""
+    monkeypatch.setattr(stream, "PIXELS_AHEAD", 100)
+    items = iter([stream.Item(number, np.zeros((6, 10), np.uint8)) for number in range(3)])
+    assert [[item.frame for item in stream._batch(items)] for _ in range(3)] == [[0, 1], [2], []]
