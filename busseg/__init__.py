@@ -14,8 +14,10 @@ __version__ = "0.1.0"
 # Public name -> its module and its name there.
 _PUBLIC = {
     "Predictor": ("busseg.inference.predictor", "Predictor"),
-    "Prediction": ("busseg.inference.predictor", "Prediction"),
+    "Prediction": ("busseg.inference.prediction", "Prediction"),
+    "Failure": ("busseg.inference.prediction", "Failure"),
     "find_samples": ("busseg.data", "find_samples"),
+    "samples": ("busseg.data.sample_images", "samples"),
     "Recipe": ("busseg.training.recipe", "Recipe"),
     "load_recipe": ("busseg.training.recipe", "load_recipe"),
     "build_unet": ("busseg.models.unet", "build_unet"),

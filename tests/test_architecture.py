@@ -43,11 +43,14 @@ WITHOUT_KERAS = ("storage", "imaging", "data", "evaluation", "inference")
 
 @dataclass
 class Module:
-    """What one file imports, as dotted names: `always` when it is loaded, `ever` also inside its functions."""
+    """What one file imports, as dotted names: `always` when it is loaded, `running` also inside its functions, and
+    `ever` also for types alone.
+    """
 
     name: str
     lines: int
     always: set[str]
+    running: set[str]
     ever: set[str]
 
     @property
@@ -72,6 +75,7 @@ def parse(sources):
             name=name,
             lines=len(sources[path].splitlines()),
             always=_imports(_at_load(ast.parse(sources[path])), name, path, paths),
+            running=_imports(_at_run(ast.parse(sources[path])), name, path, paths),
             ever=_imports(ast.walk(ast.parse(sources[path])), name, path, paths),
         )
         for name, path in paths.items()
@@ -84,11 +88,16 @@ def _dotted(path):
 
 def _at_load(node):
     """The nodes that run when the file is loaded: all but the bodies of its functions and of `if TYPE_CHECKING:`."""
+    return _at_run(node, without=ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+
+
+def _at_run(node, without=()):
+    """The nodes that ever run, which are all but the bodies of `if TYPE_CHECKING:`; without those of some kinds."""
     for child in ast.iter_child_nodes(node):
         for_types = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
-        if not for_types and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        if not for_types and not isinstance(child, without):
             yield child
-            yield from _at_load(child)
+            yield from _at_run(child, without)
 
 
 def _imports(nodes, name, path, names):
@@ -172,14 +181,14 @@ def wrong_shape(module, modules):
 
 
 def cycles(modules):
-    """Import circles among our modules, each once; an import inside a function counts."""
+    """Import circles among our modules, each once; an import inside a function counts, one for types alone does not."""
     done, found = set(), []
 
     def visit(name, trail):
         if name in trail:
             found.append([*trail[trail.index(name) :], name])
         elif name not in done:
-            for other in sorted(modules[name].ever & modules.keys()):
+            for other in sorted(modules[name].running & modules.keys()):
                 visit(other, [*trail, name])
             done.add(name)
 
@@ -249,6 +258,16 @@ def test_clean_sources_break_no_rule():
 def test_import_for_types_alone_is_not_loaded():
     source = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import numpy"
     assert violations({**CLEAN, "busseg/cli/training.py": source}) == []
+
+
+def test_import_for_types_alone_makes_no_cycle_but_keeps_to_the_rooms():
+    source = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from busseg.{} import {}"
+    allowed = {"busseg/data/sample.py": source.format("data.readers", "busi")}
+    assert violations({**CLEAN, **allowed}) == []
+    assert (
+        "may not import busseg.models.unet"
+        in violations({**CLEAN, "busseg/data/new.py": source.format("models", "unet")})[0]
+    )
 
 
 @pytest.mark.parametrize(

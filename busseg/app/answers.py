@@ -18,7 +18,9 @@ from busseg.imaging.dicom_seg import write_segmentation
 from busseg.inference import records
 from busseg.inference.frames import find_frames, predict_frame
 from busseg.inference.overlay import draw_heat
-from busseg.inference.predictor import OUT_OF_DISTRIBUTION, THRESHOLD, Prediction, Predictor
+from busseg.inference.prediction import Prediction
+from busseg.inference.predictor import THRESHOLD, Predictor
+from busseg.inference.quality import OUT_OF_DISTRIBUTION
 
 _JUDGED = 9  # frames of a clip, at most, whose OOD scores judge the clip as a whole
 

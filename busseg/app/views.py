@@ -6,7 +6,7 @@ import jinja2
 
 from busseg.app.answers import Answer, address, facts, png_address
 from busseg.inference.overlay import LESION_RGB
-from busseg.inference.predictor import OUT_OF_DISTRIBUTION
+from busseg.inference.quality import OUT_OF_DISTRIBUTION
 
 _templates = jinja2.Environment(
     loader=jinja2.PackageLoader("busseg.app"),

@@ -126,7 +126,7 @@ def _print_rows(
         `(failed, warned, calls)`: dict from a file that failed to its first row with an error; dict from any other file
         to a `Counter` of its warnings; and for each image that is in distribution, whether it is called malignant.
     """
-    from busseg.inference.predictor import OUT_OF_DISTRIBUTION
+    from busseg.inference.quality import OUT_OF_DISTRIBUTION
 
     failed: dict[str, dict] = {}
     warned: dict[str, Counter] = defaultdict(Counter)

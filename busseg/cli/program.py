@@ -185,7 +185,7 @@ def report_warnings(warned: Mapping[str, Counter]) -> None:
 def report_out_of_distribution(warned: Mapping[str, Counter]) -> None:
     """Print how many files of `report_warnings` are `OUT_OF_DISTRIBUTION` in all their images, if any."""
     from busseg.imaging.dicom import is_dicom
-    from busseg.inference.predictor import OUT_OF_DISTRIBUTION
+    from busseg.inference.quality import OUT_OF_DISTRIBUTION
 
     unreadable = [file for file, counts in warned.items() if all(one.startswith(OUT_OF_DISTRIBUTION) for one in counts)]
     if unreadable:

@@ -24,7 +24,8 @@ from busseg.data.readers import breakhis
 from busseg.data.sample import Sample
 from busseg.inference.metadata import read_metadata
 from busseg.inference.operating_point import adapt_thresholds, find_operating_point, tabulate_thresholds
-from busseg.inference.predictor import OUT_OF_DISTRIBUTION, Predictor
+from busseg.inference.predictor import Predictor
+from busseg.inference.quality import OUT_OF_DISTRIBUTION
 from busseg.storage.archives import add_metadata
 from busseg.storage.files import replacing
 from busseg.storage.run_folder import MODEL

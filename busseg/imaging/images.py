@@ -7,7 +7,9 @@ import os
 import stat
 import warnings
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 
 import cv2
@@ -67,24 +69,41 @@ def read_image(path: str | Path, *, colour: bool = False) -> NDArray[np.uint8]:
     return _read(path, to_colour if colour else to_grey)
 
 
+def decode_image(content: bytes, *, colour: bool = False) -> NDArray[np.uint8]:
+    """Read the content of an image file; arguments, result and errors are those of `read_image`."""
+    opening = partial(Image.open, BytesIO(content), formats=_FORMATS)
+    return _decode(opening, to_colour if colour else to_grey, f"{len(content)} bytes")
+
+
+def convert_image(image: Image.Image, *, colour: bool = False) -> NDArray[np.uint8]:
+    """Read a Pillow image, which stays open; arguments, result and errors are those of `read_image`."""
+    where = f"Pillow image of mode {image.mode}, {_size(image.size[::-1])}"
+    return _decode(partial(nullcontext, image), to_colour if colour else to_grey, where)
+
+
 def _read(path, convert):
     path = Path(path)
     check_file(path, "an image")
+    return _decode(partial(Image.open, path, formats=_FORMATS), convert, path)
+
+
+def _decode(opening, convert, where):
+    """Open a Pillow image and convert it; `where` ends each error."""
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with opening() as image:
             refusal = refuse_image(image) or refuse_frames(image)
             if not refusal:
                 return convert(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError as error:  # raised above twice Pillow's own limit
-        raise ValueError(f"Expected at most {MAX_PIXELS} pixels, found more ({error}): {path}") from error
+        raise ValueError(f"Expected at most {MAX_PIXELS} pixels, found more ({error}): {where}") from error
     except Image.UnidentifiedImageError as error:
-        raise ValueError(f"Expected a PNG, JPEG, BMP or TIFF image, found something else: {path}") from error
+        raise ValueError(f"Expected a PNG, JPEG, BMP or TIFF image, found something else: {where}") from error
     except Exception as error:  # Pillow raises any error for broken content
         if isinstance(error, OSError) and error.errno:  # a system error: no permission, too many open files
             raise
         found = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"Expected a complete image, found a broken file ({found}): {path}") from error
-    raise ValueError(f"Expected {refusal}: {path}")
+        raise ValueError(f"Expected a complete image, found a broken file ({found}): {where}") from error
+    raise ValueError(f"Expected {refusal}: {where}")
 
 
 def check_file(path: Path, expected: str) -> None:
@@ -159,8 +178,14 @@ def refuse_image(image: Image.Image) -> str | None:
 
 def _count_scans(image):
     """Number of passes of a progressive JPEG over its pixels; 1 for other images."""
-    start_of_scan = b"\xff\xda"
-    return Path(image.filename).read_bytes().count(start_of_scan) if "progressive" in image.info else 1
+    file = getattr(image, "fp", None)
+    if "progressive" not in image.info or file is None:  # an image without a file is decoded
+        return 1
+    place = file.tell()
+    file.seek(0)
+    count = file.read().count(b"\xff\xda")  # the marker "start of scan"
+    file.seek(place)
+    return count
 
 
 def bits_in_use(values: NDArray[np.uint16]) -> int:
@@ -262,18 +287,21 @@ def write_image(path: str | Path, pixels: NDArray[np.uint8], place: Path | None 
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"Expected a file name that ends in one of {', '.join(SUFFIXES)}, found: {path}")
+    content = encode_image(pixels, path.suffix, path)
+    with replacing(path, place) as temporary:
+        temporary.write_bytes(content)
+
+
+def encode_image(pixels: NDArray[np.uint8], suffix: str = ".png", where: str | Path = "in memory") -> bytes:
+    """The content of an image file that `write_image` writes; `where` names the file in the error."""
     # OpenCV takes a third of Pillow's time for a PNG, which would otherwise dominate `busseg predict`.
     try:
-        done, encoded = cv2.imencode(
-            path.suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
-        )
+        done, encoded = cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels)
     except cv2.error:
         done = False
     if not done:
-        raise ValueError(f"Expected pixels that {path.suffix} can hold, found {_size(pixels.shape[:2])}: {path}")
-    with replacing(path, place) as temporary:
-        content = encoded.tobytes()
-        temporary.write_bytes(sign(content) if path.suffix.lower() == ".png" else content)
+        raise ValueError(f"Expected pixels that {suffix} can hold, found {_size(pixels.shape[:2])}: {where}")
+    return sign(encoded.tobytes()) if suffix.lower() == ".png" else encoded.tobytes()
 
 
 def fit_to_square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

@@ -69,7 +69,13 @@ def find_kind(path: str | Path) -> str | None:
         return None
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
-    if path.name.lower().endswith((".nii", ".nii.gz")) or head[344:348] in (b"n+1\0", b"ni1\0"):
+    return "NIfTI" if path.name.lower().endswith((".nii", ".nii.gz")) else find_kind_of_bytes(head)
+
+
+def find_kind_of_bytes(content: bytes) -> str | None:
+    """The kind of a file by its content, or by the first 512 bytes of it; see `find_kind`."""
+    head = content[:_HEAD_BYTES]
+    if head[344:348] in (b"n+1\0", b"ni1\0"):
         return "NIfTI"
     if head[128:132] == b"DICM":
         return "DICOM"

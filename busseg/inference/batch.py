@@ -12,30 +12,19 @@ from itertools import tee
 from pathlib import Path
 from typing import NamedTuple
 
-from numpy.typing import NDArray
-
-from busseg.imaging.threads import PIXELS_AHEAD, map_in_turn
-from busseg.inference.frames import Frame, find_frames, predict_frames, segment_scan
-from busseg.inference.predictor import OUT_OF_DISTRIBUTION, Prediction, Predictor
+from busseg.imaging.threads import map_in_turn
+from busseg.inference.frames import Frame, find_frames, segment_scan
+from busseg.inference.predictor import Predictor
+from busseg.inference.quality import OUT_OF_DISTRIBUTION
 from busseg.inference.records import add_warning, failure, fields, is_out_of_distribution, to_line, to_row
 from busseg.inference.results import IMAGES, Output, check_replaceable
 from busseg.inference.resume import read_done
+from busseg.inference.stream import THREADS, Item, read_and_predict
 from busseg.storage.claims import claim_folder
 from busseg.storage.files import append_row, append_text, blaming, flush, hidden_folder, write_csv, write_text
 from busseg.storage.run_folder import PREDICTION, PREDICTION_LINES, PREDICTION_PARQUET, PREDICTIONS, SEGMENTATION
 
 Rows = Generator[tuple[dict, str | None], None, None]  # row and line of each frame
-_BATCH = 8  # and their mirror images; more are no faster
-_THREADS = 4  # that read and write; decoding and encoding release Python's lock, and disks are slow
-
-
-class _Item(NamedTuple):
-    """A frame on its way through the steps: its image once read, then its prediction, or what went wrong."""
-
-    frame: Frame
-    image: NDArray | None = None
-    prediction: Prediction | None = None
-    error: Exception | None = None
 
 
 class _Result(NamedTuple):
@@ -137,16 +126,15 @@ def predict_in_threads(predictor: Predictor, frames: Iterable[Frame], output: Ou
         `(row, line)` of each frame, in their order; the line may be None without `output.json_lines`.
     """
     with hidden_folder(output.folder) as place:
-        pool = ThreadPoolExecutor(_THREADS)
+        pool = ThreadPoolExecutor(THREADS)
         try:
-            read = map_in_turn(pool, partial(_read, predictor), frames, Frame.count_pixels)
-            predicted = _predict(predictor, iter(read))
-            yield from map_in_turn(pool, partial(_write, output, place), predicted, _count_pixels)
+            predicted = read_and_predict(predictor, frames, pool)
+            yield from map_in_turn(pool, partial(_write, output, place), predicted, Item.count_pixels)
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-# === Find, read, predict, write ===
+# === Find, write ===
 
 
 def _find(inputs, output, done, require_region):
@@ -158,45 +146,6 @@ def _find(inputs, output, done, require_region):
     to_write = (frame for frame in ahead if frame.key not in done)
     check_replaceable(output.folder, (name for one in to_write for name in output.names(one, inputs[one.path])))
     return frames
-
-
-def _read(predictor, frame):
-    try:
-        return _Item(frame, frame.read(predictor))
-    except (OSError, ValueError) as error:
-        return _Item(frame, error=error)
-
-
-def _predict(predictor, items):
-    """The items with their predictions, computed in batches."""
-    while some := _predict_batch(predictor, list(_batch(items))):
-        while some:
-            yield some.pop(0)  # releases its memory
-
-
-def _batch(items):
-    """The next few items, the fewer the larger their images."""
-    held = 0
-    for count, item in enumerate(items, start=1):
-        yield item
-        held += _count_pixels(item)
-        if count == _BATCH or held >= PIXELS_AHEAD:
-            return
-
-
-def _predict_batch(predictor, items):
-    readable = [(item.frame, item.image) for item in items if item.error is None]
-    predictions = iter(predict_frames(predictor, readable))
-    return [item if item.error is not None else _with(item, next(predictions)) for item in items]
-
-
-def _with(item, prediction):
-    failed = isinstance(prediction, ValueError)
-    return item._replace(error=prediction) if failed else item._replace(prediction=prediction)
-
-
-def _count_pixels(item):
-    return 0 if item.image is None else item.image.size
 
 
 def _write(output, place, item):

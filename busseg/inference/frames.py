@@ -3,9 +3,10 @@
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from numpy.typing import NDArray
 
@@ -13,9 +14,14 @@ from busseg.data.task import Task
 from busseg.imaging.clips import Clip, find_clip
 from busseg.imaging.dicom import Scan, is_dicom, read_dicom
 from busseg.imaging.images import count_pixels, read_image
-from busseg.inference.predictor import OUT_OF_DISTRIBUTION, Prediction, Predictor
+from busseg.inference.quality import OUT_OF_DISTRIBUTION
 from busseg.inference.regions import join_regions
 from busseg.storage.run_folder import SEGMENTATION
+
+if TYPE_CHECKING:
+    from busseg.inference.prediction import Prediction
+    from busseg.inference.predictor import Predictor
+    from busseg.inference.sources import Given
 
 _OF_FRAME = re.compile(r"(?P<clip>.+)_frame\d{3,}", re.DOTALL)
 
@@ -60,7 +66,7 @@ class Frame:
         held = self.scan or self.clip
         return math.prod(held.shape) if held else count_pixels(self.path)
 
-    def read(self, predictor: Predictor) -> NDArray:
+    def read(self, predictor: "Predictor") -> NDArray:
         """Read the pixels as `predictor` takes them. DICOM is black outside its regions, where names may be burned in.
 
         Raises:
@@ -145,7 +151,9 @@ def count_frames(paths: Iterable[Path], require_region: bool = False) -> int:
     return sum(len(find_frames(path, Path(), Task.ULTRASOUND, require_region)) for path in paths)
 
 
-def predict_frames(predictor: Predictor, images: Sequence[tuple[Frame, NDArray]]) -> list[Prediction | ValueError]:
+def predict_frames(
+    predictor: "Predictor", images: "Sequence[tuple[Frame | Given, NDArray]]"
+) -> "list[Prediction | ValueError]":
     """Predict frames in one pass of the network. `join_regions` joins the predictions of the regions of DICOM.
 
     Args:
@@ -158,17 +166,18 @@ def predict_frames(predictor: Predictor, images: Sequence[tuple[Frame, NDArray]]
     """
     parts = [frame.parts(image) for frame, image in images]
     predictions = iter(predictor.try_batch(list(chain.from_iterable(parts))) if parts else ())
-    return [_in_frame(frame, list(islice(predictions, len(some)))) for (frame, _), some in zip(images, parts)]
+    return [_in_frame(*one, list(islice(predictions, len(some)))) for one, some in zip(images, parts)]
 
 
-def _in_frame(frame, predictions):
+def _in_frame(frame, image, predictions):
     for prediction in predictions:
         if isinstance(prediction, ValueError):
-            return ValueError(f"{prediction}: {frame.path}")
-    return join_regions(frame.scan, predictions) if frame.scan else predictions[0]
+            return ValueError(f"{prediction}: {frame.path}") if frame.path else prediction
+    joined = join_regions(frame.scan, predictions) if frame.scan else predictions[0]
+    return replace(joined, image=image, path=frame.path, frame=frame.number)
 
 
-def predict_frame(predictor: Predictor, frame: Frame, image: NDArray) -> Prediction:
+def predict_frame(predictor: "Predictor", frame: "Frame | Given", image: NDArray) -> "Prediction":
     """Predict one frame; see `predict_frames`.
 
     Raises:

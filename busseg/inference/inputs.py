@@ -53,15 +53,23 @@ def survey_inputs(paths: Sequence[str | Path]) -> tuple[dict[Path, Path], dict[P
     found: dict[Path, Path] = {}
     passed: dict[Path, str] = {}
     for path in map(Path, paths):
-        images, others = _find(path)
+        images, others = search(path)
         found |= images
         passed |= others
     targets = _name_results(found)
     return targets, {path: kind for path, kind in passed.items() if path not in targets}
 
 
-def _find(path):
-    """`(found, passed)` of one path or pattern: dict from path to the path relative to what was searched."""
+def search(path: Path) -> tuple[dict[Path, Path], dict[Path, str]]:
+    """Search one path or pattern.
+
+    Returns:
+        `(found, passed)`: dict from path to the path relative to what was searched, and the skipped files as in
+        `survey_inputs`.
+
+    Raises:
+        FileNotFoundError, OSError: See `survey_inputs`.
+    """
     if _URL.match(str(path)) and not path.exists():
         url = str(path).replace(":/", "://", 1)  # as it was; a path drops the empty part
         raise FileNotFoundError(f"Expected a file or a folder, found a URL; download it first: {url}")

@@ -1,10 +1,15 @@
 """Drawings of predictions over the image."""
 
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from busseg.inference.predictor import OUT_OF_DISTRIBUTION, Prediction
+from busseg.inference.quality import OUT_OF_DISTRIBUTION
+
+if TYPE_CHECKING:
+    from busseg.inference.prediction import Prediction
 
 LESION_RGB = (255, 190, 0)
 TRUTH_RGB = (0, 220, 120)
@@ -44,21 +49,23 @@ def draw_heat(image: NDArray, values: NDArray) -> NDArray:
     return cv2.addWeighted(drawn, 0.5, heat, 0.5, 0)
 
 
-def draw_overlay(image: NDArray, prediction: Prediction) -> NDArray:
+def draw_overlay(image: NDArray, prediction: "Prediction") -> NDArray:
     """Draw a prediction: the lesion's outline on the image, and a caption above it with the class and its probability,
-    or that the image is `OUT_OF_DISTRIBUTION`.
+    or that the image is `OUT_OF_DISTRIBUTION`. Histology has no outline.
 
     Args:
-        image: Array `(height, width)` uint8 grey.
+        image: Array `(height, width)` uint8 grey; for histology `(height, width, 3)` uint8 RGB.
         prediction: A `Prediction` of that image.
 
     Returns:
         Array `(caption + height, width, 3)` uint8, RGB.
     """
-    assert prediction.mask is not None  # of ultrasound
-    text = f"{prediction.label} {prediction.probabilities.max():.2f}   lesion {prediction.lesion_fraction:.1%}"
+    text = f"{prediction.label} {prediction.confidence:.2f}"
+    if prediction.mask is not None:
+        text += f"   lesion {prediction.lesion_fraction:.1%}"
+        image = draw_contour(image, prediction.mask)
     caption = _draw_caption(text if prediction.in_distribution else OUT_OF_DISTRIBUTION, image.shape[1])
-    return np.vstack([caption, draw_contour(image, prediction.mask)])
+    return np.vstack([caption, image])
 
 
 def caption_as_out_of_distribution(overlay: NDArray, height: int) -> NDArray:

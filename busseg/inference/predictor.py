@@ -1,12 +1,10 @@
 """`Predictor`: a trained model of any format, for images of any size."""
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, overload
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,119 +13,21 @@ from busseg.data.sample import LABEL, MASK
 from busseg.data.task import Task
 from busseg.imaging.clips import read_picture
 from busseg.imaging.images import fit_to_native, fit_to_square
+from busseg.imaging.in_memory import InMemory, to_pixels
 from busseg.inference.metadata import read_metadata
 from busseg.inference.operating_point import find_operating_point
+from busseg.inference.prediction import Failure, Prediction
+from busseg.inference.quality import find_faint
 from busseg.inference.runtimes import load, run_keras
 
 if TYPE_CHECKING:
     import keras
 
+Source = str | os.PathLike | InMemory  # one image, in any form
 THRESHOLD = 0.5
 # The models of the package, described in `weights/README.md`.
 PACKAGED = {name: Path(__file__).parent / "weights" / f"{name}.onnx" for name in ("best", "small")}
-OUT_OF_DISTRIBUTION = "not like breast ultrasound"
-_DARK, _FLAT = 64, 16  # grey levels of 255; images of three datasets have 103 or more, and a range of 127 or more
 _EXTRA_OUTPUTS = ("uncertainty", "ood_score")  # of some models, one number per image
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The prediction of one image, at its native size.
-
-    Args:
-        label: The most probable of the classes of the model's task; see `data.task.Task`.
-        probabilities: Array `(classes,)` float32, in their order.
-        mask: Array `(height, width)` uint8, 1 where the lesion is, else 0. None for histology, like every lesion field.
-        probability_map: Array `(height, width)` float32, lesion probabilities in `[0, 1]`.
-        uncertainty: How likely the class or the mask is wrong, in `[0, 1]`; None for a model without this output. See
-            `models.serving.add_uncertainty`.
-        ood_score: Distance of the image from those the model was trained with; above 1 the image is out of
-            distribution. None for a model without an OOD score. See `models.serving.add_ood_score`.
-        spacing_mm: `(row, column)`, millimetres from one row to the next, and from one column to the next; None without
-            a scale.
-        malignant: Whether the probability of malignant reaches the threshold for `sensitivity`; None without one.
-        sensitivity: The sensitivity of the `Predictor`, or None.
-        faint: What is wrong with the image's grey levels, in words, or None; see `find_faint`.
-        regions: Tuple of `(left, top, width, height)` in pixels, the predicted parts of a DICOM frame; () for the whole
-            frame. None for other images.
-        notes: Tuple of lines on what the prediction leaves out; see `warnings`.
-    """
-
-    label: str
-    probabilities: NDArray
-    mask: NDArray | None = None
-    probability_map: NDArray | None = None
-    uncertainty: float | None = None
-    ood_score: float | None = None
-    spacing_mm: tuple[float, float] | None = None
-    malignant: bool | None = None
-    sensitivity: float | None = None
-    faint: str | None = None
-    regions: tuple[tuple[int, int, int, int], ...] | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """Reasons not to trust the prediction: `OUT_OF_DISTRIBUTION`, wrong grey levels, and `notes`."""
-        found = (None if self.in_distribution else OUT_OF_DISTRIBUTION, self.faint)
-        return (*filter(None, found), *self.notes)
-
-    @property
-    def warning(self) -> str | None:
-        """The `warnings` in one line, or None."""
-        return "; ".join(self.warnings) or None
-
-    @property
-    def in_distribution(self) -> bool:
-        """Whether the OOD score is at most 1. True without a score."""
-        return self.ood_score is None or self.ood_score <= 1
-
-    @property
-    def lesion_px(self) -> int | None:
-        """Area of the lesion in pixels."""
-        return None if self.mask is None else int(self.mask.sum())
-
-    @property
-    def lesion_mm2(self) -> float | None:
-        """Area of the lesion in square millimetres; None without a scale."""
-        area = self.lesion_px
-        return None if area is None or self.spacing_mm is None else area * math.prod(self.spacing_mm)
-
-    @property
-    def lesion_mm(self) -> float | None:
-        """Largest diameter of the lesion in millimetres: the largest distance between two pixels of one outline, 0
-        without a lesion. None without a scale.
-        """
-        if self.mask is None or self.spacing_mm is None:
-            return None
-        hulls = [cv2.convexHull(outline)[:, 0] * self.spacing_mm[::-1] for outline in self.contours or ()]
-        return max((float(np.linalg.norm(hull[:, None] - hull, axis=2).max()) for hull in hulls), default=0.0)
-
-    @property
-    def lesion_fraction(self) -> float | None:
-        """Area of the lesion as a fraction of the image."""
-        return None if self.mask is None else int(self.mask.sum()) / self.mask.size
-
-    @property
-    def confidence(self) -> float:
-        """Probability of the label, in `[1 / classes, 1]`."""
-        return float(self.probabilities.max())
-
-    @property
-    def contours(self) -> list[NDArray] | None:
-        """Outlines of the lesion: a list of arrays `(points, 2)` of x, y in pixels, one for each connected part."""
-        if self.mask is None:
-            return None
-        outlines, _ = cv2.findContours(self.mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        return [outline[:, 0] for outline in outlines]
-
-    @property
-    def box(self) -> tuple[int, int, int, int] | None:
-        """The upright rectangle around the lesion, `(left, top, width, height)` in pixels; None without a lesion."""
-        if self.mask is None or not self.mask.any():
-            return None
-        left, top, width, height = cv2.boundingRect(self.mask)
-        return left, top, width, height
 
 
 class Predictor:
@@ -152,6 +52,7 @@ class Predictor:
     Example:
         >>> prediction = Predictor("best").predict("scan.png")
         >>> prediction.label, prediction.lesion_fraction
+        >>> prediction.save("predictions")
     """
 
     def __init__(
@@ -180,33 +81,52 @@ class Predictor:
         about = {"busseg": busseg.__version__, "task": str(self.task), "classes": self.classes}
         return about | {"image_size": self.image_size, "threshold": threshold}
 
-    def predict(self, image: str | Path | NDArray) -> Prediction:
-        """Predict one image.
+    @overload
+    def predict(self, source: InMemory) -> Prediction: ...  # type: ignore[overload-overlap]  # arrays are iterable, too
+    @overload
+    def predict(self, source: str | os.PathLike) -> Any: ...  # type: ignore[overload-overlap]  # text is iterable, too
+    @overload
+    def predict(self, source: Iterable[Source]) -> Iterator[Prediction | Failure]: ...
+    def predict(self, source):
+        """Predict one image, or several.
 
         Args:
-            image: Path of an image file, or array uint8: `(height, width)` of grey values, or for a histology model
-                `(height, width, 3)`, RGB.
+            source: One image: the path of an image file or of ultrasound DICOM; an array of grey values, RGB or RGBA,
+                of uint8, uint16 or floats; a Pillow image; or the bytes of an image file (`in_memory.to_pixels` says
+                how each is converted, and which arrays are ambiguous). Or several: a folder with its subfolders, a
+                pattern such as "scans/*.png", a clip (video, animation, pages, or DICOM with frames), or an iterable,
+                such as a list, of all of these.
 
         Returns:
-            A `Prediction`.
+            A `Prediction` for one image. For several an iterator, which reads, predicts and yields them in their order,
+            with only a few in memory: a `Prediction` for each image and each frame of a clip, and a `Failure`, which
+            names the file and the reason, for one that cannot be predicted. Frames are judged one by one; `busseg
+            predict` also judges a clip as a whole.
 
         Raises:
-            ValueError: If the image is another one, or the model's outputs are not finite numbers.
-            OSError: If the file cannot be read.
-        """
-        return self.predict_batch([image])[0]
+            FileNotFoundError: If there is no such file, or no image in the folder.
+            ValueError: If the source is none of the above, or one image is broken or its prediction not finite.
+            ImportError: If the file is DICOM, and a package that reads it is not installed.
 
-    def predict_batch(self, images: Sequence[str | Path | NDArray]) -> list[Prediction]:
+        Example:
+            >>> for prediction in predictor.predict("scans/"):
+            ...     print(prediction.path, prediction.error or prediction.headline)
+        """
+        from busseg.inference.sources import predict_source
+
+        return predict_source(self, source)
+
+    def predict_batch(self, images: Sequence[Source]) -> list[Prediction]:
         """Predict several images in one pass of the network. Their sizes may differ.
 
         Args:
-            images: Sequence of paths or arrays; see `predict`.
+            images: Sequence of images, each one as `read` takes it.
 
         Returns:
             List of `Prediction`, one per image.
 
         Raises:
-            OSError, ValueError: See `predict`.
+            OSError, ValueError: If an image cannot be read, or its prediction is not finite.
         """
         predictions = []
         for prediction in self.try_batch(images):
@@ -215,20 +135,20 @@ class Predictor:
             predictions.append(prediction)
         return predictions
 
-    def try_batch(self, images: Sequence[str | Path | NDArray]) -> list[Prediction | ValueError]:
+    def try_batch(self, images: Sequence[Source]) -> list[Prediction | ValueError]:
         """Predict several images, and return an error for those whose outputs are not finite numbers.
 
         Args:
-            images: Sequence of paths or arrays; see `predict`.
+            images: Sequence of images, each one as `read` takes it.
 
         Returns:
             List of `Prediction`, one per image; or of `ValueError`, where the model's outputs are not finite numbers,
             such as after a training that diverged.
 
         Raises:
-            OSError, ValueError: If an image cannot be read, or an array has another shape or type.
+            OSError, ValueError: If an image cannot be read.
         """
-        pixels = [self.read(image) if isinstance(image, (str, Path)) else self._checked(image) for image in images]
+        pixels = [self.read(image) for image in images]
         squares = np.stack([fit_to_square(image, self.image_size) for image in pixels]).astype(np.float32)
         outputs = self._run(squares if self.colour else squares[..., None])
         return [
@@ -236,20 +156,18 @@ class Predictor:
             for i, image in enumerate(pixels)
         ]
 
-    def read(self, path: str | Path) -> NDArray:
-        """Read an image file as the model takes it, grey or RGB; see `clips.read_picture`."""
-        return read_picture(path, colour=self.colour)
+    def read(self, source: Source) -> NDArray:
+        """Read an image as the model takes it, grey or RGB: an image file (not DICOM), see `clips.read_picture`; or an
+        array, a Pillow image or bytes, see `in_memory.to_pixels`.
+        """
+        if isinstance(source, str | os.PathLike):
+            return read_picture(Path(source), colour=self.colour)
+        return to_pixels(source, colour=self.colour)
 
     @property
     def colour(self) -> bool:
         """Whether the model takes RGB images."""
         return self.task.channels == 3
-
-    def _checked(self, image):
-        if image.dtype != np.uint8 or image.ndim != 2 + self.colour or image.shape[2:] not in ((), (3,)):
-            expected = "colours, (height, width, 3)" if self.colour else "grey values, (height, width)"
-            raise ValueError(f"Expected {expected} uint8, found {image.shape} {image.dtype}")
-        return image
 
     def _prediction(self, image, outputs):
         if not all(np.isfinite(values).all() for values in outputs.values()):
@@ -264,24 +182,7 @@ class Predictor:
             fields["malignant"] = p_malignant >= self.operating_point.threshold
             fields["sensitivity"] = self.operating_point.sensitivity
         label = self.classes[int(np.argmax(outputs[LABEL]))]
-        return Prediction(label, outputs[LABEL], **fields)
-
-
-def find_faint(image: NDArray) -> str | None:
-    """Describe what is wrong with the grey levels of an image.
-
-    Args:
-        image: Array `(height, width)` uint8.
-
-    Returns:
-        "nearly one grey" where all but half a percent at either end lie within 16 of 255 levels; "very dark" where all
-        but half a percent are below a quarter of white; else None.
-    """
-    counts = cv2.calcHist([image], [0], None, [256], [0, 256]).ravel().cumsum(dtype=np.float64)
-    low, high = np.searchsorted(counts, [0.005 * image.size, 0.995 * image.size])
-    if high - low < _FLAT:
-        return "nearly one grey"
-    return "very dark" if high < _DARK else None
+        return Prediction(label, outputs[LABEL], **fields, task=self.task, image=image)
 
 
 def _operating_point(path, sensitivity, source):

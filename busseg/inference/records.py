@@ -2,11 +2,16 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 from busseg.data.task import Task
 from busseg.inference.frames import Frame
-from busseg.inference.predictor import OUT_OF_DISTRIBUTION, Prediction
+from busseg.inference.quality import OUT_OF_DISTRIBUTION
+
+if TYPE_CHECKING:
+    from busseg.inference.prediction import Prediction
 
 _DIGITS = {"lesion_fraction": 6, "lesion_mm2": 2, "lesion_mm": 2, "uncertainty": 6, "ood_score": 6}  # decimals
 
@@ -35,7 +40,7 @@ def decision_column(sensitivity: float) -> str:
     return f"malignant_at_{sensitivity:g}"
 
 
-def facts(prediction: Prediction, classes: Sequence[str]) -> dict:
+def facts(prediction: "Prediction", classes: Sequence[str]) -> dict:
     """A prediction as a dict for JSON, rounded.
 
     Args:
@@ -66,7 +71,7 @@ def facts(prediction: Prediction, classes: Sequence[str]) -> dict:
     return values | {"warning": prediction.warning}
 
 
-def to_row(frame: Frame, prediction: Prediction, task: Task) -> dict:
+def to_row(frame: Frame, prediction: "Prediction", task: Task) -> dict:
     """The CSV row of a prediction: a dict with `fields`, "" where there is no value."""
     found = facts(prediction, task.classes)
     row: dict[str, object] = dict.fromkeys(fields(task, prediction.sensitivity), "")
@@ -81,16 +86,26 @@ def to_row(frame: Frame, prediction: Prediction, task: Task) -> dict:
     return row
 
 
-def to_line(frame: Frame, prediction: Prediction, task: Task) -> str:
-    """The line of `predictions.jsonl` of a prediction: `file`, for ultrasound `frame`, and its `facts`."""
-    key = {"file": str(frame.path)} | ({} if prediction.mask is None else {"frame": frame.number})
-    return json.dumps(key | facts(prediction, task.classes)) + "\n"
+def to_line(frame: Frame, prediction: "Prediction", task: Task) -> str:
+    """The line of `predictions.jsonl` of a prediction."""
+    return json.dumps(to_record(prediction, frame.path, frame.number, task.classes)) + "\n"
+
+
+def to_record(prediction: "Prediction", path: Path | None, number: int | None, classes: Sequence[str]) -> dict:
+    """The content of a line of `predictions.jsonl`: a dict with `file`, for ultrasound `frame`, and its `facts`."""
+    frame = {} if prediction.mask is None else {"frame": number}
+    return {"file": path and str(path), **frame, **facts(prediction, classes)}
 
 
 def failure(frame: Frame, error: Exception | str, task: Task) -> tuple[dict, str]:
     """Row and line of a frame that has no prediction, or whose results cannot be written."""
-    values = {"file": str(frame.path)} | ({"frame": frame.number} if frame.number else {}) | {"error": str(error)}
+    values = to_failure_record(frame.path, frame.number, str(error))
     return dict.fromkeys(fields(task), "") | values, json.dumps(values) + "\n"
+
+
+def to_failure_record(path: Path | None, number: int | None, error: str) -> dict:
+    """The content of a line of `predictions.jsonl` without a prediction: `file`, for a clip `frame`, and `error`."""
+    return {"file": path and str(path), **({"frame": number} if number else {}), "error": error}
 
 
 def is_out_of_distribution(rows: Sequence[Mapping]) -> bool:

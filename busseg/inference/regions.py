@@ -2,15 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from numpy.typing import NDArray
 
 from busseg.data.sample import CLASSES
 from busseg.imaging.dicom import Scan
-from busseg.inference.predictor import OUT_OF_DISTRIBUTION, Prediction
+from busseg.inference.quality import OUT_OF_DISTRIBUTION
+
+if TYPE_CHECKING:
+    from busseg.inference.prediction import Prediction
 
 
-def join_regions(scan: Scan, predictions: Sequence[Prediction]) -> Prediction:
+def join_regions(scan: Scan, predictions: "Sequence[Prediction]") -> "Prediction":
     """Join the predictions of the regions of a frame, which are predicted separately.
 
     Class, probabilities, uncertainty and ood_score are those of the most suspicious region: the one with the highest

@@ -5,6 +5,7 @@ import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,11 @@ from busseg.imaging.dicom import import_pydicom, is_dicom
 from busseg.imaging.images import read_image, write_image
 from busseg.inference.frames import Frame
 from busseg.inference.overlay import caption_as_out_of_distribution, draw_overlay
-from busseg.inference.predictor import Prediction
 from busseg.storage.run_folder import OVERLAY_DICOM, SEGMENTATION
 from busseg.storage.signature import is_own_picture
+
+if TYPE_CHECKING:
+    from busseg.inference.prediction import Prediction
 
 IMAGES = {  # of ultrasound, by the ends of their names; the last one on request
     "_mask.png": lambda image, prediction: prediction.mask * 255,
@@ -49,7 +52,7 @@ class Output:
         names = [f"{frame.target}{end}" for end in ends]
         return [*names, f"{target}{SEGMENTATION}"] if frame.scan else names
 
-    def write(self, frame: Frame, image: NDArray, prediction: Prediction, place: Path) -> None:
+    def write(self, frame: Frame, image: NDArray, prediction: "Prediction", place: Path) -> None:
         """Write the image files of a frame.
 
         Args:

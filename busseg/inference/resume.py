@@ -30,7 +30,7 @@ def read_done(
         ValueError: If the former table has other columns, or a file is broken.
     """
     rows = _read_rows(output.folder, columns)
-    lines = _read_lines(output.folder) if output.json_lines else dict.fromkeys(rows, "")
+    lines = read_lines(output.folder / PREDICTION_LINES) if output.json_lines else dict.fromkeys(rows, "")
     keys = defaultdict(list)
     for key in rows:
         if key in lines:
@@ -54,9 +54,8 @@ def _read_rows(folder, columns):
     return {_key(row): row for row in rows if not row["error"]}
 
 
-def _read_lines(folder):
-    """Dict from `Frame.key` to each whole line."""
-    path = folder / PREDICTION_LINES
+def read_lines(path: Path) -> dict[tuple[str, str], str]:
+    """The whole lines of `predictions.jsonl`: a dict from `Frame.key` to the line; {} if there is no file."""
     with blaming(path, "lines of JSON"):
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         whole = [line for line in text.splitlines(keepends=True) if line.endswith("}\n")]

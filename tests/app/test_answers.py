@@ -12,7 +12,8 @@ from busseg.app.answers import Answer, answer_file, answer_frame, at_threshold, 
 from busseg.app.views import view_facts
 from busseg.data.sample import CLASSES
 from busseg.imaging.images import write_image
-from busseg.inference.predictor import Prediction, Predictor
+from busseg.inference.prediction import Prediction
+from busseg.inference.predictor import Predictor
 
 # 3 pixels from 0.2 on, 2 from 0.5, 1 from 0.9.
 MAP = np.float32([[0, 0, 0, 0], [0, 0.2, 0.5, 0.9]])

@@ -7,7 +7,7 @@ import pytest
 from busseg.app.answers import Answer
 from busseg.app.views import view_facts, view_heat, view_image, view_table
 from busseg.data.sample import CLASSES
-from busseg.inference.predictor import Prediction
+from busseg.inference.prediction import Prediction
 
 
 def answer(name="scan.png", lesions=2, ood_score=0.5, **more):

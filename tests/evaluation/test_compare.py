@@ -12,7 +12,7 @@ from busseg.evaluation.scoring import evaluate
 from busseg.evaluation.summary import write_scores
 from busseg.evaluation.table import fields
 from busseg.imaging.images import read_image
-from busseg.inference.predictor import Prediction
+from busseg.inference.prediction import Prediction
 from busseg.storage.files import read_csv
 
 IMAGES = 30

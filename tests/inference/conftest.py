@@ -1,5 +1,10 @@
+import weakref
+from pathlib import Path
+
+import numpy as np
 import pytest
 
+from busseg.data.sample import CLASSES
 from busseg.inference.predictor import Predictor
 
 
@@ -21,3 +26,31 @@ class Counting(Predictor):
 def counting():
     """The class of a predictor that counts what it predicts."""
     return Counting
+
+
+class Echo(Predictor):
+    """A predictor without a network: the mask is image / 255; with m its mean, the label is (1 - m, m, 0).
+
+    `files_read` holds a weak reference to the pixels of each file that it has read.
+    """
+
+    def __init__(self):
+        self.name, self.path, self.task, self.classes, self.image_size = "echo", None, "ultrasound", CLASSES, 32
+        self.sensitivity = self.operating_point = None
+        self.files_read = []
+
+    def read(self, source):
+        pixels = super().read(source)
+        if isinstance(source, Path):
+            self.files_read.append(weakref.ref(pixels))
+        return pixels
+
+    def _run(self, squares):
+        means = squares.mean(axis=(1, 2, 3)) / 255
+        return {"mask": squares / 255, "label": np.stack([1 - means, means, 0 * means], axis=1).astype(np.float32)}
+
+
+@pytest.fixture
+def echo_predictor():
+    """A predictor whose predictions are arithmetic; it needs no Keras."""
+    return Echo()

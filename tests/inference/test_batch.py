@@ -11,12 +11,13 @@ from PIL import Image
 
 from busseg.data.tissue import write_tissue
 from busseg.imaging.images import read_image, write_image
-from busseg.inference import batch, results
+from busseg.inference import results
 from busseg.inference.batch import predict_files
 from busseg.inference.inputs import find_inputs
 from busseg.inference.operating_point import tabulate_thresholds
 from busseg.inference.overlay import draw_overlay
-from busseg.inference.predictor import OUT_OF_DISTRIBUTION, Predictor
+from busseg.inference.predictor import Predictor
+from busseg.inference.quality import OUT_OF_DISTRIBUTION
 from busseg.models.classifier import build_classifier
 from busseg.storage.archives import add_metadata
 from busseg.storage.files import read_csv
@@ -264,13 +265,6 @@ def test_what_cannot_be_drawn_is_the_error_of_its_file(tmp_path, predictor, monk
     rows = predict_files(predictor, find_inputs([tmp_path / "scans"]), tmp_path / "out")
     error = f"Expected results that can be written, found something else (error: two lines): {tmp_path}/scans/b.png"
     assert [row["error"] for row in rows] == ["", error, ""]
-
-
-def test_large_images_are_predicted_one_by_one(monkeypatch):
-    """A batch is cut short where it holds `PIXELS_AHEAD`: here at the second of three images of 60 pixels each."""
-    monkeypatch.setattr(batch, "PIXELS_AHEAD", 100)
-    items = iter([batch._Item(number, np.zeros((6, 10), np.uint8)) for number in range(3)])
-    assert [[item.frame for item in batch._batch(items)] for _ in range(3)] == [[0, 1], [2], []]
 
 
 def test_results_that_cannot_be_written_end_it(tmp_path, predictor):

@@ -14,7 +14,8 @@ from busseg.imaging.images import read_image, write_image
 from busseg.inference.batch import predict_files
 from busseg.inference.frames import Frame, count_frames, find_frames, frame_target, predict_frames
 from busseg.inference.inputs import find_inputs, survey_inputs
-from busseg.inference.predictor import OUT_OF_DISTRIBUTION, Predictor
+from busseg.inference.predictor import Predictor
+from busseg.inference.quality import OUT_OF_DISTRIBUTION
 from busseg.storage.files import read_csv
 
 highdicom = pytest.importorskip("highdicom", reason="needs busseg[dicom]")

@@ -12,7 +12,7 @@ from busseg.inference.overlay import (
     draw_heat,
     draw_overlay,
 )
-from busseg.inference.predictor import Prediction
+from busseg.inference.prediction import Prediction
 
 
 def mask_of(shape, rows=slice(0), columns=slice(0)):

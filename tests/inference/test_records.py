@@ -7,7 +7,8 @@ import pytest
 from busseg.data.sample import CLASSES
 from busseg.data.task import Task
 from busseg.inference.frames import Frame
-from busseg.inference.predictor import OUT_OF_DISTRIBUTION, Prediction
+from busseg.inference.prediction import Prediction
+from busseg.inference.quality import OUT_OF_DISTRIBUTION
 from busseg.inference.records import add_warning, facts, failure, fields, is_out_of_distribution, to_line, to_row
 
 FRAME = Frame(Path("scan.dcm"), Path("scan_frame002"), 2)

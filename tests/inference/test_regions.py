@@ -6,7 +6,8 @@ import pytest
 from busseg.data.sample import CLASSES
 from busseg.imaging.dicom import Scan
 from busseg.imaging.dicom_regions import Regions
-from busseg.inference.predictor import OUT_OF_DISTRIBUTION, Prediction
+from busseg.inference.prediction import Prediction
+from busseg.inference.quality import OUT_OF_DISTRIBUTION
 from busseg.inference.regions import join_regions
 
 # Two regions of 2 x 2 pixels, with a column between them.

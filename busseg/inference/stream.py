@@ -1,0 +1,86 @@
+"""Predict a stream of frames in bounded memory: threads read ahead while the network computes in batches."""
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from numpy.typing import NDArray
+
+from busseg.imaging.threads import PIXELS_AHEAD, map_in_turn
+from busseg.inference.frames import Frame, predict_frames
+from busseg.inference.prediction import Failure, Prediction
+
+if TYPE_CHECKING:
+    from busseg.inference.predictor import Predictor
+
+_BATCH = 8  # and their mirror images; more are no faster
+THREADS = 4  # that read and write; decoding and encoding release Python's lock, and disks are slow
+
+
+class Item(NamedTuple):
+    """A frame on its way through the steps: its image once read, then its prediction, or what went wrong."""
+
+    frame: Frame
+    image: NDArray | None = None
+    prediction: Prediction | None = None
+    error: Exception | None = None
+
+    def count_pixels(self) -> int:
+        """Number of pixels that it holds in memory."""
+        return 0 if self.image is None else self.image.size
+
+
+def predict_stream(predictor: "Predictor", frames: Iterable[Frame]) -> Iterator[Prediction | Failure]:
+    """Predict frames one after the other. Only a few images are in memory at a time.
+
+    Args:
+        predictor: A `Predictor`.
+        frames: Iterable of `Frame`.
+
+    Yields:
+        A `Prediction` for each frame, in their order; a `Failure` for one that cannot be read, or of which the model's
+        outputs are not finite numbers.
+    """
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        for frame, _, prediction, error in read_and_predict(predictor, frames, pool):
+            yield Failure(str(error), frame.path, frame.number) if prediction is None else prediction
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def read_and_predict(predictor: "Predictor", frames: Iterable[Frame], pool: ThreadPoolExecutor) -> Iterator[Item]:
+    """The `Item`s of frames, read by the threads of a pool and predicted in batches, in the frames' order."""
+    items = iter(map_in_turn(pool, partial(_read, predictor), frames, lambda frame: frame.count_pixels()))
+    while some := _predict_batch(predictor, list(_batch(items))):
+        while some:
+            yield some.pop(0)  # releases its memory
+
+
+def _read(predictor, frame):
+    try:
+        return Item(frame, frame.read(predictor))
+    except (OSError, ValueError) as error:
+        return Item(frame, error=error)
+
+
+def _batch(items):
+    """The next few items, the fewer the larger their images."""
+    held = 0
+    for count, item in enumerate(items, start=1):
+        yield item
+        held += item.count_pixels()
+        if count == _BATCH or held >= PIXELS_AHEAD:
+            return
+
+
+def _predict_batch(predictor, items):
+    readable = [(item.frame, item.image) for item in items if item.error is None]
+    predictions = iter(predict_frames(predictor, readable))
+    return [item if item.error is not None else _with(item, next(predictions)) for item in items]
+
+
+def _with(item, prediction):
+    failed = isinstance(prediction, ValueError)
+    return item._replace(error=prediction) if failed else item._replace(prediction=prediction)
