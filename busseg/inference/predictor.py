@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import keras
 
 THRESHOLD = 0.5
-# The models of the package, described in `weights/README.md`.
+# The models of the package, described in `docs/model-card.md`.
 PACKAGED = {name: Path(__file__).parent / "weights" / f"{name}.onnx" for name in ("best", "small")}
 OUT_OF_DISTRIBUTION = "not like breast ultrasound"
 _DARK, _FLAT = 64, 16  # grey levels of 255; images of three datasets have 103 or more, and a range of 127 or more
