@@ -8,7 +8,6 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from busseg.data.phantom import draw_phantom

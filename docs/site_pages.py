@@ -1,7 +1,7 @@
 """Hooks of mkdocs: pages from Markdown files that stand outside `docs/`, and links that lead there.
 
-On a code host a link such as `../data/README.md` opens the file. On the site it opens the page made of it; a link to any
-other file of the repository becomes plain text, because the site holds no sources.
+On a code host a link such as `../data/README.md` opens the file. On the site it opens the page made of it; a link to
+any other file of the repository becomes plain text, because the site holds no sources.
 """
 
 import os
