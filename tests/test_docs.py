@@ -225,8 +225,8 @@ def read_evidence(name):
 # === Pages from top to bottom, on phantoms ===
 RUN_ELSEWHERE = {"demo": "tests/experiments/test_demo.py", "app": "tests/app/test_server.py"}
 TINY = {"image_size": 32, "width": 4, "depth": 2, "epochs": 1, "encoder": "plain", "weights": "none"}
-TO_RUN = """README.md docs/predict.md docs/train.md docs/hospitals.md docs/evaluate.md docs/export.md docs/histology.md
-    docs/recipes.md docs/dicom.md docs/faq.md docs/api/index.md""".split()
+GUIDES = ["predict", "train", "hospitals", "evaluate", "export", "histology", "recipes", "dicom", "faq", "api/index"]
+TO_RUN = ["README.md", *(f"docs/{guide}.md" for guide in GUIDES)]
 
 
 @pytest.fixture
