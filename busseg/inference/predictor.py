@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Source = str | os.PathLike | InMemory  # one image, in any form
 THRESHOLD = 0.5
-# The models of the package, described in `weights/README.md`.
+# The models of the package, described in `docs/model-card.md`.
 PACKAGED = {name: Path(__file__).parent / "weights" / f"{name}.onnx" for name in ("best", "small")}
 _EXTRA_OUTPUTS = ("uncertainty", "ood_score")  # of some models, one number per image
 
