@@ -1,7 +1,7 @@
 """Read ultrasound DICOM: grey frames, their B-mode regions, and the size of a pixel in millimetres.
 
 Only the technical attributes named here are read, so no message or table of busseg can identify the patient.
-`dicom_seg.py` writes results as DICOM.
+`dicom_seg.py` and `dicom_sr.py` write results as DICOM.
 """
 
 from collections.abc import Sequence

@@ -14,6 +14,7 @@ import busseg
 from busseg.data.sample import LABEL, MASK, TASKS
 from busseg.imaging.clips import read_picture
 from busseg.imaging.images import fit_to_native, fit_to_square
+from busseg.imaging.lesions import measure_diameters
 from busseg.inference.metadata import read_metadata
 from busseg.inference.operating_point import find_operating_point
 from busseg.inference.runtimes import load, run_keras
@@ -96,10 +97,18 @@ class Prediction:
         """Largest diameter of the lesion in millimetres: the largest distance between two pixels of one outline, 0
         without a lesion. None without a scale.
         """
+        return None if self._diameters_mm is None else self._diameters_mm[0]
+
+    @property
+    def lesion_across_mm(self) -> float | None:
+        """Extent of the same lesion perpendicular to its largest diameter, in millimetres; see `measure_diameters`."""
+        return None if self._diameters_mm is None else self._diameters_mm[1]
+
+    @property
+    def _diameters_mm(self):
         if self.mask is None or self.spacing_mm is None:
             return None
-        hulls = [cv2.convexHull(outline)[:, 0] * self.spacing_mm[::-1] for outline in self.contours]
-        return max((float(np.linalg.norm(hull[:, None] - hull, axis=2).max()) for hull in hulls), default=0.0)
+        return max((measure_diameters(outline, self.spacing_mm) for outline in self.contours), default=(0.0, 0.0))
 
     @property
     def lesion_fraction(self) -> float | None:

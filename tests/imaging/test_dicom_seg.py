@@ -10,7 +10,8 @@ import pytest
 
 from busseg import __version__
 from busseg.imaging.dicom import read_dicom
-from busseg.imaging.dicom_seg import NOTICE, _without_quotes, write_overlay, write_segmentation
+from busseg.imaging.dicom_results import NOTICE, without_quotes
+from busseg.imaging.dicom_seg import write_overlay, write_segmentation
 
 pydicom = pytest.importorskip("pydicom", reason="needs busseg[dicom]")
 highdicom = pytest.importorskip("highdicom", reason="needs busseg[dicom]")
@@ -24,12 +25,12 @@ SOURCES = (
 @pytest.mark.parametrize("error", [OSError("No tag to read at file position 42C"), EOFError(), KeyError("Muster^A")])
 def test_any_error_of_a_broken_header_is_reported_without_its_words(error):
     with pytest.raises(ValueError, match=rf"^Expected a header .*, found another \({type(error).__name__}\): a\.dcm$"):  # noqa: SIM117
-        with _without_quotes("a.dcm"):
+        with without_quotes("a.dcm"):
             raise error
 
 
 def test_full_disk_is_no_fault_of_the_header():
-    with pytest.raises(OSError, match="No space"), _without_quotes("a.dcm"):
+    with pytest.raises(OSError, match="No space"), without_quotes("a.dcm"):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
