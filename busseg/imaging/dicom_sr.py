@@ -69,7 +69,7 @@ def write_report(
     import pydicom
     from highdicom.coding_schemes import CodingSchemeIdentificationItem
 
-    model = to_ascii(model)
+    findings, model = list(findings), to_ascii(model)
     with without_quotes(scan.path):
         source = read_source(scan)
         reference = to_reference(source)
@@ -78,7 +78,7 @@ def write_report(
         marked = pydicom.dcmread(segmentation, stop_before_pixels=True)
         report = highdicom.sr.ComprehensiveSR(
             evidence=[reference, marked],
-            content=_report(list(findings), _Sources(reference, marked, model, sha256)),
+            content=_report(findings, _Sources(reference, marked, _frames(marked), model, sha256)),
             series_instance_uid=highdicom.UID(),
             series_number=SERIES_NUMBERS["report"],
             series_description="Measurements, by busseg",
@@ -99,6 +99,7 @@ class _Sources(NamedTuple):
 
     scan: "Dataset"
     segmentation: "Dataset"
+    frames: dict[int, int]  # from the number of a frame of the scan to that of its frame in the SEG
     model: str
     sha256: str | None
 
@@ -109,6 +110,7 @@ def _report(findings, sources):
     from pydicom.sr.codedict import codes
     from pydicom.uid import generate_uid
 
+    shared = _shared(sources)
     identity = [__version__, sources.model, sources.sha256 or ""]
     device = sr.DeviceObserverIdentifyingAttributes(
         uid=generate_uid(entropy_srcs=["busseg", *identity]),  # the same for each report of a model
@@ -119,7 +121,7 @@ def _report(findings, sources):
     report = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=sr.ObserverContext(codes.DCM.Device, device)),
         procedure_reported=codes.SCT.UltrasonographyOfBreast,
-        imaging_measurements=[group for finding in findings for group in _groups(finding, sources)],
+        imaging_measurements=[group for finding in findings for group in _groups(finding, sources, shared)],
         referenced_images=[sources.scan],
     )
     contains = sr.RelationshipTypeValues.CONTAINS
@@ -130,12 +132,11 @@ def _report(findings, sources):
 
 def _comment(finding):
     """The text of a finding in letters that every character set of DICOM has."""
-    text = describe(finding).replace("mm²", "mm2")
-    return f"Frame {finding.number}: {text}" if finding.number else text
+    return f"{_name(finding)}: {describe(finding)}".replace("mm²", "mm2")
 
 
-def _groups(finding, sources):
-    """The measurement groups of a finding: one a lesion, or one for the frame."""
+def _shared(sources):
+    """What all measurement groups of a report have: the algorithm and the breast."""
     from highdicom import sr
     from pydicom.sr.codedict import codes
 
@@ -145,43 +146,64 @@ def _groups(finding, sources):
         family=codes.cid7162.ArtificialIntelligence,
         parameters=[f"model={sources.model}", *([f"sha256={sources.sha256}"] if sources.sha256 else [])],
     )
-    place = f"Frame {finding.number}" if finding.number else "Image"
-    shared = {"algorithm_id": algorithm, "finding_sites": [sr.FindingSite(codes.SCT.Breast)]}
-    if not (finding.in_distribution and finding.lesions):
-        evaluations, measurements = _evaluate_frame(finding)
-        image = sr.SourceImageForMeasurementGroup(*_reference(finding, sources.scan))
-        yield sr.MeasurementsAndQualitativeEvaluations(
-            tracking_identifier=sr.TrackingIdentifier(identifier=place),
-            qualitative_evaluations=evaluations,
-            measurements=measurements,
-            source_images=[image],
-            **shared,
-        )
-        return
-    for number, lesion in enumerate(finding.lesions, start=1):
-        region = sr.ImageRegion(
-            graphic_type=sr.GraphicTypeValues.POLYLINE,
-            graphic_data=np.vstack([lesion.outline, lesion.outline[:1]]),  # closed
-            source_image=sr.SourceImageForRegion(*_reference(finding, sources.scan)),
-        )
-        group = sr.PlanarROIMeasurementsAndQualitativeEvaluations(
-            tracking_identifier=sr.TrackingIdentifier(identifier=f"{place}, lesion {number}"),
-            referenced_region=region,
-            geometric_purpose=codes.DCM.Outline,
-            finding_category=codes.SCT.MorphologicallyAbnormalStructure,
-            finding_type=codes.SCT.Lesion,
-            qualitative_evaluations=[_classify(finding)],
-            measurements=[*_measure(lesion), *_rate(finding)],
-            **shared,
-        )
-        # TID 1410 takes an outline or a segmentation as the region. The frame of the SEG holds all lesions of its
-        # frame, so the outline is the region, and the SEG is the source of the measurement.
-        group[0].ContentSequence.append(sr.SourceImageForMeasurementGroup(*_segment(finding, sources.segmentation)))
-        yield group
+    return {"algorithm_id": algorithm, "finding_sites": [sr.FindingSite(codes.SCT.Breast)]}
+
+
+def _groups(finding, sources, shared):
+    """The measurement groups of a finding: one a lesion, or one for the frame."""
+    if finding.in_distribution and finding.lesions:
+        for number, lesion in enumerate(finding.lesions, start=1):
+            yield _lesion_group(finding, number, lesion, sources, shared)
+    else:
+        yield _frame_group(finding, sources, shared)
+
+
+def _lesion_group(finding, number, lesion, sources, shared):
+    from highdicom import sr
+    from pydicom.sr.codedict import codes
+
+    region = sr.ImageRegion(
+        graphic_type=sr.GraphicTypeValues.POLYLINE,
+        graphic_data=np.vstack([lesion.outline, lesion.outline[:1]]),  # closed
+        source_image=sr.SourceImageForRegion(*_reference(finding, sources.scan)),
+    )
+    group = sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(identifier=f"{_name(finding)}, lesion {number}"),
+        referenced_region=region,
+        geometric_purpose=codes.DCM.Outline,
+        finding_category=codes.SCT.MorphologicallyAbnormalStructure,
+        finding_type=codes.SCT.Lesion,
+        qualitative_evaluations=[_classify(finding)],
+        measurements=[*_measure(lesion), *_rate(finding)],
+        **shared,
+    )
+    # TID 1410 takes either an outline or a segmentation as the region. A frame of the SEG holds all lesions of its
+    # source frame, so the outline is the region, and the SEG is the source of the measurement.
+    marked, frame = sources.segmentation, sources.frames[finding.number or 1]
+    source = sr.SourceImageForMeasurementGroup(marked.SOPClassUID, marked.SOPInstanceUID, [frame])
+    group[0].ContentSequence.append(source)
+    return group
+
+
+def _frame_group(finding, sources, shared):
+    """The group of a frame without lesions, or out of distribution."""
+    from highdicom import sr
+
+    evaluations, measurements = _evaluate_frame(finding)
+    return sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(identifier=_name(finding)),
+        qualitative_evaluations=evaluations,
+        measurements=measurements,
+        source_images=[sr.SourceImageForMeasurementGroup(*_reference(finding, sources.scan))],
+        **shared,
+    )
+
+
+def _name(finding):
+    return f"Frame {finding.number}" if finding.number else "Image"
 
 
 def _evaluate_frame(finding):
-    """Qualitative evaluations and measurements of a frame without lesions, or out of distribution."""
     from highdicom import sr
     from pydicom.sr.codedict import codes
 
@@ -232,12 +254,10 @@ def _reference(finding, image):
     return image.SOPClassUID, image.SOPInstanceUID, [finding.number] if finding.number else None
 
 
-def _segment(finding, segmentation):
-    """Class, instance and frames of a reference to the SEG's frame of the lesions."""
-    frames = [
-        frame.FrameContentSequence[0].TemporalPositionIndex for frame in segmentation.PerFrameFunctionalGroupsSequence
-    ]
-    return segmentation.SOPClassUID, segmentation.SOPInstanceUID, [1 + frames.index(finding.number or 1)]
+def _frames(segmentation):
+    """Dict from the number of each frame with a lesion to the number of its frame in the SEG."""
+    groups = segmentation.PerFrameFunctionalGroupsSequence
+    return {group.FrameContentSequence[0].TemporalPositionIndex: n for n, group in enumerate(groups, start=1)}
 
 
 def _restore_class(report, source):

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from busseg.imaging.lesions import Lesion
 
+NOT_REPORTED = "Not like breast ultrasound: no finding is reported."
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -29,7 +31,7 @@ class Finding:
 def describe(finding: Finding) -> str:
     """The report of a finding, in sentences. Sizes of lesions are in mm, or in pixels without a scale."""
     if not finding.in_distribution:
-        return "Not like breast ultrasound: no finding is reported."
+        return NOT_REPORTED
     others = ", ".join(f"{name} {100 * p:.1f} %" for name, p in finding.probabilities.items() if name != finding.label)
     result = f"{finding.label.capitalize()}, probability {100 * finding.probabilities[finding.label]:.1f} % ({others})."
     if finding.label == "normal":

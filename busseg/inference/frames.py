@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -10,11 +10,10 @@ from pathlib import Path
 from numpy.typing import NDArray
 
 from busseg.imaging.clips import Clip, find_clip
-from busseg.imaging.dicom import Scan, is_dicom, read_dicom
-from busseg.imaging.images import count_pixels, read_image
-from busseg.inference.predictor import OUT_OF_DISTRIBUTION, Prediction, Predictor
+from busseg.imaging.dicom import Scan, Uids, is_dicom, read_dicom
+from busseg.imaging.images import count_pixels
+from busseg.inference.predictor import Prediction, Predictor
 from busseg.inference.regions import join_regions
-from busseg.storage.run_folder import SEGMENTATION
 
 _OF_FRAME = re.compile(r"(?P<clip>.+)_frame\d{3,}", re.DOTALL)
 
@@ -43,6 +42,11 @@ class Frame:
     def key(self) -> tuple[str, str]:
         """Row key of a table: (file, frame), strings."""
         return str(self.path), "" if self.number is None else str(self.number)
+
+    @property
+    def uids(self) -> Uids:
+        """The identifiers of its DICOM file; empty for other files."""
+        return (self.scan and self.scan.uids) or Uids()
 
     @property
     def ends_file(self) -> bool:
@@ -176,25 +180,3 @@ def predict_frame(predictor: Predictor, frame: Frame, image: NDArray) -> Predict
     if isinstance(prediction, ValueError):
         raise prediction
     return prediction
-
-
-def segment_scan(scan: Scan, target: Path, rows: Sequence[Mapping], out: Path, model: str) -> None:
-    """Write the DICOM SEG of a scan from the results of its frames. The masks are read again, one at a time.
-
-    Args:
-        scan: A `Scan`, of which all frames are predicted.
-        target: Path of the scan's results without suffix, relative to the output folder.
-        rows: Rows of the frames, in their order; see `records.to_row`.
-        out: Path of the output folder.
-        model: Name of the model.
-
-    Raises:
-        ValueError: If the header of the scan lacks attributes that a SEG must reference.
-    """
-    from busseg.imaging.dicom_seg import write_segmentation
-
-    numbers = [row["frame"] for row in rows]
-    masks = (read_image(out / f"{frame_target(target, number)}_mask.png") // 255 for number in numbers)
-    count = sum(row["warning"].startswith(OUT_OF_DISTRIBUTION) for row in rows)
-    remark = f"{OUT_OF_DISTRIBUTION.capitalize()} in {count} of {len(rows)} frames" if count else ""
-    write_segmentation(out / f"{target}{SEGMENTATION}", scan, masks, [row["label"] for row in rows], model, remark)

@@ -1,8 +1,10 @@
 """`Predictor`: a trained model of any format, for images of any size."""
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,11 +15,13 @@ from numpy.typing import NDArray
 import busseg
 from busseg.data.sample import LABEL, MASK, TASKS
 from busseg.imaging.clips import read_picture
+from busseg.imaging.findings import Finding
 from busseg.imaging.images import fit_to_native, fit_to_square
-from busseg.imaging.lesions import measure_diameters
+from busseg.imaging.lesions import find_lesions, measure_diameters
 from busseg.inference.metadata import read_metadata
 from busseg.inference.operating_point import find_operating_point
 from busseg.inference.runtimes import load, run_keras
+from busseg.storage.run_folder import MODEL
 
 if TYPE_CHECKING:
     import keras
@@ -111,6 +115,15 @@ class Prediction:
         return max((measure_diameters(outline, self.spacing_mm) for outline in self.contours), default=(0.0, 0.0))
 
     @property
+    def finding(self) -> Finding | None:
+        """What is reported of an ultrasound image: its class, and its lesions one by one; see `findings.describe`."""
+        if self.mask is None:
+            return None
+        lesions = () if self.label == "normal" else find_lesions(self.mask, self.spacing_mm)
+        probabilities = dict(zip(TASKS["ultrasound"], map(float, self.probabilities)))
+        return Finding(self.label, probabilities, lesions, self.in_distribution)
+
+    @property
     def lesion_fraction(self) -> float | None:
         """Area of the lesion as a fraction of the image."""
         return None if self.mask is None else self.lesion_px / self.mask.size
@@ -176,6 +189,15 @@ class Predictor:
         self.classes = TASKS[self.task]
         self.sensitivity = sensitivity
         self.operating_point = None if sensitivity is None else _operating_point(self.path, sensitivity, source)
+
+    @cached_property
+    def sha256(self) -> str | None:
+        """SHA-256 of the model's file, in hex; None for a model in memory or in a folder of several files."""
+        file = self.path and (self.path / MODEL if (self.path / MODEL).is_file() else self.path)
+        if not file or not file.is_file():
+            return None
+        with file.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
 
     @property
     def description(self) -> dict:

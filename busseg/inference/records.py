@@ -5,10 +5,14 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 
 from busseg.data.sample import TASKS
+from busseg.imaging.dicom import Uids
+from busseg.imaging.findings import NOT_REPORTED, describe
 from busseg.inference.frames import Frame
 from busseg.inference.predictor import OUT_OF_DISTRIBUTION, Prediction
 
-_DIGITS = {"lesion_fraction": 6, "lesion_mm2": 2, "lesion_mm": 2, "uncertainty": 6, "ood_score": 6}  # decimals
+_DIGITS = {  # decimals
+    "lesion_fraction": 6, "lesion_mm2": 2, "lesion_mm": 2, "lesion_across_mm": 2, "uncertainty": 6, "ood_score": 6,
+}  # fmt: skip
 
 
 def fields(task: str, sensitivity: float | None = None) -> tuple[str, ...]:
@@ -22,7 +26,7 @@ def fields(task: str, sensitivity: float | None = None) -> tuple[str, ...]:
         "label",
         *decision,
         *probabilities,
-        *(("lesion_px", *_DIGITS) if ultrasound else ()),
+        *(("lesion_px", *_DIGITS, *Uids._fields) if ultrasound else ()),
         "warning",
         "error",
     )
@@ -45,9 +49,10 @@ def facts(prediction: Prediction, classes: Sequence[str]) -> dict:
 
     Returns:
         Dict with `label` and `probabilities` (class to number); for ultrasound `regions`, `lesion_px`,
-        `lesion_fraction`, `lesion_mm2`, `lesion_mm`, `uncertainty`, `ood_score`, `box` (left, top, width, height in
-        pixels) and `contours` (lists of x, y in pixels); the `decision_column`, if a sensitivity was asked for; and
-        `warning`. A value that the `Prediction` lacks is None.
+        `lesion_fraction`, `lesion_mm2`, `lesion_mm`, `lesion_across_mm`, `uncertainty`, `ood_score`, `box` (left, top,
+        width, height in pixels), `contours` (lists of x, y in pixels), `lesions` (see `_measures`) and `report` (see
+        `describe`); the `decision_column`, if a sensitivity was asked for; and `warning`. A value that the `Prediction`
+        lacks is None.
     """
     values = {
         "label": prediction.label,
@@ -55,16 +60,32 @@ def facts(prediction: Prediction, classes: Sequence[str]) -> dict:
     }
     if prediction.mask is not None:
         numbers = {name: getattr(prediction, name) for name in _DIGITS}
+        finding = prediction.finding
         values |= {
             "regions": prediction.regions,
             "lesion_px": prediction.lesion_px,
             **{name: None if x is None else round(float(x), _DIGITS[name]) for name, x in numbers.items()},
             "box": prediction.box,
             "contours": [outline.tolist() for outline in prediction.contours],
+            "lesions": [_measures(lesion) for lesion in finding.lesions],
+            "report": describe(finding),
         }
     if prediction.malignant is not None:
         values[decision_column(prediction.sensitivity)] = prediction.malignant
     return values | {"warning": prediction.warning}
+
+
+def _measures(lesion):
+    """The measurements of a `Lesion` as a dict for JSON, rounded; those in mm are None without a scale."""
+    mm2, diameters_mm = lesion.area_mm2, lesion.diameters_mm
+    return {
+        "area_px": lesion.area_px,
+        "area_mm2": None if mm2 is None else round(mm2, 2),
+        "diameters_px": [round(length, 2) for length in lesion.diameters_px],
+        "diameters_mm": None if diameters_mm is None else [round(length, 2) for length in diameters_mm],
+        "box": lesion.box,
+        "center": [round(place, 2) for place in lesion.center],
+    }
 
 
 def to_row(frame: Frame, prediction: Prediction, task: str) -> dict:
@@ -75,6 +96,7 @@ def to_row(frame: Frame, prediction: Prediction, task: str) -> dict:
     row |= {f"p_{label}": f"{p:.6f}" for label, p in found["probabilities"].items()}
     if prediction.mask is not None:
         row |= {"frame": frame.number or "", "lesion_px": found["lesion_px"]}
+        row |= frame.uids._asdict()
         row["regions"] = "" if found["regions"] is None else len(found["regions"])
         row |= {name: f"{found[name]:.{digits}f}" for name, digits in _DIGITS.items() if found[name] is not None}
     if prediction.malignant is not None:
@@ -83,14 +105,17 @@ def to_row(frame: Frame, prediction: Prediction, task: str) -> dict:
 
 
 def to_line(frame: Frame, prediction: Prediction, task: str) -> str:
-    """The line of `predictions.jsonl` of a prediction: `file`, for ultrasound `frame`, and its `facts`."""
-    key = {"file": str(frame.path)} | ({} if prediction.mask is None else {"frame": frame.number})
+    """The line of `predictions.jsonl` of a prediction: `file`, for ultrasound `frame` and `Uids`, and its `facts`."""
+    key = {"file": str(frame.path)}
+    if prediction.mask is not None:
+        key |= {"frame": frame.number, **frame.uids._asdict()}
     return json.dumps(key | facts(prediction, TASKS[task])) + "\n"
 
 
 def failure(frame: Frame, error: Exception | str, task: str) -> tuple[dict, str]:
     """Row and line of a frame that has no prediction, or whose results cannot be written."""
-    values = {"file": str(frame.path)} | ({"frame": frame.number} if frame.number else {}) | {"error": str(error)}
+    values = {"file": str(frame.path)} | ({"frame": frame.number} if frame.number else {})
+    values |= (frame.uids._asdict() if frame.scan else {}) | {"error": str(error)}
     return dict.fromkeys(fields(task), "") | values, json.dumps(values) + "\n"
 
 
@@ -107,6 +132,7 @@ def is_out_of_distribution(rows: Sequence[Mapping]) -> bool:
 
 
 def add_warning(row: Mapping, line: str | None) -> tuple[dict, str | None]:
-    """Put `OUT_OF_DISTRIBUTION` before the warnings of a row and, if there is one, of its line."""
+    """Put `OUT_OF_DISTRIBUTION` before the warnings of a row and, if there is one, of its line; its report says so."""
     warning = "; ".join(filter(None, (OUT_OF_DISTRIBUTION, row["warning"])))
-    return {**row, "warning": warning}, line and json.dumps(json.loads(line) | {"warning": warning}) + "\n"
+    changed = {"warning": warning, "report": NOT_REPORTED}
+    return {**row, "warning": warning}, line and json.dumps(json.loads(line) | changed) + "\n"
