@@ -94,7 +94,7 @@ def write_result(path: str | Path, result: "Dataset", source: "Dataset") -> None
     """Copy patient and study from the source, and write the file, whole or not at all."""
     source.SOPClassUID = SINGLE_CLASSES[0]  # highdicom does not know retired classes; nothing else depends on it
     result.copy_patient_and_study_information(source)
-    if "SpecificCharacterSet" in source:
+    if source.get("SpecificCharacterSet"):
         result.SpecificCharacterSet = source.SpecificCharacterSet
     for element in result:
         # Some files write dates and times as before DICOM: 1997.04.24 and 14:04:38.

@@ -143,7 +143,6 @@ def _shared(sources):
     algorithm = sr.AlgorithmIdentification(
         name="busseg",
         version=__version__,
-        family=codes.cid7162.ArtificialIntelligence,
         parameters=[f"model={sources.model}", *([f"sha256={sources.sha256}"] if sources.sha256 else [])],
     )
     return {"algorithm_id": algorithm, "finding_sites": [sr.FindingSite(codes.SCT.Breast)]}

@@ -82,7 +82,8 @@ def evaluated(group):
 
 
 def comments(document):
-    return [item.TextValue for item in document.ContentSequence if item.ValueType == "TEXT"]
+    texts = [item for item in document.content[0].ContentSequence if item.ValueType == "TEXT"]
+    return [item.value for item in texts if code(item.name) == ("121106", "DCM")]
 
 
 # === Lesions ===
@@ -213,9 +214,12 @@ def test_scans_in_pydicoms_own_package_are_reported(tmp_path, name):
     labels = (["malignant", "normal"] * 15)[: scan.frame_count]
     write_segmentation(tmp_path / "seg.dcm", scan, [mask] * len(labels), labels, "best")
     findings = [
-        Finding(label, PROBABILITIES, () if label == "normal" else find_lesions(mask, scan.spacing_mm), number=number)
+        Finding(
+            label, PROBABILITIES, () if label == "normal" else find_lesions(mask, scan.spacing_mm),
+            number=number if len(labels) > 1 else None,
+        )
         for number, label in enumerate(labels, start=1)
-    ]
+    ]  # fmt: skip
     write_report(tmp_path / "sr.dcm", scan, tmp_path / "seg.dcm", findings, "größe")
     document = highdicom.sr.srread(tmp_path / "sr.dcm")
     assert len(document.content.get_planar_roi_measurement_groups()) == labels.count("malignant")
