@@ -6,7 +6,7 @@ import pytest
 
 from busseg.inference.batch import predict_files
 from busseg.inference.inputs import find_inputs
-from busseg.inference.predictor import PACKAGED, Predictor
+from busseg.inference.predictor import Predictor
 
 pydicom = pytest.importorskip("pydicom", reason="needs busseg[dicom]")
 highdicom = pytest.importorskip("highdicom", reason="needs busseg[dicom]")
@@ -80,12 +80,10 @@ def test_report_that_busseg_did_not_write_is_not_replaced(tmp_path, echo_model, 
     assert (tmp_path / "out/clip_sr.dcm").read_text() == "mine"
 
 
-def test_report_records_the_hash_of_the_model(tmp_path, write_scan, echo_model):
-    path = write_scan(tmp_path / "a.dcm", np.random.default_rng(0).integers(0, 99, (64, 64), np.uint8), (0, 0, 64, 64))
-    expected = hashlib.sha256(PACKAGED["small"].read_bytes()).hexdigest()
-    assert Predictor("small").sha256 == expected
-    assert Predictor(echo_model).sha256 is None
-    predict(echo_model, path, tmp_path / "out")
-    texts = [item.value for item in pydicom.dcmread(tmp_path / "out/a_sr.dcm").iterall() if item.keyword == "TextValue"]
-    assert "model=echo" in texts
-    assert not any(text.startswith("sha256=") for text in texts)
+def test_report_has_the_hash_of_a_model_that_is_a_file(tmp_path, echo_model, echo_file, clip):
+    expected = hashlib.sha256(echo_file.read_bytes()).hexdigest()
+    for model, recorded in ((echo_model, set()), (echo_file, {f"sha256={expected}"})):
+        predict(model, clip, tmp_path / "out")
+        document = pydicom.dcmread(tmp_path / "out/clip_sr.dcm")
+        texts = {item.value for item in document.iterall() if item.keyword == "TextValue"}
+        assert {text for text in texts if text.startswith("sha256=")} == recorded
