@@ -582,8 +582,8 @@ def test_predict_prints_no_class_out_of_distribution(call, told_model, write_sca
         f"busseg: warning: not like breast ultrasound: {tmp_path}/s/b.dcm",
         f"busseg: warning: not like breast ultrasound in 3 of 3 frames: {tmp_path}/s/c.dcm",
         f"busseg: warning: not like breast ultrasound in 1 of 3 frames: {tmp_path}/s/d.dcm",
-        "busseg: 2 of 4 files are not like breast ultrasound: no class is printed, and no DICOM SEG is written for "
-        "2 DICOM files",
+        "busseg: 2 of 4 files are not like breast ultrasound: no class is printed, and no DICOM SEG or SR is written "
+        "for 2 DICOM files",
     ]
     assert {name for name in names(out) if name.endswith(".dcm")} == {"a_seg.dcm", "a_sr.dcm", "d_seg.dcm", "d_sr.dcm"}
 
