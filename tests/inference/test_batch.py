@@ -96,9 +96,9 @@ def test_every_image_gets_its_mask_its_overlay_and_its_row(tmp_path, predictor):
     ]  # fmt: skip
     assert (out / "predictions.csv").read_text().splitlines() == [
         HEADER,
-        f"{tmp_path}/s/deep/black.png,,,normal,1.000000,0.000000,0.000000,0,0.000000,,,,,nearly one grey,",
+        f"{tmp_path}/s/deep/black.png,,,normal,1.000000,0.000000,0.000000,0,0.000000,,,,,,,,,nearly one grey,",
         # Half of the 32 x 32 pixels are white: 512, and the mean is 1/2.
-        f"{tmp_path}/s/half.png,,,normal,0.500000,0.500000,0.000000,512,0.500000,,,,,,",
+        f"{tmp_path}/s/half.png,,,normal,0.500000,0.500000,0.000000,512,0.500000,,,,,,,,,,",
     ]
     assert read_csv(out / "predictions.csv") == [{key: str(value) for key, value in row.items()} for row in rows]
     for path, target in inputs.items():
