@@ -466,7 +466,7 @@ def test_predict_tells_the_frames_of_a_clip_in_square_millimetres(call, echo_fil
         assert line in done.out
     kinds = ("mask.png", "overlay.png", "overlay.dcm")
     files = {f"clip_frame00{number}_{kind}" for number in (1, 2) for kind in kinds}
-    assert names(out) == files | {"clip_seg.dcm", "predictions.csv"}
+    assert names(out) == files | {"clip_seg.dcm", "clip_sr.dcm", "predictions.csv"}
 
 
 def test_predict_warns_of_a_whole_frame_and_refuses_it_on_request(call, echo_file, write_scan, tmp_path):
@@ -582,10 +582,10 @@ def test_predict_prints_no_class_out_of_distribution(call, told_model, write_sca
         f"busseg: warning: not like breast ultrasound: {tmp_path}/s/b.dcm",
         f"busseg: warning: not like breast ultrasound in 3 of 3 frames: {tmp_path}/s/c.dcm",
         f"busseg: warning: not like breast ultrasound in 1 of 3 frames: {tmp_path}/s/d.dcm",
-        "busseg: 2 of 4 files are not like breast ultrasound: no class is printed, and no DICOM SEG is written for "
-        "2 DICOM files",
+        "busseg: 2 of 4 files are not like breast ultrasound: no class is printed, and no DICOM SEG or SR is written "
+        "for 2 DICOM files",
     ]
-    assert {name for name in names(out) if name.endswith(".dcm")} == {"a_seg.dcm", "d_seg.dcm"}
+    assert {name for name in names(out) if name.endswith(".dcm")} == {"a_seg.dcm", "a_sr.dcm", "d_seg.dcm", "d_sr.dcm"}
 
 
 @pytest.mark.parametrize("package", ["pydicom", "highdicom"])

@@ -75,7 +75,7 @@ def predict(
     require_region: RequireRegion = False,
 ) -> None:
     """Predict the class and the lesion of images. DICOM is cropped to the 2D regions that the scanner marked, and its
-    lesions are also written as DICOM SEG, NAME_seg.dcm.
+    lesions are also written as DICOM SEG, NAME_seg.dcm, and their measurements as DICOM SR, NAME_sr.dcm.
 
     Example: busseg predict scan.png scans/ --out predictions
     """

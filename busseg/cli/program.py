@@ -192,7 +192,7 @@ def report_out_of_distribution(warned: Mapping[str, Counter]) -> None:
         scans = sum(is_dicom(file) for file in unreadable)
         complain(
             f"{len(unreadable)} of {len(warned)} files are {OUT_OF_DISTRIBUTION}: no class is printed"
-            + (f", and no DICOM SEG is written for {scans} DICOM files" if scans else "")
+            + (f", and no DICOM SEG or SR is written for {scans} DICOM files" if scans else "")
         )
 
 

@@ -1,13 +1,15 @@
 """Read ultrasound DICOM: grey frames, their B-mode regions, and the size of a pixel in millimetres.
 
-Only the technical attributes named here are read, so no message or table of busseg can identify the patient.
-`dicom_seg.py` writes results as DICOM.
+Only the technical attributes named here are read, so no message or table of busseg names the patient. A PACS finds the
+image by the identifiers of study, series and instance.
+`dicom_seg.py` and `dicom_sr.py` write results as DICOM.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +31,20 @@ if TYPE_CHECKING:
 SINGLE_CLASSES = ("1.2.840.10008.5.1.4.1.1.6.1", "1.2.840.10008.5.1.4.1.1.6")
 SOP_CLASSES = (*SINGLE_CLASSES, "1.2.840.10008.5.1.4.1.1.3.1", "1.2.840.10008.5.1.4.1.1.3")
 # Attributes that a result must reference, or that the pixels need.
-_REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns")
+_IDENTIFIERS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+_REQUIRED = ("SOPClassUID", *_IDENTIFIERS, "Rows", "Columns")
 _OPTIONAL = (
     "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "SequenceOfUltrasoundRegions", "PixelSpacing",
     "BurnedInAnnotation",
 )  # fmt: skip
+
+
+class Uids(NamedTuple):
+    """The identifiers of a DICOM file; "" for one that has other letters than digits and dots."""
+
+    study_instance_uid: str = ""
+    series_instance_uid: str = ""
+    sop_instance_uid: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,7 @@ class Scan:
         regions: The frame's regions and their faults; see `find_regions`.
         missing: Number of frames that the header claims and the file lacks.
         compressed: Whether the pixels are compressed. A separate process decodes those.
+        uids: The `Uids` of the file.
     """
 
     path: Path
@@ -55,6 +67,7 @@ class Scan:
     regions: "Regions"
     missing: int = 0
     compressed: bool = False
+    uids: Uids | None = None
     # Why a frame ended the decoder's process. The other frames are then not tried: each might take as long.
     _fatal: list[str] = field(default_factory=list, repr=False, compare=False)
 
@@ -180,7 +193,13 @@ def read_dicom(path: str | Path) -> Scan:
         raise ValueError(f"Expected {refusal}: {path}")
     if not (frames > 0 and claimed < path.stat().st_size):
         raise ValueError(f"Expected a number of frames that fit into the file, found {claimed}: {path}")
-    return Scan(path, frames, shape, regions, claimed - frames, required["TransferSyntaxUID"].is_encapsulated)
+    uids = Uids(*(_digits(required[keyword]) for keyword in _IDENTIFIERS))
+    return Scan(path, frames, shape, regions, claimed - frames, required["TransferSyntaxUID"].is_encapsulated, uids)
+
+
+def _digits(uid):
+    """An identifier as text; "" for a broken one, which may contain other text of the file."""
+    return str(uid) if re.fullmatch(r"[0-9.]{1,64}", str(uid)) else ""
 
 
 def _name(uid):

@@ -1,15 +1,11 @@
 """Write results for ultrasound DICOM as DICOM: a segmentation, and overlays as secondary captures.
 
-The standard demands that a result carries the patient's data. They are copied from the source after everything else is
-done, so the code that might print an error never sees them.
-
 References:
     DICOM PS3.3, A.51 Segmentation IOD, C.8.20 Segmentation, A.8.1 Secondary Capture Image IOD
     Bridge et al., "Highdicom", J. Digital Imaging 35(6), 2022
 """
 
 from collections.abc import Iterable, Sequence
-from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 
@@ -17,19 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from busseg import __version__
-from busseg.imaging.dicom import SINGLE_CLASSES, Scan
-from busseg.imaging.dicom_pixels import import_pydicom, read_header
-from busseg.storage.files import replacing
+from busseg.imaging.dicom import Scan
+from busseg.imaging.dicom_results import (
+    COMPRESSION,
+    MAKER,
+    NOTICE,
+    SERIES_NUMBERS,
+    import_highdicom,
+    read_source,
+    to_ascii,
+    to_frame_reference,
+    to_reference,
+    without_quotes,
+    write_result,
+)
 
 LESIONS = ("benign", "malignant")  # in the order of their segments; a normal frame has no segment
-NOTICE = "Research software, not a medical device"
-_SERIES_NUMBERS = {"segmentation": 9001, "overlays": 9002}
-_MAKER = {"manufacturer": "busseg", "manufacturer_model_name": "busseg", "software_versions": __version__}
-# With these attributes a result references its source.
-_REFERENCE = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns")
-_COMPRESSION = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
-_PATIENT = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "ReferringPhysicianName")
-_STUDY = ("AccessionNumber", "StudyID", "StudyDate", "StudyTime")
 
 
 def write_segmentation(
@@ -69,33 +68,33 @@ def write_segmentation(
         ValueError: If the header of the scan lacks attributes that a SEG must reference.
         ImportError: If highdicom is missing.
     """
-    highdicom = _import_highdicom(scan.path)
+    highdicom = import_highdicom(scan.path)
     spacing_mm = scan.spacing_mm
     if spacing_mm is None and assumed_mm is not None:
         spacing_mm = (assumed_mm, assumed_mm)
         scale = f"The scan states no scale: {assumed_mm:g} mm a pixel is assumed"
         remark = f"{remark}. {scale}" if remark else scale
-    model = "".join(letter if " " <= letter <= "~" and letter != "\\" else "_" for letter in model)[:64]
+    model = to_ascii(model)
     found = [label for label in LESIONS if label in labels]
-    with _without_quotes(scan.path):
-        source = _read_source(scan)
+    with without_quotes(scan.path):
+        source = read_source(scan)
         # highdicom cannot segment clips without patient coordinates: it creates a segmentation of one frame, and
         # `_fill` copies that frame's description for all frames.
         segmentation = highdicom.seg.Segmentation(
-            source_images=[_reference(source)],
+            source_images=[to_reference(source)],
             pixel_array=np.zeros(scan.shape, np.uint8),
             segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
             omit_empty_frames=False,
             segment_descriptions=[_describe(*each, model, remark) for each in enumerate(found or ["lesion"], start=1)],
             series_instance_uid=highdicom.UID(),
-            series_number=_SERIES_NUMBERS["segmentation"],
+            series_number=SERIES_NUMBERS["segmentation"],
             series_description="Lesions, by busseg",
             sop_instance_uid=highdicom.UID(),
             instance_number=1,
             content_label="LESIONS",
             content_description=NOTICE,
             device_serial_number=model,
-            **_MAKER,
+            **MAKER,
         )
     lesions = (
         (number, found.index(label) + 1, mask)
@@ -105,8 +104,9 @@ def write_segmentation(
     _fill(segmentation, lesions, scan, source)
     if spacing_mm:
         _place(segmentation, spacing_mm)
-    with _without_quotes(scan.path):
-        _write(path, segmentation, source)
+    segmentation.PatientOrientation = None  # unknown; DICOM demands the attribute
+    with without_quotes(scan.path):
+        write_result(path, segmentation, source)
 
 
 def write_overlay(path: str | Path, scan: Scan, number: int, overlay: NDArray[np.uint8], run: str) -> None:
@@ -123,76 +123,34 @@ def write_overlay(path: str | Path, scan: Scan, number: int, overlay: NDArray[np
         ValueError: If the header of the scan lacks attributes that a capture must reference.
         ImportError: If highdicom is missing.
     """
-    highdicom = _import_highdicom(scan.path)
+    highdicom = import_highdicom(scan.path)
     from pydicom.uid import generate_uid
 
-    with _without_quotes(scan.path):
-        source = _read_source(scan)
+    with without_quotes(scan.path):
+        source = read_source(scan)
         capture = highdicom.sc.SCImage.from_ref_dataset(
-            _reference(source),
+            to_reference(source),
             pixel_array=overlay,
             photometric_interpretation=highdicom.PhotometricInterpretationValues.RGB,
             bits_allocated=8,
             coordinate_system=highdicom.CoordinateSystemNames.PATIENT,
-            patient_orientation=("L", "P"),  # highdicom demands one; it is unknown, and `_write` removes it
+            patient_orientation=("L", "P"),  # highdicom demands one; it is unknown
             series_instance_uid=generate_uid(entropy_srcs=[run, source.SOPInstanceUID]),
-            series_number=_SERIES_NUMBERS["overlays"],
+            series_number=SERIES_NUMBERS["overlays"],
             series_description="Overlays, by busseg",
             sop_instance_uid=generate_uid(),
             instance_number=number,
-            **_MAKER,
+            **MAKER,
         )
+        capture.PatientOrientation = None
         capture.Laterality = source.get("Laterality")
         capture.BurnedInAnnotation = "YES"
         capture.DerivationDescription = f"Class and outline of the lesion, by busseg. {NOTICE}"
-        capture.SourceImageSequence = [_frame_reference(source, number)]
-        for keyword in _COMPRESSION:
+        capture.SourceImageSequence = [to_frame_reference(source, number)]
+        for keyword in COMPRESSION:
             if keyword in source:
                 capture[keyword] = source[keyword]
-        _write(path, capture, source)
-
-
-def _import_highdicom(path):
-    import_pydicom(path)
-    try:
-        import highdicom
-    except ImportError as error:
-        line = f'Expected highdicom to write DICOM, found none; pip install "busseg[dicom]": {path}'
-        raise ImportError(line) from error
-    return highdicom
-
-
-@contextmanager
-def _without_quotes(path):
-    """Report an unusable header by the kind of the error alone: its text may quote a patient's data."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno:  # a system error; pydicom raises others for broken content
-            raise
-        kind = type(error).__name__
-        raise ValueError(f"Expected a header that a result can reference, found another ({kind}): {path}") from error
-
-
-def _read_source(scan):
-    with scan.path.open("rb") as file:
-        return read_header(file)
-
-
-def _reference(source):
-    """A copy of the source's header for highdicom: a single frame, without the patient."""
-    from pydicom import Dataset
-
-    reference = Dataset()
-    reference.file_meta = source.file_meta
-    for keyword in (*_REFERENCE, *_COMPRESSION):
-        if keyword in source:
-            reference[keyword] = source[keyword]
-    for keyword in (*_PATIENT, *_STUDY):
-        setattr(reference, keyword, None)
-    reference.Modality = "US"
-    reference.SOPClassUID = SINGLE_CLASSES[0]
-    return reference
+        write_result(path, capture, source)
 
 
 def _describe(number, label, model, remark):
@@ -243,9 +201,9 @@ def _fill(segmentation, lesions, scan, source):
     segmentation.NumberOfFrames = len(frames)
     segmentation.PixelData = bytes(bits) + b"\0" * (len(bits) % 2)
     segmentation.ContentCreatorName = None  # unknown; DICOM demands the attribute
-    segmentation.SourceImageSequence = [_frame_reference(source)]
+    segmentation.SourceImageSequence = [to_frame_reference(source)]
     (series,) = segmentation.ReferencedSeriesSequence
-    series.ReferencedInstanceSequence = [_frame_reference(source)]
+    series.ReferencedInstanceSequence = [to_frame_reference(source)]
     (shared,) = segmentation.SharedFunctionalGroupsSequence
     shared.pop("SegmentIdentificationSequence", None)  # highdicom adds it for a single segment
     # A frame is identified by its segment and by its place in the clip.
@@ -288,33 +246,5 @@ def _frame(model, number, segment, source):
     identification = Dataset()
     identification.ReferencedSegmentNumber = segment
     frame.SegmentIdentificationSequence = [identification]
-    frame.DerivationImageSequence[0].SourceImageSequence[0].update(_frame_reference(source, number))
+    frame.DerivationImageSequence[0].SourceImageSequence[0].update(to_frame_reference(source, number))
     return frame
-
-
-def _frame_reference(source, number=None):
-    """A reference to the source, or to its frame `number`."""
-    from pydicom import Dataset
-
-    reference = Dataset()
-    reference.ReferencedSOPClassUID = source.SOPClassUID
-    reference.ReferencedSOPInstanceUID = source.SOPInstanceUID
-    if number and int(source.get("NumberOfFrames") or 1) > 1:
-        reference.ReferencedFrameNumber = number
-    return reference
-
-
-def _write(path, result, source):
-    """Copy patient and study from the source, and write the file, whole or not at all."""
-    source.SOPClassUID = SINGLE_CLASSES[0]  # highdicom does not know retired classes; nothing else depends on it
-    result.copy_patient_and_study_information(source)
-    if "SpecificCharacterSet" in source:
-        result.SpecificCharacterSet = source.SpecificCharacterSet
-    result.PatientOrientation = None  # unknown; DICOM demands the attribute
-    for element in result:
-        # Some files write dates and times as before DICOM: 1997.04.24 and 14:04:38.
-        mark = {"DA": ".", "TM": ":"}.get(element.VR)
-        if mark and element.value:
-            element.value = str(element.value).replace(mark, "")
-    with replacing(path) as temporary:
-        result.save_as(temporary)

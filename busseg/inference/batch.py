@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from busseg.imaging.threads import map_in_turn
-from busseg.inference.frames import Frame, find_frames, segment_scan
+from busseg.inference.dicom_results import remove_dicom_results, write_dicom_results
+from busseg.inference.frames import Frame, find_frames
 from busseg.inference.predictor import Predictor
 from busseg.inference.quality import OUT_OF_DISTRIBUTION
 from busseg.inference.records import add_warning, failure, fields, is_out_of_distribution, to_line, to_row
@@ -22,7 +23,7 @@ from busseg.inference.resume import read_done
 from busseg.inference.stream import THREADS, Item, read_and_predict
 from busseg.storage.claims import claim_folder
 from busseg.storage.files import append_row, append_text, blaming, flush, hidden_folder, write_csv, write_text
-from busseg.storage.run_folder import PREDICTION, PREDICTION_LINES, PREDICTION_PARQUET, PREDICTIONS, SEGMENTATION
+from busseg.storage.run_folder import PREDICTION, PREDICTION_LINES, PREDICTION_PARQUET, PREDICTIONS
 
 Rows = Generator[tuple[dict, str | None], None, None]  # row and line of each frame
 
@@ -53,11 +54,12 @@ def predict_files(
 
     Each frame of a clip has its own results, `NAME_frame001` and so on. DICOM is cropped to the regions that the
     scanner marked, whose predictions are joined to one (`join_regions`); masks and overlays show the whole frame. The
-    lesions of all frames of a DICOM file are also written as DICOM, `NAME_seg.dcm`; see `write_segmentation`. A model
-    of histology, which predicts no mask, writes the table alone.
+    lesions of all frames of a DICOM file are also written as DICOM: a segmentation, `NAME_seg.dcm`, and a report with
+    their measurements, `NAME_sr.dcm`; see `write_segmentation` and `write_report`. A model of histology, which predicts
+    no mask, writes the table alone.
 
     A clip is judged as a whole: if the median ood_score of its frames is above 1, all its rows and overlays say that
-    it is `OUT_OF_DISTRIBUTION`. No segmentation is written of such a DICOM file.
+    it is `OUT_OF_DISTRIBUTION`. Neither segmentation nor report is written of such a DICOM file.
 
     A file that cannot be read gets a row with its error, and the run continues.
 
@@ -103,7 +105,7 @@ def predict_files(
         try:
             for results in _by_file(frames, done, predicted, watch):
                 target = inputs[results[0].frame.path]
-                for result in _finish_file(results, target, output, predictor.name):
+                for result in _finish_file(results, target, output, predictor):
                     if result.new:
                         _append(output, columns, result)
                     yield result.row
@@ -182,8 +184,8 @@ def _by_file(frames, done, predicted, watch):
             results = []
 
 
-def _finish_file(results, target, output, model):
-    """Judge a file by all its frames and write its DICOM SEG; return its results, with warnings and errors added."""
+def _finish_file(results, target, output, predictor):
+    """Judge a file by all its frames, write its SEG and SR; return its results, with warnings and errors added."""
     if not any(result.new for result in results):
         return results
     out_of_distribution = is_out_of_distribution([result.row for result in results])
@@ -191,10 +193,10 @@ def _finish_file(results, target, output, model):
         results = [_as_out_of_distribution(result, output) for result in results]
     last, rows = results[-1].frame, [result.row for result in results]
     if last.scan:
-        (output.folder / f"{target}{SEGMENTATION}").unlink(missing_ok=True)  # of a former prediction
+        remove_dicom_results(target, output.folder)
         try:
             if not out_of_distribution and not any(row["error"] for row in rows):
-                segment_scan(last.scan, target, rows, output.folder, model)
+                write_dicom_results(last.scan, target, rows, output.folder, predictor)
         except ValueError as error:
             row, line = failure(last, error, output.task)
             results[-1] = results[-1]._replace(row=row, line=line)

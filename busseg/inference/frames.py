@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -12,11 +12,9 @@ from numpy.typing import NDArray
 
 from busseg.data.task import Task
 from busseg.imaging.clips import Clip, find_clip
-from busseg.imaging.dicom import Scan, is_dicom, read_dicom
-from busseg.imaging.images import count_pixels, read_image
-from busseg.inference.quality import OUT_OF_DISTRIBUTION
+from busseg.imaging.dicom import Scan, Uids, is_dicom, read_dicom
+from busseg.imaging.images import count_pixels
 from busseg.inference.regions import join_regions
-from busseg.storage.run_folder import SEGMENTATION
 
 if TYPE_CHECKING:
     from busseg.inference.prediction import Prediction
@@ -50,6 +48,11 @@ class Frame:
     def key(self) -> tuple[str, str]:
         """Row key of a table: (file, frame), strings."""
         return str(self.path), "" if self.number is None else str(self.number)
+
+    @property
+    def uids(self) -> Uids:
+        """The identifiers of its DICOM file; empty for other files."""
+        return (self.scan and self.scan.uids) or Uids()
 
     @property
     def ends_file(self) -> bool:
@@ -174,7 +177,7 @@ def _in_frame(frame, image, predictions):
         if isinstance(prediction, ValueError):
             return ValueError(f"{prediction}: {frame.path}") if frame.path else prediction
     joined = join_regions(frame.scan, predictions) if frame.scan else predictions[0]
-    return replace(joined, image=image, path=frame.path, frame=frame.number)
+    return replace(joined, image=image, path=frame.path, frame=frame.number, uids=frame.uids)
 
 
 def predict_frame(predictor: "Predictor", frame: "Frame | Given", image: NDArray) -> "Prediction":
@@ -187,25 +190,3 @@ def predict_frame(predictor: "Predictor", frame: "Frame | Given", image: NDArray
     if isinstance(prediction, ValueError):
         raise prediction
     return prediction
-
-
-def segment_scan(scan: Scan, target: Path, rows: Sequence[Mapping], out: Path, model: str) -> None:
-    """Write the DICOM SEG of a scan from the results of its frames. The masks are read again, one at a time.
-
-    Args:
-        scan: A `Scan`, of which all frames are predicted.
-        target: Path of the scan's results without suffix, relative to the output folder.
-        rows: Rows of the frames, in their order; see `records.to_row`.
-        out: Path of the output folder.
-        model: Name of the model.
-
-    Raises:
-        ValueError: If the header of the scan lacks attributes that a SEG must reference.
-    """
-    from busseg.imaging.dicom_seg import write_segmentation
-
-    numbers = [row["frame"] for row in rows]
-    masks = (read_image(out / f"{frame_target(target, number)}_mask.png") // 255 for number in numbers)
-    count = sum(row["warning"].startswith(OUT_OF_DISTRIBUTION) for row in rows)
-    remark = f"{OUT_OF_DISTRIBUTION.capitalize()} in {count} of {len(rows)} frames" if count else ""
-    write_segmentation(out / f"{target}{SEGMENTATION}", scan, masks, [row["label"] for row in rows], model, remark)

@@ -1,16 +1,18 @@
 """`Prediction`: what a model predicts of one image, and `Failure`, the reason why there is none."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
-import numpy as np
 from numpy.typing import NDArray
 
 from busseg.data.task import Task
+from busseg.imaging.dicom import Uids
+from busseg.imaging.findings import Finding
 from busseg.imaging.images import encode_image
+from busseg.imaging.lesions import find_lesions, measure_diameters
 from busseg.inference.quality import OUT_OF_DISTRIBUTION
 from busseg.storage.escaping import printable
 
@@ -46,6 +48,7 @@ class Prediction:
             3)`, RGB. DICOM is black outside its regions. None for a prediction that no `Predictor` made.
         path: Path of the image's file; None for an image given as an array, Pillow image or bytes.
         frame: Number of the frame in a clip, from 1; None for a single image.
+        uids: Identifiers of the DICOM file; empty for other images.
     """
 
     label: str
@@ -64,6 +67,7 @@ class Prediction:
     image: NDArray | None = None
     path: Path | None = None
     frame: int | None = None
+    uids: Uids = field(default_factory=Uids)
 
     @property
     def error(self) -> None:
@@ -107,10 +111,27 @@ class Prediction:
         """Largest diameter of the lesion in millimetres: the largest distance between two pixels of one outline, 0
         without a lesion. None without a scale.
         """
+        return None if self._diameters_mm is None else self._diameters_mm[0]
+
+    @property
+    def lesion_across_mm(self) -> float | None:
+        """Extent of the same lesion perpendicular to its largest diameter, in millimetres; see `measure_diameters`."""
+        return None if self._diameters_mm is None else self._diameters_mm[1]
+
+    @property
+    def _diameters_mm(self):
         if self.mask is None or self.spacing_mm is None:
             return None
-        hulls = [cv2.convexHull(outline)[:, 0] * self.spacing_mm[::-1] for outline in self.contours or ()]
-        return max((float(np.linalg.norm(hull[:, None] - hull, axis=2).max()) for hull in hulls), default=0.0)
+        return max((measure_diameters(outline, self.spacing_mm) for outline in self.contours or ()), default=(0.0, 0.0))
+
+    @property
+    def finding(self) -> Finding | None:
+        """What is reported of an ultrasound image: its class, and its lesions one by one; see `findings.describe`."""
+        if self.mask is None:
+            return None
+        lesions = () if self.label == "normal" else find_lesions(self.mask, self.spacing_mm)
+        probabilities = dict(zip(self.classes, map(float, self.probabilities)))
+        return Finding(self.label, probabilities, lesions, self.in_distribution)
 
     @property
     def lesion_fraction(self) -> float | None:

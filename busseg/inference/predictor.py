@@ -1,7 +1,9 @@
 """`Predictor`: a trained model of any format, for images of any size."""
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -19,6 +21,7 @@ from busseg.inference.operating_point import find_operating_point
 from busseg.inference.prediction import Failure, Prediction
 from busseg.inference.quality import find_faint
 from busseg.inference.runtimes import load, run_keras
+from busseg.storage.run_folder import MODEL
 
 if TYPE_CHECKING:
     import keras
@@ -73,6 +76,15 @@ class Predictor:
         self.classes = self.task.classes
         self.sensitivity = sensitivity
         self.operating_point = None if sensitivity is None else _operating_point(self.path, sensitivity, source)
+
+    @cached_property
+    def sha256(self) -> str | None:
+        """SHA-256 of the model's file, in hex; None for a model in memory or in a folder of several files."""
+        file = self.path and (self.path / MODEL if (self.path / MODEL).is_file() else self.path)
+        if not file or not file.is_file():
+            return None
+        with file.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
 
     @property
     def description(self) -> dict:

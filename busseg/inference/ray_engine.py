@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from busseg.imaging.dicom import Uids
 from busseg.inference.batch import predict_files, predict_in_threads
 from busseg.inference.predictor import PACKAGED, Predictor
 from busseg.inference.records import failure
@@ -182,7 +183,7 @@ def _write_parquet(out):
         columns = table.readline().strip().split(",")
     types = {name: pyarrow.float64() for name in columns} | {"lesion_px": pyarrow.int64(), "frame": pyarrow.int64()}
     types["regions"] = pyarrow.int64()
-    types |= dict.fromkeys(("file", "label", "warning", "error"), pyarrow.string())
+    types |= dict.fromkeys(("file", *Uids._fields, "label", "warning", "error"), pyarrow.string())
     types |= {name: pyarrow.bool_() for name in columns if name.startswith("malignant_at_")}
     read = csv.read_csv(
         out / PREDICTIONS,

@@ -7,13 +7,17 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from busseg.data.task import Task
+from busseg.imaging.dicom import Uids
+from busseg.imaging.findings import NOT_REPORTED, describe
 from busseg.inference.frames import Frame
 from busseg.inference.quality import OUT_OF_DISTRIBUTION
 
 if TYPE_CHECKING:
     from busseg.inference.prediction import Prediction
 
-_DIGITS = {"lesion_fraction": 6, "lesion_mm2": 2, "lesion_mm": 2, "uncertainty": 6, "ood_score": 6}  # decimals
+_DIGITS = {  # decimals
+    "lesion_fraction": 6, "lesion_mm2": 2, "lesion_mm": 2, "lesion_across_mm": 2, "uncertainty": 6, "ood_score": 6,
+}  # fmt: skip
 
 
 def fields(task: Task, sensitivity: float | None = None) -> tuple[str, ...]:
@@ -26,7 +30,7 @@ def fields(task: Task, sensitivity: float | None = None) -> tuple[str, ...]:
         "label",
         *decision,
         *probabilities,
-        *(("lesion_px", *_DIGITS) if task.has_mask else ()),
+        *(("lesion_px", *_DIGITS, *Uids._fields) if task.has_mask else ()),
         "warning",
         "error",
     )
@@ -49,15 +53,16 @@ def facts(prediction: "Prediction", classes: Sequence[str]) -> dict:
 
     Returns:
         Dict with `label` and `probabilities` (class to number); for ultrasound `regions`, `lesion_px`,
-        `lesion_fraction`, `lesion_mm2`, `lesion_mm`, `uncertainty`, `ood_score`, `box` (left, top, width, height in
-        pixels) and `contours` (lists of x, y in pixels); the `decision_column`, if a sensitivity was asked for; and
-        `warning`. A value that the `Prediction` lacks is None.
+        `lesion_fraction`, `lesion_mm2`, `lesion_mm`, `lesion_across_mm`, `uncertainty`, `ood_score`, `box` (left, top,
+        width, height in pixels), `contours` (lists of x, y in pixels), `lesions` (see `_measures`) and `report` (see
+        `describe`); the `decision_column`, if a sensitivity was asked for; and `warning`. A value that the `Prediction`
+        lacks is None.
     """
     values: dict[str, object] = {
         "label": prediction.label,
         "probabilities": {name: round(float(p), 6) for name, p in zip(classes, prediction.probabilities)},
     }
-    if prediction.mask is not None:
+    if (finding := prediction.finding) is not None:
         numbers = {name: getattr(prediction, name) for name in _DIGITS}
         values |= {
             "regions": prediction.regions,
@@ -65,10 +70,25 @@ def facts(prediction: "Prediction", classes: Sequence[str]) -> dict:
             **{name: None if x is None else round(float(x), _DIGITS[name]) for name, x in numbers.items()},
             "box": prediction.box,
             "contours": [outline.tolist() for outline in prediction.contours or ()],
+            "lesions": [_measures(lesion) for lesion in finding.lesions],
+            "report": describe(finding),
         }
     if prediction.sensitivity is not None and prediction.malignant is not None:
         values[decision_column(prediction.sensitivity)] = prediction.malignant
     return values | {"warning": prediction.warning}
+
+
+def _measures(lesion):
+    """The measurements of a `Lesion` as a dict for JSON, rounded; those in mm are None without a scale."""
+    mm2, diameters_mm = lesion.area_mm2, lesion.diameters_mm
+    return {
+        "area_px": lesion.area_px,
+        "area_mm2": None if mm2 is None else round(mm2, 2),
+        "diameters_px": [round(length, 2) for length in lesion.diameters_px],
+        "diameters_mm": None if diameters_mm is None else [round(length, 2) for length in diameters_mm],
+        "box": lesion.box,
+        "center": [round(place, 2) for place in lesion.center],
+    }
 
 
 def to_row(frame: Frame, prediction: "Prediction", task: Task) -> dict:
@@ -79,6 +99,7 @@ def to_row(frame: Frame, prediction: "Prediction", task: Task) -> dict:
     row |= {f"p_{label}": f"{p:.6f}" for label, p in found["probabilities"].items()}
     if prediction.mask is not None:
         row |= {"frame": frame.number or "", "lesion_px": found["lesion_px"]}
+        row |= prediction.uids._asdict()
         row["regions"] = "" if found["regions"] is None else len(found["regions"])
         row |= {name: f"{found[name]:.{digits}f}" for name, digits in _DIGITS.items() if found[name] is not None}
     if prediction.sensitivity is not None and prediction.malignant is not None:
@@ -92,14 +113,15 @@ def to_line(frame: Frame, prediction: "Prediction", task: Task) -> str:
 
 
 def to_record(prediction: "Prediction", path: Path | None, number: int | None, classes: Sequence[str]) -> dict:
-    """The content of a line of `predictions.jsonl`: a dict with `file`, for ultrasound `frame`, and its `facts`."""
-    frame = {} if prediction.mask is None else {"frame": number}
+    """A line of `predictions.jsonl` as a dict: `file`, for ultrasound `frame` and `Uids`, and the `facts`."""
+    frame = {} if prediction.mask is None else {"frame": number, **prediction.uids._asdict()}
     return {"file": path and str(path), **frame, **facts(prediction, classes)}
 
 
 def failure(frame: Frame, error: Exception | str, task: Task) -> tuple[dict, str]:
     """Row and line of a frame that has no prediction, or whose results cannot be written."""
     values = to_failure_record(frame.path, frame.number, str(error))
+    values |= frame.uids._asdict() if frame.scan else {}
     return dict.fromkeys(fields(task), "") | values, json.dumps(values) + "\n"
 
 
@@ -121,6 +143,7 @@ def is_out_of_distribution(rows: Sequence[Mapping]) -> bool:
 
 
 def add_warning(row: Mapping, line: str | None) -> tuple[dict, str | None]:
-    """Put `OUT_OF_DISTRIBUTION` before the warnings of a row and, if there is one, of its line."""
+    """Put `OUT_OF_DISTRIBUTION` before the warnings of a row and, if there is one, of its line; its report says so."""
     warning = "; ".join(filter(None, (OUT_OF_DISTRIBUTION, row["warning"])))
-    return {**row, "warning": warning}, line and json.dumps(json.loads(line) | {"warning": warning}) + "\n"
+    changed = {"warning": warning, "report": NOT_REPORTED}
+    return {**row, "warning": warning}, line and json.dumps(json.loads(line) | changed) + "\n"

@@ -15,7 +15,7 @@ from busseg.imaging.dicom import import_pydicom, is_dicom
 from busseg.imaging.images import read_image, write_image
 from busseg.inference.frames import Frame
 from busseg.inference.overlay import caption_as_out_of_distribution, draw_overlay
-from busseg.storage.run_folder import OVERLAY_DICOM, SEGMENTATION
+from busseg.storage.run_folder import OVERLAY_DICOM, SEGMENTATION, STRUCTURED_REPORT
 from busseg.storage.signature import is_own_picture
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Output:
         """Names of a frame's results in the folder; `target` is the results' path of its file."""
         ends = [*self.images, OVERLAY_DICOM] if self.run else self.images
         names = [f"{frame.target}{end}" for end in ends]
-        return [*names, f"{target}{SEGMENTATION}"] if frame.scan else names
+        return [*names, f"{target}{SEGMENTATION}", f"{target}{STRUCTURED_REPORT}"] if frame.scan else names
 
     def write(self, frame: Frame, image: NDArray, prediction: "Prediction", place: Path) -> None:
         """Write the image files of a frame.

@@ -10,7 +10,7 @@ from busseg.inference.frames import frame_target
 from busseg.inference.records import is_out_of_distribution
 from busseg.inference.results import Output
 from busseg.storage.files import blaming, read_csv
-from busseg.storage.run_folder import OVERLAY_DICOM, PREDICTION_LINES, PREDICTIONS, SEGMENTATION
+from busseg.storage.run_folder import OVERLAY_DICOM, PREDICTION_LINES, PREDICTIONS, SEGMENTATION, STRUCTURED_REPORT
 
 
 def read_done(
@@ -68,10 +68,10 @@ def _key(values):
 
 
 def _with_results(path, target, rows, output):
-    """Keys of a file's rows whose results exist, by the number of the frame; [] for a DICOM file without its SEG."""
+    """Keys of a file's rows whose results exist, by the number of the frame; [] for DICOM without its SEG or SR."""
     scan = bool(rows) and is_dicom(path)
-    segmented = (output.folder / f"{target}{SEGMENTATION}").exists() or is_out_of_distribution(list(rows.values()))
-    if scan and not segmented:
+    written = all((output.folder / f"{target}{end}").exists() for end in (SEGMENTATION, STRUCTURED_REPORT))
+    if scan and not written and not is_out_of_distribution(list(rows.values())):
         return []
     ends = [*output.images, OVERLAY_DICOM] if scan and output.run else output.images
     return [

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from busseg.imaging.dicom import Uids
 from busseg.imaging.in_memory import InMemory, count_pixels_in_memory
 from busseg.inference.frames import Frame, find_frames, predict_frame
 
@@ -31,6 +32,7 @@ class Given:
     image: InMemory
     place: int | None = None
     path = number = scan = None
+    uids = Uids()
 
     def count_pixels(self) -> int:
         """About the number of pixels to hold in memory."""

@@ -57,6 +57,7 @@ PREDICTIONS = PREDICTION.marker
 PREDICTION_LINES = "predictions.jsonl"
 PREDICTION_PARQUET = "predictions.parquet"
 SEGMENTATION = "_seg.dcm"  # suffix of the results of a DICOM file
+STRUCTURED_REPORT = "_sr.dcm"
 OVERLAY_DICOM = "_overlay.dcm"
 EXPLANATION = Kind("explanations.csv", ("file", "label", "occlusion_peak", "warning", "error"))
 EXPLANATIONS = EXPLANATION.marker

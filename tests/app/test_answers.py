@@ -63,9 +63,14 @@ def test_facts_are_what_was_predicted(answer):
         "file": "scan.png", "frame": 1, "frames": 1, "label": "benign",
         "probabilities": {"normal": 0.1, "benign": 0.7, "malignant": 0.2},
         "threshold": 0.5, "width": 4, "height": 2,
-        "lesion_px": 2, "lesion_mm2": None, "lesion_mm": None, "lesion_fraction": 2 / 8, "box": [2, 1, 2, 1],
+        "lesion_px": 2, "lesion_mm2": None, "lesion_mm": None, "lesion_across_mm": None, "lesion_fraction": 2 / 8,
+        "box": [2, 1, 2, 1],
         "contours": [[[2, 1], [3, 1]]], "uncertainty": 0.25, "ood_score": 0.5, "warning": None,
         "regions": None,
+        "lesions": [{"area_px": 2, "area_mm2": None, "diameters_px": [1, 0], "diameters_mm": None, "box": [2, 1, 2, 1],
+                     "center": [2.5, 1]}],
+        "report": "Benign, probability 70.0 % (normal 10.0 %, malignant 20.0 %). Lesion: area 2 pixels, "
+                  "largest diameter 1.0 pixels, across it 0.0 pixels, center at column 2, row 1.",
     }  # fmt: skip
     np.testing.assert_array_equal(pixels(mask), [[0, 0, 0, 0], [0, 0, 255, 255]])
 

@@ -10,7 +10,8 @@ import pytest
 
 from busseg import __version__
 from busseg.imaging.dicom import read_dicom
-from busseg.imaging.dicom_seg import NOTICE, _without_quotes, write_overlay, write_segmentation
+from busseg.imaging.dicom_results import NOTICE, without_quotes
+from busseg.imaging.dicom_seg import write_overlay, write_segmentation
 
 pydicom = pytest.importorskip("pydicom", reason="needs busseg[dicom]")
 highdicom = pytest.importorskip("highdicom", reason="needs busseg[dicom]")
@@ -24,12 +25,12 @@ SOURCES = (
 @pytest.mark.parametrize("error", [OSError("No tag to read at file position 42C"), EOFError(), KeyError("Muster^A")])
 def test_any_error_of_a_broken_header_is_reported_without_its_words(error):
     with pytest.raises(ValueError, match=rf"^Expected a header .*, found another \({type(error).__name__}\): a\.dcm$"):  # noqa: SIM117
-        with _without_quotes("a.dcm"):
+        with without_quotes("a.dcm"):
             raise error
 
 
 def test_full_disk_is_no_fault_of_the_header():
-    with pytest.raises(OSError, match="No space"), _without_quotes("a.dcm"):
+    with pytest.raises(OSError, match="No space"), without_quotes("a.dcm"):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -253,8 +254,14 @@ logging.basicConfig(level=0)
 import numpy as np
 from busseg.imaging.dicom import read_dicom
 from busseg.imaging.dicom_seg import write_overlay, write_segmentation
+from busseg.imaging.dicom_sr import write_report
+from busseg.imaging.findings import Finding
+from busseg.imaging.lesions import find_lesions
 scan = read_dicom(sys.argv[1])
+lesions = find_lesions(np.ones(scan.shape, np.uint8))
+findings = [Finding("benign", {"benign": 0.7, "malignant": 0.3}, lesions, number=number) for number in range(1, 6)]
 write_segmentation("seg.dcm", scan, [np.ones(scan.shape, np.uint8)] * 5, ["benign"] * 5, "best")
+write_report("sr.dcm", scan, "seg.dcm", findings, "best")
 write_overlay("overlay.dcm", scan, 1, np.zeros((*scan.shape, 3), np.uint8), "run")
 """
 
@@ -272,7 +279,8 @@ def test_nothing_of_a_patient_is_printed_or_logged_even_of_broken_values(tmp_pat
         check=False, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert pydicom.dcmread(tmp_path / "seg.dcm").PatientBirthDate == "Xmas1953"
+    for name in ("seg.dcm", "sr.dcm"):
+        assert pydicom.dcmread(tmp_path / name).PatientBirthDate == "Xmas1953"
     assert done.stdout == ""
     for secret in ("Xmas", "M=u", "Koch", "'Qx'", "delheid", *patient.values()):
         assert secret not in done.stderr

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from busseg.data.sample import CLASSES
+from busseg.data.task import Task
 from busseg.inference.predictor import Predictor
 
 
@@ -35,7 +36,7 @@ class Echo(Predictor):
     """
 
     def __init__(self):
-        self.name, self.path, self.task, self.classes, self.image_size = "echo", None, "ultrasound", CLASSES, 32
+        self.name, self.path, self.task, self.classes, self.image_size = "echo", None, Task.ULTRASOUND, CLASSES, 32
         self.sensitivity = self.operating_point = None
         self.files_read = []
 

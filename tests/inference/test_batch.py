@@ -24,7 +24,8 @@ from busseg.storage.files import read_csv
 
 HEADER = (
     "file,frame,regions,label,p_normal,p_benign,p_malignant,"
-    "lesion_px,lesion_fraction,lesion_mm2,lesion_mm,uncertainty,ood_score,warning,error"
+    "lesion_px,lesion_fraction,lesion_mm2,lesion_mm,lesion_across_mm,uncertainty,ood_score,"
+    "study_instance_uid,series_instance_uid,sop_instance_uid,warning,error"
 )
 
 
@@ -96,9 +97,9 @@ def test_every_image_gets_its_mask_its_overlay_and_its_row(tmp_path, predictor):
     ]  # fmt: skip
     assert (out / "predictions.csv").read_text().splitlines() == [
         HEADER,
-        f"{tmp_path}/s/deep/black.png,,,normal,1.000000,0.000000,0.000000,0,0.000000,,,,,nearly one grey,",
+        f"{tmp_path}/s/deep/black.png,,,normal,1.000000,0.000000,0.000000,0,0.000000,,,,,,,,,nearly one grey,",
         # Half of the 32 x 32 pixels are white: 512, and the mean is 1/2.
-        f"{tmp_path}/s/half.png,,,normal,0.500000,0.500000,0.000000,512,0.500000,,,,,,",
+        f"{tmp_path}/s/half.png,,,normal,0.500000,0.500000,0.000000,512,0.500000,,,,,,,,,,",
     ]
     assert read_csv(out / "predictions.csv") == [{key: str(value) for key, value in row.items()} for row in rows]
     for path, target in inputs.items():
@@ -124,10 +125,12 @@ def test_probability_maps_and_json_lines_come_when_asked_for(tmp_path, predictor
     (outline,) = first.pop("contours")
     assert [10, 4] in outline
     assert [19, 7] in outline
+    assert first.pop("report").startswith("No lesion found. Normal, probability ")
     assert first == {
         "file": str(tmp_path / "a.png"), "label": "normal", "lesion_px": 40, "lesion_fraction": round(40 / 1024, 6),
         "uncertainty": None, "ood_score": None, "warning": None, "box": [10, 4, 10, 4], "frame": None, "regions": None,
-        "lesion_mm2": None, "lesion_mm": None,
+        "lesion_mm2": None, "lesion_mm": None, "lesion_across_mm": None, "lesions": [],
+        "study_instance_uid": "", "series_instance_uid": "", "sop_instance_uid": "",
     }  # fmt: skip
     assert second == {"file": str(tmp_path / "b.png"), "error": rows[1]["error"]}
 

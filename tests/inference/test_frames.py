@@ -9,7 +9,8 @@ from PIL import Image
 
 from busseg.data.phantom import draw_phantom
 from busseg.data.task import Task
-from busseg.imaging.dicom import read_dicom
+from busseg.imaging.dicom import Uids, read_dicom
+from busseg.imaging.findings import NOT_REPORTED
 from busseg.imaging.images import read_image, write_image
 from busseg.inference.batch import predict_files
 from busseg.inference.frames import Frame, count_frames, find_frames, frame_target, predict_frames
@@ -174,6 +175,8 @@ def test_region_alone_is_predicted_and_its_mask_lies_in_the_frame(predictor, cli
         assert prediction.lesion_px == 32 * white
         assert prediction.lesion_mm2 == pytest.approx(32 * white * 0.02)
         assert prediction.lesion_mm == pytest.approx(np.hypot(31 * 0.2, (white - 1) * 0.1))  # from corner to corner
+        wide, high = 31 * 0.2, (white - 1) * 0.1
+        assert prediction.lesion_across_mm == pytest.approx(2 * wide * high / np.hypot(wide, high))
         assert prediction.lesion_fraction == pytest.approx(32 * white / 3000)
 
 
@@ -194,7 +197,8 @@ def test_clip_gets_a_row_a_mask_and_an_overlay_a_frame_and_one_segmentation(tmp_
     rows = predict(predictor, tmp_path / "s", out=out, json_lines=True)
     pictures = [f"clip_frame00{number}_{what}.png" for number in (1, 2, 3) for what in ("mask", "overlay")]
     assert names(out) == [
-        *pictures, "clip_seg.dcm", "image_mask.png", "image_overlay.png", "predictions.csv", "predictions.jsonl",
+        *pictures, "clip_seg.dcm", "clip_sr.dcm", "image_mask.png", "image_overlay.png", "predictions.csv",
+        "predictions.jsonl",
     ]  # fmt: skip
     found = [tuple(row[name] for name in ("frame", "label", "lesion_px", "lesion_mm2", "lesion_mm")) for row in rows]
     # 8 * 32 * 0.02 mm2, 24 * 32 * 0.02 mm2, 32 * 32 * 0.02 mm2; an image has no scale. Across
@@ -267,7 +271,8 @@ def test_text_around_the_region_changes_no_prediction_and_is_in_no_image(tmp_pat
     for name, frame in (("plain", plain), ("written", written)):
         write_scan(tmp_path / "s" / f"{name}.dcm", frame, (50, 60, 160, 120), SPACING_CM)
     rows = predict(Predictor("small"), tmp_path / "s", out=tmp_path / "out", overlay_dicom=True)
-    assert {**rows[0], "file": ""} == {**rows[1], "file": ""}
+    of_file = dict.fromkeys(("file", *Uids._fields))
+    assert rows[0] | of_file == rows[1] | of_file
     for what in ("mask", "overlay"):
         pictures = [(tmp_path / f"out/{name}_{what}.png").read_bytes() for name in ("plain", "written")]
         assert pictures[0] == pictures[1]
@@ -294,7 +299,7 @@ def test_clip_unlike_the_known_ones_as_a_whole_has_the_warning_in_all_and_no_seg
     predictor, out = Predictor(told_model), tmp_path / "out"
     whole = np.stack([frame_with(8)] * 3)
     predict(predictor, write_scan(tmp_path / "other/clip.dcm", whole, REGION), out=out)
-    assert "clip_seg.dcm" in names(out)
+    assert {"clip_seg.dcm", "clip_sr.dcm"} <= set(names(out))
     rows = predict(predictor, clip, out=out, json_lines=True, overlay_dicom=True)
     # The ood_score is 0.5, 1.5 and 2; the median is 1.5.
     assert [(row["ood_score"], row["warning"]) for row in rows] == [
@@ -305,7 +310,8 @@ def test_clip_unlike_the_known_ones_as_a_whole_has_the_warning_in_all_and_no_seg
     assert read_csv(out / "predictions.csv") == [{key: str(value) for key, value in row.items()} for row in rows]
     lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     assert [line["warning"] for line in lines] == [row["warning"] for row in rows]
-    assert "clip_seg.dcm" not in names(out)  # nor that of the former prediction
+    assert not {"clip_seg.dcm", "clip_sr.dcm"} & set(names(out))  # nor those of the former prediction
+    assert {line["report"] for line in lines} == {NOT_REPORTED}
     pictures = [read_image(out / f"clip_frame00{number}_overlay.png", colour=True) for number in (1, 2, 3)]
     strip = len(pictures[0]) - 50
     for number, picture in enumerate(pictures, start=1):
@@ -350,7 +356,7 @@ def test_broken_scans_get_rows_and_the_others_are_predicted(tmp_path, predictor,
     assert rows[1]["error"].startswith("Expected 3 frames, found 1: ")
     assert all(row["error"].endswith(row["file"]) for row in rows if row["error"])
     # Half a clip has no segmentation, for it would say that nothing is in the other half; a former one is gone.
-    assert [name for name in names(tmp_path / "out") if name.endswith(".dcm")] == ["whole_seg.dcm"]
+    assert [name for name in names(tmp_path / "out") if name.endswith(".dcm")] == ["whole_seg.dcm", "whole_sr.dcm"]
     assert rows[-1]["file"] == str(whole)
 
 
@@ -394,7 +400,7 @@ def test_stopped_prediction_of_clips_resumes_with_the_interrupted_clip(tmp_path,
     with pytest.raises(KeyboardInterrupt):
         predict(counting(echo_model, most=48), clips, out=out)
     done = read_csv(out / "predictions.csv")
-    complete = [name for name in "abcd" if (out / f"{name}_seg.dcm").exists()]
+    complete = [name for name in "abcd" if (out / f"{name}_sr.dcm").exists()]
     assert 20 <= len(done) <= 48
     again = counting(echo_model)
     rows = predict(again, clips, out=out, resume=True)
@@ -416,7 +422,7 @@ def test_nothing_is_left_to_do_for_clips_that_are_done(tmp_path, echo_model, cli
     assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
-@pytest.mark.parametrize(("gone", "asked"), [("b_seg.dcm", 20), ("b_frame007_mask.png", 1)])
+@pytest.mark.parametrize(("gone", "asked"), [("b_seg.dcm", 20), ("b_sr.dcm", 20), ("b_frame007_mask.png", 1)])
 def test_missing_result_is_made_again(tmp_path, echo_model, clips, gone, asked, counting):
     out = tmp_path / "out"
     predict(Predictor(echo_model), clips, out=out)

@@ -92,10 +92,11 @@ def test_parquet_has_names_as_they_are_and_no_apostrophes(tmp_path, name):
     from pyarrow import parquet
 
     columns = fields(Task.ULTRASOUND)
-    write_csv(tmp_path / "predictions.csv", columns, [dict.fromkeys(columns, "") | {"file": name, "p_benign": "-1"}])
+    values = {"file": name, "p_benign": "-1", "sop_instance_uid": "1.2"}
+    write_csv(tmp_path / "predictions.csv", columns, [dict.fromkeys(columns, "") | values])
     ray_engine._write_parquet(tmp_path)
     (row,) = parquet.read_table(tmp_path / "predictions.parquet").to_pylist()
-    assert (row["file"], row["p_benign"]) == (name, -1.0)
+    assert (row["file"], row["p_benign"], row["sop_instance_uid"]) == (name, -1.0, "1.2")
 
 
 @pytest.mark.slow
