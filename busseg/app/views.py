@@ -11,6 +11,7 @@ from busseg.app.answers import Answer, facts
 from busseg.inference.overlay import LESION_RGB
 from busseg.inference.predictor import OUT_OF_DISTRIBUTION
 
+_WEAK = 0.05  # a largest drop of the probability below this is called small
 _templates = jinja2.Environment(
     loader=jinja2.PackageLoader("busseg.app"),
     autoescape=True,  # file names come from outside
@@ -67,12 +68,23 @@ def view_heat(explanation: dict) -> str:
     Args:
         explanation: Dict, as `busseg.app.answers.explain` returns it.
     """
-    return _templates.get_template("heat.html").render(explanation, colors=_heat_colors())
+    return _templates.get_template("heat.html").render(
+        explanation,
+        rise=_points(explanation["least"]),
+        fall=_points(explanation["drop"]),
+        weak=explanation["drop"] < _WEAK,
+        colors=_heat_colors(),
+    )
+
+
+def _points(drop):
+    """The change of a probability that drops by `drop`, in percentage points."""
+    return f"{-100 * drop:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _heat_colors():
     """The colours of `draw_heat` from the smallest to the largest value, as a CSS list."""
-    levels = np.linspace(0, 255, 9).astype(np.uint8)
+    levels = np.linspace(0, 255, 9).astype(np.uint8)[:, None]
     colors = cv2.applyColorMap(levels, cv2.COLORMAP_CIVIDIS)[:, 0, ::-1]
     return ", ".join(f"rgb({red} {green} {blue})" for red, green, blue in colors)
 
