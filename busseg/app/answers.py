@@ -224,7 +224,8 @@ def facts(answer: Answer) -> dict:
         `inference.records.facts`, the answer's `warnings` in one line as `warning`, and `mask`: a PNG of native size,
         0/255, as a `data:` address. `clip` is None for a single image; for a clip a dict of its `label`, its
         `probabilities`, the numbers of the `frames` whose mean they are, and of those `left_out` because they are
-        `OUT_OF_DISTRIBUTION`; see `ClipAnswer`.
+        `OUT_OF_DISTRIBUTION`, and the number and the probability of malignant of the `most_suspicious`; see
+        `ClipAnswer`.
     """
     prediction = answer.prediction
     height, width = answer.image.shape
@@ -243,10 +244,12 @@ def facts(answer: Answer) -> dict:
 
 
 def _clip_facts(clip):
-    counted = [frame.number for frame in clip.counted]
+    counted, worst = [frame.number for frame in clip.counted], clip.most_suspicious
+    p_malignant = float(worst.probabilities[clip.classes.index("malignant")])
     return {
         "label": clip.label,
         "probabilities": {name: round(float(p), 6) for name, p in zip(clip.classes, clip.probabilities)},
         "frames": counted,
         "left_out": [frame.number for frame in clip.frames if frame.number not in counted],
+        "most_suspicious": {"frame": worst.number, "malignant": round(p_malignant, 6)},
     }

@@ -119,8 +119,8 @@ def _pooled(number, image, prediction):
 class DecodedClips:
     """Decoded frames of clips in memory: a video can only be decoded from its start.
 
-    The frames of all clips together take at most `limit` bytes; the clip that was not used for longest makes room. The
-    frames of a clip are dropped with the answer that holds its `ClipAnswer`.
+    The frames of all clips together take at most `limit` bytes, and twice that while a clip is decoded; the clip that
+    was not used for longest makes room. The frames of a clip are dropped with the answer that holds its `ClipAnswer`.
 
     Args:
         limit: Size in bytes.

@@ -100,7 +100,6 @@ def view_facts(answer: Answer | None = None) -> str:
     return _templates.get_template("facts.html").render(
         values,
         answer=answer,
-        suspicious=answer.clip and answer.clip.most_suspicious,
         out_of_distribution=OUT_OF_DISTRIBUTION,
         stem=answer.stem,
         json=address("application/json", saved),

@@ -57,6 +57,7 @@ def test_answer_to_a_file_pools_its_frames(echo, tmp_path):
     assert (result["label"], result["clip"]["label"]) == ("benign", "normal")
     assert result["clip"]["probabilities"] == pytest.approx({"normal": 0.6, "benign": 0.4, "malignant": 0}, abs=1e-5)
     assert (result["clip"]["frames"], result["clip"]["left_out"]) == ([1, 2, 3], [])
+    assert result["clip"]["most_suspicious"] == {"frame": 1, "malignant": 0}
 
 
 def test_frame_of_a_long_clip_that_is_not_pooled_has_the_same_answer_for_the_clip(echo, tmp_path):

@@ -16,7 +16,9 @@ function look(zoom, x = view.x, y = view.y) {
   const room = 0.5 - 0.5 / view.zoom;
   view.x = Math.min(Math.max(x, -room), room);
   view.y = Math.min(Math.max(y, -room), room);
-  for (const [name, value] of Object.entries(view)) document.documentElement.style.setProperty(`--${name}`, value);
+  const touch = view.zoom > 1 ? "none" : "auto"; // a finger moves a zoomed image, else it scrolls the page
+  for (const [name, value] of Object.entries({ ...view, touch }))
+    document.documentElement.style.setProperty(`--${name}`, value);
 }
 
 document.addEventListener("busseg-fit", () => look(1));
