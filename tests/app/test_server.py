@@ -152,6 +152,18 @@ def test_programs_get_the_overlay(server, scans):
     assert made["overlay"].startswith("data:image/png;base64,")
 
 
+@pytest.mark.slow
+def test_scan_without_a_region_is_refused_by_a_server_that_requires_one(running, write_scan, tmp_path):
+    from gradio_client.exceptions import AppError
+
+    path = write_scan(tmp_path / "a.dcm", draw_phantom("benign", 1)[0])
+    (tmp_path / "temporary").mkdir()
+    with running(tmp_path / "temporary", "--require-region") as server, pytest.raises(AppError) as refusal:
+        ask(new_client(server), path)
+    expected = "Expected a DICOM file with a usable region, found that no region is marked: a.dcm"
+    assert refusal.value.message == expected
+
+
 def test_programs_get_a_table_and_a_zip_of_many(server, client, scans, foul):
     from gradio_client import handle_file
 
