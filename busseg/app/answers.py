@@ -1,28 +1,25 @@
 """The page's answer to one image: the prediction and what belongs to it, without any web code."""
 
-import base64
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from busseg.app.addresses import png_address
+from busseg.app.clips import ClipAnswer, DecodedClips, answer_clip
 from busseg.explain.occlusion import occlusion
 from busseg.imaging.dicom import Scan
 from busseg.imaging.dicom_seg import write_segmentation
 from busseg.inference import records
-from busseg.inference.frames import find_frames, predict_frame
-from busseg.inference.overlay import draw_heat
+from busseg.inference.frames import Frame, find_frames, predict_frame
+from busseg.inference.overlay import draw_heat, draw_overlay
 from busseg.inference.prediction import Prediction
 from busseg.inference.predictor import THRESHOLD, Predictor
 from busseg.inference.quality import OUT_OF_DISTRIBUTION
-
-_JUDGED = 9  # frames of a clip, at most, whose OOD scores judge the clip as a whole
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class Answer:
         content: The bytes of a DICOM file or a clip; None for other images.
         frame: Number of the frame, from 1.
         frames: Number of the file's frames.
-        clip_in_distribution: Whether the clip as a whole is in distribution.
+        clip: The `ClipAnswer` of a file with several frames; None for a single image.
     """
 
     name: str
@@ -51,7 +48,7 @@ class Answer:
     content: bytes | None = None
     frame: int = 1
     frames: int = 1
-    clip_in_distribution: bool = True
+    clip: ClipAnswer | None = None
 
     @property
     def stem(self) -> str:
@@ -61,7 +58,7 @@ class Answer:
     @property
     def in_distribution(self) -> bool:
         """Whether the image, and the clip that contains it, are in distribution."""
-        return self.prediction.in_distribution and self.clip_in_distribution
+        return self.prediction.in_distribution and (self.clip is None or self.clip.in_distribution)
 
     @property
     def mask(self) -> NDArray:
@@ -81,7 +78,9 @@ def answer_file(
     path: str | Path,
     threshold: float = THRESHOLD,
     frame: int = 1,
-    clip_in_distribution: bool | None = None,
+    require_region: bool = False,
+    clip: ClipAnswer | None = None,
+    decoded: DecodedClips | None = None,
 ) -> Answer:
     """Read an image file, or a frame of a clip or a DICOM file, and predict it.
 
@@ -90,7 +89,9 @@ def answer_file(
         path: Path of an image, a video or a DICOM file; see `frames.find_frames`.
         threshold: A pixel is lesion if its lesion probability reaches this; above 0 and up to 1.
         frame: Number of the frame, from 1.
-        clip_in_distribution: See `Answer`; by default some of the clip's frames are predicted to judge it.
+        require_region: Whether to refuse DICOM without a usable region; see `frames.find_frames`.
+        clip: The answer to the clip as a whole, if it is known; by default some of its frames are predicted for it.
+        decoded: Where to keep the decoded frames of a clip.
 
     Returns:
         An `Answer`.
@@ -101,40 +102,35 @@ def answer_file(
             out of its range.
         ImportError: If the file is DICOM and pydicom is missing.
     """
-    path = Path(path)
-    frames = find_frames(path, Path(path.name), predictor.task)
+    path, decoded = Path(path), decoded or DecodedClips()
+    frames = find_frames(path, Path(path.name), predictor.task, require_region)
     if not 1 <= frame <= len(frames):
         raise ValueError(f"Expected a frame of 1 to {len(frames)}, found {frame}: {path}")
     found = frames[frame - 1]
-    image = found.read(predictor)
+    held = found.scan or found.clip
+    count = held.frame_count if held and found.number else 1
+    images = decoded.find(clip)
+    if not images and found.clip and count > 1:  # frames of DICOM are read one by one, without those before
+        images = decoded.read(predictor, frames)
+    image = images[frame] if frame in images else found.read(predictor)
     prediction = predict_frame(predictor, found, image)
-    clip = found.scan or found.clip
-    count = clip.frame_count if clip and found.number else 1
+    if count > 1:
+        clip = clip or answer_clip(predictor, frames[:count], images, (frame, image, prediction))
+        decoded.keep(clip, images)
     content = path.read_bytes() if found.scan or count > 1 else None
-    if clip_in_distribution is None:
-        clip_in_distribution = (
-            prediction.ood_score is None or count == 1 or _clip_in_distribution(predictor, frames[:count])
-        )
-    answer = Answer(
-        path.name, image, prediction, predictor.classes, THRESHOLD,
-        found.scan, content, frame, count, clip_in_distribution,
-    )  # fmt: skip
+    answer = Answer(path.name, image, prediction, predictor.classes, THRESHOLD, found.scan, content, frame, count, clip)
     return at_threshold(answer, threshold)
 
 
-def _clip_in_distribution(predictor, frames):
-    """Whether a clip is in distribution: whether the median OOD score of some evenly spaced frames is at most 1."""
-    ood_scores = []
-    for frame in frames[:: -(-len(frames) // _JUDGED)]:
-        with suppress(OSError, ValueError):  # a broken frame does not count
-            ood_scores.append(predict_frame(predictor, frame, frame.read(predictor)).ood_score)
-    return median(ood_scores or [0]) <= 1
-
-
-def answer_frame(predictor: Predictor, answer: Answer, frame: int) -> Answer:
+def answer_frame(predictor: Predictor, answer: Answer, frame: int, decoded: DecodedClips | None = None) -> Answer:
     """The answer to another frame of the same clip, at the same threshold; see `answer_file`."""
-    with _as_file(answer) as path:
-        return answer_file(predictor, path, answer.threshold, frame, answer.clip_in_distribution)
+    image = decoded.find(answer.clip).get(frame) if decoded else None
+    if image is None:
+        with _as_file(answer) as path:
+            return answer_file(predictor, path, answer.threshold, frame, clip=answer.clip, decoded=decoded)
+    path = Path(answer.name)
+    prediction = predict_frame(predictor, Frame(path, path, frame), image)
+    return at_threshold(replace(answer, image=image, prediction=prediction, frame=frame), answer.threshold)
 
 
 def segmentation(answer: Answer, model: str) -> bytes:
@@ -151,8 +147,7 @@ def segmentation(answer: Answer, model: str) -> bytes:
         ValueError: If the image is not DICOM, lacks attributes that a SEG must reference, or is `OUT_OF_DISTRIBUTION`.
         ImportError: If highdicom is missing.
     """
-    if not answer.in_distribution:
-        raise ValueError(f"Expected a scan to segment, found one {OUT_OF_DISTRIBUTION}: {answer.name}")
+    _check_known(answer)
     if answer.scan is None:
         raise ValueError(f"Expected an answer to a DICOM file, found one to another image: {answer.name}")
     with _as_file(answer) as path:
@@ -194,17 +189,41 @@ def explain(predictor: Predictor, answer: Answer) -> dict:
         answer: An `Answer`.
 
     Returns:
-        Dict for JSON: `file`, `label`, `drop`, the largest fall of its probability when a region is covered, and
-        `heat`, a PNG as a `data:` address: the image, coloured from blue, where covering raises the probability or
-        changes it least, to yellow, where the fall is largest.
+        Dict for JSON: `file`, `frame` and `frames`; `label`, the class, and its `probability`; `drop` and `least`, the
+        largest and the smallest fall of that probability when a place is covered, below 0 where it rises; and `heat`, a
+        PNG as a `data:` address: the image, coloured from blue, where the fall is smallest, to yellow, where it is
+        largest.
     """
     label = answer.prediction.label
     if answer.scan is None:
         drops = occlusion(predictor, answer.image, label)
     else:
         drops = answer.scan.place([occlusion(predictor, crop, label) for crop in answer.scan.crops(answer.image)])
-    heat = png_address(draw_heat(answer.image, drops))
-    return {"file": answer.name, "label": label, "drop": round(float(drops.max()), 6), "heat": heat}
+    return {
+        "file": answer.name,
+        "frame": answer.frame,
+        "frames": answer.frames,
+        "label": label,
+        "probability": round(answer.prediction.confidence, 6),
+        "drop": round(float(drops.max()), 6),
+        "least": round(float(drops.min()), 6),
+        "heat": png_address(draw_heat(answer.image, drops)),
+    }
+
+
+def overlay(answer: Answer) -> str:
+    """The image with the outline of its lesion and a caption, as `busseg predict` draws it: a PNG as a `data:` address.
+
+    Raises:
+        ValueError: If the image is `OUT_OF_DISTRIBUTION`.
+    """
+    _check_known(answer)
+    return png_address(draw_overlay(answer.image, answer.prediction))
+
+
+def _check_known(answer):
+    if not answer.in_distribution:
+        raise ValueError(f"Expected a breast ultrasound, found an image {OUT_OF_DISTRIBUTION}: {answer.name}")
 
 
 def facts(answer: Answer) -> dict:
@@ -213,7 +232,10 @@ def facts(answer: Answer) -> dict:
     Returns:
         Dict with `file`, `frame` and `frames`, `threshold`, `width` and `height` of the image, those of
         `inference.records.facts`, the answer's `warnings` in one line as `warning`, and `mask`: a PNG of native size,
-        0/255, as a `data:` address.
+        0/255, as a `data:` address. `clip` is None for a single image; for a clip a dict of its `label`, its
+        `probabilities`, the numbers of the `frames` whose mean they are, and of those `left_out` because they are
+        `OUT_OF_DISTRIBUTION`, and the number and the probability of malignant of the `most_suspicious`; see
+        `ClipAnswer`.
     """
     prediction = answer.prediction
     height, width = answer.image.shape
@@ -226,20 +248,18 @@ def facts(answer: Answer) -> dict:
         "height": height,
         **records.facts(prediction, answer.classes),
         "warning": "; ".join(answer.warnings) or None,
+        "clip": answer.clip and _clip_facts(answer.clip),
         "mask": png_address(answer.mask * 255),
     }
 
 
-def png_address(pixels: NDArray) -> str:
-    """An image as a `data:` address of a PNG, without loss.
-
-    Args:
-        pixels: Array `(height, width)` grey or `(height, width, 3)` RGB, uint8.
-    """
-    _, png = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels)
-    return address("image/png", png.tobytes())
-
-
-def address(kind: str, content: bytes) -> str:
-    """Bytes of a MIME type as a `data:` address, which a browser shows or saves without a request."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+def _clip_facts(clip):
+    counted, worst = [frame.number for frame in clip.counted], clip.most_suspicious
+    p_malignant = float(worst.probabilities[clip.classes.index("malignant")])
+    return {
+        "label": clip.label,
+        "probabilities": {name: round(float(p), 6) for name, p in zip(clip.classes, clip.probabilities)},
+        "frames": counted,
+        "left_out": [frame.number for frame in clip.frames if frame.number not in counted],
+        "most_suspicious": {"frame": worst.number, "malignant": round(p_malignant, 6)},
+    }

@@ -5,7 +5,9 @@ from functools import partial, wraps
 
 import gradio as gr
 
-from busseg.app.answers import Answer, address, answer_file, answer_frame, at_threshold, explain, facts, segmentation
+from busseg.app.addresses import address
+from busseg.app.answers import Answer, answer_file, answer_frame, at_threshold, explain, facts, overlay, segmentation
+from busseg.app.clips import DecodedClips
 from busseg.app.keeping import Results, Uploads
 from busseg.app.packing import answer_files
 from busseg.data.phantom import draw_phantom
@@ -36,10 +38,12 @@ class Endpoints:
         predictor: A `Predictor` of ultrasound.
         uploads: The `Uploads` that hold the uploaded files; each is deleted once it is answered.
         results: The `Results` that hold the packed results for a download.
+        require_region: Whether to refuse DICOM without a usable region; see `find_frames`.
     """
 
-    def __init__(self, predictor: Predictor, uploads: Uploads, results: Results):
+    def __init__(self, predictor: Predictor, uploads: Uploads, results: Results, require_region: bool = False):
         self.predictor, self.uploads, self.results = predictor, uploads, results
+        self.require_region, self.decoded = require_region, DecodedClips()
 
     @_one_line_errors
     def predict(self, file: str, threshold: float = THRESHOLD):
@@ -47,7 +51,9 @@ class Endpoints:
         if not file:
             raise ValueError("Expected an image, found none")
         with self.uploads.until_answered([file]):
-            answer = answer_file(self.predictor, file, threshold)
+            answer = answer_file(
+                self.predictor, file, threshold, require_region=self.require_region, decoded=self.decoded
+            )
         return answer, facts(answer)
 
     @_one_line_errors
@@ -61,7 +67,7 @@ class Endpoints:
     @_one_line_errors
     def predict_frame(self, answer: Answer, number: int):
         """Class and lesion of another frame of the last file; numbers start at 1."""
-        answer = answer_frame(self.predictor, _kept(answer), int(number))
+        answer = answer_frame(self.predictor, _kept(answer), int(number), self.decoded)
         return answer, facts(answer)
 
     @_one_line_errors
@@ -76,6 +82,11 @@ class Endpoints:
         return explain(self.predictor, _kept(answer))
 
     @_one_line_errors
+    def overlay(self, answer: Answer):
+        """The last image with the outline of its lesion, as PNG."""
+        return {"file": f"{_kept(answer).stem}_overlay.png", "overlay": overlay(answer)}
+
+    @_one_line_errors
     def segment(self, answer: Answer):
         """The lesion of the last DICOM file, as DICOM SEG."""
         made = address("application/dicom", segmentation(_kept(answer), self.predictor.name))
@@ -87,10 +98,17 @@ class Endpoints:
         files = files or []
         with self.uploads.until_answered(files):
             bar = partial(progress.tqdm, desc="Predicting", unit="images")
-            rows, packed = answer_files(
-                self.predictor, files, lambda rows, total: bar(self.uploads.while_open(rows), total=total)
+            rows, thumbnails, packed = answer_files(
+                self.predictor,
+                files,
+                lambda rows, total: bar(self.uploads.while_open(rows), total=total),
+                self.require_region,
             )
-        return {"rows": rows, "zip": f"/results/{self.results.keep(packed, request.state.client)}"}
+        return {
+            "rows": rows,
+            "thumbnails": thumbnails,
+            "zip": f"/results/{self.results.keep(packed, request.state.client)}",
+        }
 
 
 def _kept(answer):

@@ -35,6 +35,7 @@ def serve(
     host: str = HOST,
     password: str | None = None,
     started: Callable[[str], None] = print,
+    require_region: bool = False,
 ) -> None:
     """Serve the page until it is stopped, as by Ctrl-C.
 
@@ -44,6 +45,7 @@ def serve(
         host: Name or address of this machine on which to listen.
         password: Password of the page, at least 8 letters; required if other machines reach `host`.
         started: Function that is called with the address as soon as the page can be opened.
+        require_region: See `build_server`.
 
     Raises:
         OSError: If the port is taken, or the host is not a name of this machine.
@@ -57,7 +59,7 @@ def serve(
         raise ValueError(f"Expected a password of at least {_LEAST_PASSWORD} letters, found {len(password)}")
     with listen(host, port) as listening, server_folder() as folder:
         address, port = listening.getsockname()[:2]
-        server = build_server(predictor, folder, names(host, address), not is_loopback(host), password)
+        server = build_server(predictor, folder, names(host, address), not is_loopback(host), password, require_region)
         settings = uvicorn.Config(
             server, http=TimedProtocol, ws="none", log_level="critical", server_header=False, proxy_headers=False,
             timeout_graceful_shutdown=1, limit_concurrency=MAX_CONNECTIONS,
@@ -92,6 +94,7 @@ def build_server(
     hosts: Collection[str] = (HOST, "localhost"),
     any_address: bool = False,
     password: str | None = None,
+    require_region: bool = False,
 ) -> Gate:
     """The page with its gate, uploads and downloads, as an ASGI application.
 
@@ -99,6 +102,7 @@ def build_server(
         predictor: A `Predictor` of ultrasound.
         folder: `Path` of an empty folder, for uploaded files.
         hosts, any_address, password: See `Gate`.
+        require_region: Whether to refuse DICOM without a usable region, of which the whole frame would be shown.
     """
     gr.routes.DEFAULT_TEMP_DIR = str(folder)  # Gradio's default folder is shared by all users of a machine
     place = folder.resolve() / "uploads"
@@ -122,7 +126,7 @@ def build_server(
         saved = {"Content-Disposition": 'attachment; filename="predictions.zip"'}
         return Response(packed, media_type="application/zip", headers=saved)
 
-    page = build_page(Endpoints(predictor, uploads, results))
+    page = build_page(Endpoints(predictor, uploads, results, require_region))
     gr.mount_gradio_app(server, page, path="/", **SETTINGS)
     page.has_launched = True  # Gradio checks paths only if this is set, and mounting does not set it
     return Gate(server, uploads, hosts, any_address, password)

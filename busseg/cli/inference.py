@@ -301,6 +301,7 @@ def page(
             "read a command line, so set the variable instead.",
         ),
     ] = None,
+    require_region: RequireRegion = False,
 ) -> None:
     """Serve a page in the browser that predicts images, for this machine alone, until Ctrl-C.
 
@@ -325,4 +326,4 @@ def page(
         if not is_loopback(host):
             print(WARNING, flush=True)
 
-    serve(predictor, port, host, password, started)
+    serve(predictor, port, host, password, started, require_region)

@@ -10,8 +10,9 @@ import numpy as np
 from busseg.explain.occlusion import occlusion
 from busseg.imaging.images import write_image
 from busseg.inference.frames import Frame, find_frames, predict_frame
-from busseg.inference.overlay import draw_contour, draw_heat
+from busseg.inference.overlay import draw_contour, draw_heat, draw_legend
 from busseg.inference.predictor import Predictor
+from busseg.inference.quality import OUT_OF_DISTRIBUTION
 from busseg.inference.results import check_replaceable
 from busseg.storage.claims import claim_folder
 from busseg.storage.files import append_row, flush, replacing, write_csv
@@ -57,11 +58,11 @@ def explain_files(
     """Explain the predictions of image, video and DICOM files.
 
     For each image or frame it writes `NAME_occlusion.png` and, for a Keras model, `NAME_grad_cam_label.png` and
-    `NAME_grad_cam_mask.png`: the heat map over the image with the outline of the predicted lesion; and
-    `NAME_heat.npz`, the heat maps under the names in `HEATS`, arrays `(height, width)` float32. The table of all is
-    `explanations.csv`. DICOM is cropped to its regions, and each is explained separately; see `predict_files`. A file
-    that cannot be read gets a row with its error, and the run continues. A histology model has no mask and no heat map
-    of it.
+    `NAME_grad_cam_mask.png`: the heat map over the image with the outline of the predicted lesion, below a legend with
+    the class and the colours; and `NAME_heat.npz`, the heat maps under the names in `HEATS`, arrays `(height, width)`
+    float32. The table of all is `explanations.csv`. DICOM is cropped to its regions, and each is explained separately;
+    see `predict_files`. A file that cannot be read gets a row with its error, and the run continues. A histology model
+    has no mask and no heat map of it.
 
     Args:
         predictor: A `Predictor`.
@@ -116,11 +117,13 @@ def _explain(predictor, network, frame, image, prediction, target):
     """Write the results of a frame; return their columns of its row."""
     heats = [_heats(predictor, network, part, prediction) for part in frame.parts(image)]
     heats = {name: frame.joined([each[name] for each in heats]) for name in heats[0]}
+    known = f"{prediction.label} {prediction.confidence:.2f}"
     for name, heat in heats.items():
+        text = f"{known if prediction.in_distribution else OUT_OF_DISTRIBUTION}   {name.replace('_', ' ')}"
         drawn = draw_heat(image, heat)
         if prediction.mask is not None:
             drawn = draw_contour(drawn, prediction.mask)
-        write_image(f"{target}_{name}.png", drawn)
+        write_image(f"{target}_{name}.png", np.vstack([draw_legend(heat, text, image.shape[1]), drawn]))
     with replacing(f"{target}_heat.npz") as temporary:
         np.savez_compressed(temporary, **heats)
     row = {"label": prediction.label, "occlusion_peak": f"{heats['occlusion'].max():.6f}"}

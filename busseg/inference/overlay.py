@@ -49,6 +49,24 @@ def draw_heat(image: NDArray, values: NDArray) -> NDArray:
     return cv2.addWeighted(drawn, 0.5, heat, 0.5, 0)
 
 
+def draw_legend(values: NDArray, text: str, width: int) -> NDArray:
+    """Draw the legend of a heat map: a caption that ends in its smallest and its largest value, and a bar that leads
+    from the colour of the one to that of the other.
+
+    Args:
+        values: The array that `draw_heat` draws.
+        text: Begin of the caption: what the values are.
+        width: Width of the legend in pixels.
+
+    Returns:
+        Array `(legend, width, 3)` uint8, RGB.
+    """
+    caption = _draw_caption(f"{text} {values.min():.3f} to {values.max():.3f}", width)
+    levels = np.tile(np.uint8(np.linspace(0, 255, width)), (8, 1))
+    bar = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_CIVIDIS), cv2.COLOR_BGR2RGB)
+    return np.vstack([caption, bar, np.zeros((4, width, 3), np.uint8)])
+
+
 def draw_overlay(image: NDArray, prediction: "Prediction") -> NDArray:
     """Draw a prediction: the lesion's outline on the image, and a caption above it with the class and its probability,
     or that the image is `OUT_OF_DISTRIBUTION`. Histology has no outline.

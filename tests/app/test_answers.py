@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from busseg.app.answers import Answer, answer_file, answer_frame, at_threshold, explain, facts, segmentation
+from busseg.app.answers import Answer, answer_file, answer_frame, at_threshold, explain, facts, overlay, segmentation
 from busseg.app.views import view_facts
 from busseg.data.sample import CLASSES
 from busseg.imaging.images import write_image
+from busseg.inference.overlay import draw_overlay
 from busseg.inference.prediction import Prediction
 from busseg.inference.predictor import Predictor
 
@@ -66,7 +67,7 @@ def test_facts_are_what_was_predicted(answer):
         "lesion_px": 2, "lesion_mm2": None, "lesion_mm": None, "lesion_across_mm": None, "lesion_fraction": 2 / 8,
         "box": [2, 1, 2, 1],
         "contours": [[[2, 1], [3, 1]]], "uncertainty": 0.25, "ood_score": 0.5, "warning": None,
-        "regions": None,
+        "regions": None, "clip": None,
         "lesions": [{"area_px": 2, "area_mm2": None, "diameters_px": [1, 0], "diameters_mm": None, "box": [2, 1, 2, 1],
                      "center": [2.5, 1]}],
         "report": "Benign, probability 70.0 % (normal 10.0 %, malignant 20.0 %). Lesion: area 2 pixels, "
@@ -128,7 +129,7 @@ def test_both_regions_of_a_dual_screen_are_answered_and_explained(echo, write_sc
     result = facts(answer)
     assert (result["label"], result["lesion_px"], result["box"]) == ("benign", 24 * 32, (36, 0, 32, 24))
     assert result["regions"] == ((0, 0, 32, 32), (36, 0, 32, 32))
-    assert "2, each predicted by itself" in view_facts(answer)
+    assert "2, each predicted separately" in view_facts(answer)
     assert pixels(explain(echo, answer)["heat"]).shape == (40, 68, 3)
 
 
@@ -159,11 +160,24 @@ def test_segmentation_of_another_image_is_refused(answer):
 
 
 def test_segmentation_of_a_scan_that_cannot_be_read_is_refused(echo, clip):
-    answer = replace(answer_file(echo, clip, frame=2), clip_in_distribution=False)
-    with pytest.raises(
-        ValueError, match=r"^Expected a scan to segment, found one not like breast ultrasound: clip\.dcm$"
-    ):
-        segmentation(answer, "echo")
+    answer = answer_file(echo, clip, frame=2)
+    far = replace(answer.clip, frames=tuple(replace(frame, ood_score=1.5) for frame in answer.clip.frames))
+    refused = r"^Expected a breast ultrasound, found an image not like breast ultrasound: clip\.dcm$"
+    with pytest.raises(ValueError, match=refused):
+        segmentation(replace(answer, clip=far), "echo")
+    with pytest.raises(ValueError, match=refused):
+        overlay(replace(answer, clip=far))
+
+
+def test_overlay_is_that_of_the_command_line(answer):
+    drawn = cv2.cvtColor(pixels(overlay(answer)), cv2.COLOR_BGR2RGB)
+    np.testing.assert_array_equal(drawn, draw_overlay(answer.image, answer.prediction))
+
+
+def test_scan_without_a_region_is_refused_where_one_is_required(echo, write_scan, tmp_path):
+    path = write_scan(tmp_path / "a.dcm", np.full((32, 32), 204, np.uint8))
+    with pytest.raises(ValueError, match="Expected a DICOM file with a usable region, found that no region is marked"):
+        answer_file(echo, path, require_region=True)
 
 
 # === Clips ===
@@ -204,16 +218,16 @@ def test_clip_is_judged_by_the_median_of_its_frames_once(echo, tmp_path, greys, 
     predictor = Novel(echo)
     answer = answer_file(predictor, moving(tmp_path / "clip.gif", *greys))
     # Each frame is of one grey, which is warned of, too.
-    assert (facts(answer)["warning"].startswith("not like breast ultrasound"), predictor.asked) == (warned, 4)
+    assert (facts(answer)["warning"].startswith("not like breast ultrasound"), predictor.asked) == (warned, 3)
     third = answer_frame(predictor, answer, 3)
     assert facts(third)["warning"] == "not like breast ultrasound; nearly one grey"  # by itself
-    assert predictor.asked == 5
+    assert predictor.asked == 4
 
 
 def test_long_clip_is_judged_by_frames_spread_over_it(echo, tmp_path):
     predictor = Novel(echo)
     assert answer_file(predictor, moving(tmp_path / "clip.gif", *range(100))).in_distribution
-    assert predictor.asked == 1 + 9  # of 100, every twelfth
+    assert predictor.asked == 9  # of 100, every twelfth
 
 
 # === Explanation ===
@@ -224,7 +238,8 @@ def test_explanation_is_brightest_where_the_label_hangs_on(echo, tmp_path):
     result = explain(echo, answer_file(echo, tmp_path / "scan.png"))
     heat = pixels(result["heat"]).astype(int)
     assert (result["label"], heat.shape) == ("benign", (32, 32, 3))
-    assert 0 < result["drop"] < 1
+    assert (result["probability"], result["frame"], result["frames"]) == (pytest.approx(0.75, abs=1e-6), 1, 1)
+    assert result["least"] <= 0 < result["drop"] < 1  # covering what is dark makes it brighter, so more benign
     # Of OpenCV's blue, green, red: from blue to yellow, and the image adds as much to each.
     yellow = heat[..., 2] - heat[..., 0]
     assert yellow[:, :16].mean() > yellow[:, 28:].mean() + 50

@@ -1,7 +1,10 @@
+import base64
 import csv
 import io
 import zipfile
+from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -21,11 +24,23 @@ def files(tmp_path):
     return paths
 
 
+def shown(thumbnail):
+    content = base64.b64decode(thumbnail.removeprefix("data:image/jpeg;base64,"), validate=True)
+    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+
+
+def is_outlined(thumbnail):
+    """Whether a grey image has a yellow line on it."""
+    blue, _, red = np.moveaxis(shown(thumbnail).astype(int), -1, 0)
+    return bool((red - blue).max() > 50)
+
+
 def test_rows_and_zip_name_files_as_their_users_do(echo, files):
-    rows, packed = answer_files(echo, files)
+    rows, thumbnails, packed = answer_files(echo, files)
     assert [(row["file"], row["label"], row["lesion_px"]) for row in rows] == [
         ("dark.png", "normal", 0), ("bright.png", "benign", 32 * 32), ("text.png", "", ""),
     ]  # fmt: skip
+    assert [bool(thumbnail) for thumbnail in thumbnails] == [True, True, False]
     assert rows[2]["error"] == "Expected an image or a video, found text: text.png"
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
         assert archive.testzip() is None
@@ -37,11 +52,37 @@ def test_rows_and_zip_name_files_as_their_users_do(echo, files):
 
 def test_frames_of_dicom_are_images_of_their_own(echo, clip):
     pytest.importorskip("highdicom")
-    rows, packed = answer_files(echo, [clip])
+    rows, thumbnails, packed = answer_files(echo, [clip])
     assert [(row["file"], row["frame"], row["lesion_px"]) for row in rows] == [
         ("clip.dcm", 1, 0), ("clip.dcm", 2, 32 * 32), ("clip.dcm", 3, 0),
     ]  # fmt: skip
+    # Grey 0, 204 and 102 around nothing, in the middle of the thumbnail; the second is lesion all over its region.
+    assert [shown(thumbnail)[80, 90].mean() for thumbnail in thumbnails] == pytest.approx([0, 204, 102], abs=3)
+    assert [is_outlined(thumbnail) for thumbnail in thumbnails] == [False, True, False]
     assert "clip_seg.dcm" in zipfile.ZipFile(io.BytesIO(packed)).namelist()
+
+
+def test_image_out_of_distribution_has_a_thumbnail_without_outline(echo, files):
+    class Far:
+        """`echo`, to which every image is out of distribution."""
+
+        def __getattr__(self, name):
+            return getattr(echo, name)
+
+        def try_batch(self, images):
+            return [replace(result, ood_score=1.5) for result in echo.try_batch(images)]
+
+    half = np.zeros((32, 32), np.uint8)
+    half[8:24, 8:24] = 255
+    write_image(files[1], half)
+    assert [is_outlined(answer_files(model, [files[1]])[1][0]) for model in (echo, Far())] == [True, False]
+
+
+def test_scan_without_a_region_is_refused_where_one_is_required(echo, write_scan, tmp_path):
+    path = write_scan(tmp_path / "a.dcm", np.full((32, 32), 204, np.uint8))
+    (row,), thumbnails, _ = answer_files(echo, [path], require_region=True)
+    assert row["error"].startswith("Expected a DICOM file with a usable region, found that no region is marked")
+    assert thumbnails == [None]
 
 
 def test_progress_is_told_the_number_of_images(echo, clip, files):

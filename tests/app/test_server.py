@@ -16,6 +16,7 @@ from PIL import Image
 from busseg.data.phantom import draw_phantom
 from busseg.data.task import Task
 from busseg.imaging.images import read_image, write_image
+from busseg.inference.overlay import draw_overlay
 from busseg.inference.predictor import Predictor
 
 pytest.importorskip("gradio")
@@ -127,7 +128,7 @@ def test_programs_get_no_segmentation_of_what_is_not_like_breast_ultrasound(serv
     client = new_client(server)
     assert ask(client, clip)["warning"] == "not like breast ultrasound; nearly one grey"
     with pytest.raises(
-        AppError, match=r"^Expected a scan to segment, found one not like breast ultrasound: clip\.dcm$"
+        AppError, match=r"^Expected a breast ultrasound, found an image not like breast ultrasound: clip\.dcm$"
     ):
         client.predict(api_name="/segmentation")
 
@@ -138,9 +139,30 @@ def test_programs_are_answered_frames_of_a_clip_that_is_no_dicom(server, tmp_pat
     client = new_client(server)
     result = ask(client, tmp_path / "clip.gif")
     assert (result["frames"], result["label"], result["warning"]) == (3, "malignant", None)
+    assert (result["clip"]["label"], result["clip"]["frames"]) == ("malignant", [1, 2, 3])
     third = client.predict(3, api_name="/frame")
     expected = Predictor("best").predict(np.asarray(others[-1]))
     np.testing.assert_array_equal(mask_of(third) // 255, expected.mask)
+
+
+def test_programs_get_the_overlay(server, scans):
+    client = new_client(server)
+    ask(client, scans["benign"])
+    made = client.predict(api_name="/overlay")
+    assert made["file"] == "benign_overlay.png"
+    assert made["overlay"].startswith("data:image/png;base64,")
+
+
+@pytest.mark.slow
+def test_scan_without_a_region_is_refused_by_a_server_that_requires_one(running, write_scan, tmp_path):
+    from gradio_client.exceptions import AppError
+
+    path = write_scan(tmp_path / "a.dcm", draw_phantom("benign", 1)[0])
+    (tmp_path / "temporary").mkdir()
+    with running(tmp_path / "temporary", "--require-region") as server, pytest.raises(AppError) as refusal:
+        ask(new_client(server), path)
+    expected = "Expected a DICOM file with a usable region, found that no region is marked: a.dcm"
+    assert refusal.value.message == expected
 
 
 def test_programs_get_a_table_and_a_zip_of_many(server, client, scans, foul):
@@ -150,6 +172,7 @@ def test_programs_get_a_table_and_a_zip_of_many(server, client, scans, foul):
     result = client.predict([handle_file(path) for path in paths], api_name="/batch")
     assert [row["label"] for row in result["rows"]] == [*SEEDS, ""]
     assert result["rows"][-1]["error"] == REFUSED["text"]
+    assert [bool(thumbnail) for thumbnail in result["thumbnails"]] == [True, True, True, False]
     with urlopen(server.address + result["zip"]) as answer:
         names = zipfile.ZipFile(io.BytesIO(answer.read())).namelist()
     assert {"predictions.csv", "benign_mask.png", "benign_overlay.png"} <= set(names)
@@ -169,7 +192,9 @@ def test_nothing_is_left_of_what_was_answered(server, client, scans):
 
 def test_endpoints_for_programs_have_names_and_the_rest_is_hidden(client):
     named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert set(named) == {"/predict", "/threshold", "/frame", "/explain", "/segmentation", "/batch"}
+    assert set(named) == {
+        "/predict", "/threshold", "/frame", "/explain", "/overlay", "/segmentation", "/batch",
+    }  # fmt: skip
 
 
 @pytest.mark.slow
@@ -186,6 +211,7 @@ def test_programs_are_told_where_the_model_looks(client, scans):
 def page(server, browser):
     """The page, at 1280 pixels; `requests` and `errors` list its requests and its errors."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(120_000)  # for a busy machine
     page.requests, page.errors = [], []
     page.on("request", lambda request: page.requests.append(request.url))
     page.on("pageerror", lambda error: page.errors.append(str(error)))
@@ -200,7 +226,7 @@ def drop(page, path):
 
 def lesion_px(page):
     """The area that the page shows."""
-    return int(page.inner_text("dt:text-is('Lesion') + dd").split(" px")[0].replace(",", ""))
+    return int(page.inner_text("dt:text-is('Lesion') + dd").split(" px")[0].split()[-1].replace(",", ""))
 
 
 def test_image_is_answered_drawn_moved_and_saved(server, page, scans, tmp_path):
@@ -209,7 +235,7 @@ def test_image_is_answered_drawn_moved_and_saved(server, page, scans, tmp_path):
     predicted = Predictor("best").predict(scans["malignant"])
     drop(page, scans["malignant"])
     page.wait_for_selector(".facts")
-    assert page.inner_text(".facts .label") == "Malignant"
+    assert page.inner_text(".facts h2") == "Malignant"
     bars = [page.locator(".bars i").nth(number).bounding_box()["width"] for number in range(3)]
     assert bars.index(max(bars)) == 2
     assert lesion_px(page) == predicted.lesion_px
@@ -233,7 +259,7 @@ def test_image_is_answered_drawn_moved_and_saved(server, page, scans, tmp_path):
     page.wait_for_selector(f"dt:text-is('Lesion') + dd:has-text('{expected.sum():,} px')")
 
     with page.expect_download() as download:
-        page.click("a:text-is('mask')")
+        page.click("a:text-is('Save mask')")
     assert download.value.suggested_filename == "malignant_mask.png"
     download.value.save_as(tmp_path / "mask.png")
     np.testing.assert_array_equal(read_image(tmp_path / "mask.png"), expected * np.uint8(255))
@@ -255,7 +281,7 @@ def test_what_is_refused_takes_the_answer_before_from_the_page(page, scans, foul
         page.click(".toast-close")
     drop(page, scans["normal"])
     page.wait_for_selector(".facts")
-    assert page.inner_text(".facts .label") == "Normal"
+    assert page.inner_text(".facts h2") == "Normal"
 
 
 def test_answer_that_is_no_longer_kept_is_reported(server, page, scans):
@@ -295,7 +321,7 @@ def test_phantoms_are_what_they_are_called(page):
     for label in SEEDS:
         page.click(f"button:text-is('{label.capitalize()}')")
         page.wait_for_selector(f"figcaption:text-is('phantom {label}.png')")
-        assert page.inner_text(".facts .label") == label.capitalize()
+        assert page.inner_text(".facts h2") == label.capitalize()
 
 
 @pytest.mark.slow
@@ -305,9 +331,110 @@ def test_frames_of_a_clip_are_turned_to(page, phantom_clip):
     frame.fill("3")
     frame.press("Enter")
     page.wait_for_selector("a[download='clip_frame_3_mask.png']")
+    page.wait_for_selector(".strip [data-frame='3'][aria-current=true]")
     with page.expect_download() as download:
         page.click("button:has-text('DICOM SEG')")
     assert download.value.suggested_filename == "clip_frame_3_seg.dcm"
+
+
+@pytest.mark.slow
+def test_frame_is_chosen_in_the_strip_and_the_answer_for_the_clip_stays(page, phantom_clip):
+    drop(page, phantom_clip)
+    page.wait_for_selector(".strip")
+    assert page.inner_text(".facts h2") == "Clip: Malignant"
+    page.click(".strip [data-frame='2']")
+    page.wait_for_selector("h3:has-text('Frame 2')")
+    assert page.locator(".strip [aria-current=true]").get_attribute("data-frame") == "2"
+    assert page.get_by_label("number input for Frame").input_value() == "2"
+    assert page.inner_text(".facts h2") == "Clip: Malignant"
+
+
+@pytest.mark.slow
+def test_photograph_has_no_class_no_lesion_and_no_overlay(page, scans, tmp_path):
+    drop(page, scans["malignant"])
+    overlay = page.locator("button:text-is('Save overlay')")
+    overlay.wait_for()
+    drop(page, draw_house(tmp_path / "house.png"))
+    page.wait_for_selector("h2:text-is('This image does not look like breast ultrasound')")
+    overlay.wait_for(state="hidden")
+    assert page.locator(".facts .bars").is_hidden()  # folded away
+    assert page.locator(".image-view svg").count() == 1
+    assert page.locator(".image-view .lesion, .image-view .contour").count() == 0
+    assert page.get_by_role("button", name="Where does the model look?").is_disabled()
+
+
+def draw_house(path):
+    """A synthetic photograph: sky, ground and a house."""
+    image = np.full((480, 640, 3), (220, 170, 130), np.uint8)
+    image[300:] = (60, 130, 70)
+    cv2.rectangle(image, (120, 180), (300, 340), (50, 60, 170), -1)
+    cv2.circle(image, (500, 90), 45, (150, 240, 255), -1)
+    cv2.imwrite(str(path), image)
+    return path
+
+
+@pytest.mark.slow
+def test_overlay_is_saved(page, scans, tmp_path):
+    drop(page, scans["benign"])
+    with page.expect_download() as download:
+        page.click("button:text-is('Save overlay')")
+    assert download.value.suggested_filename == "benign_overlay.png"
+    download.value.save_as(tmp_path / "overlay.png")
+    image = read_image(scans["benign"])
+    expected = draw_overlay(image, Predictor("best").predict(image))
+    np.testing.assert_array_equal(read_image(tmp_path / "overlay.png", colour=True), expected)
+
+
+@pytest.mark.slow
+def test_image_is_zoomed_and_moved_by_keys_and_buttons_until_another_comes(page, scans):
+    def box():
+        return page.locator(".image-view svg").bounding_box()
+
+    drop(page, scans["benign"])
+    page.wait_for_selector(".facts")
+    whole = box()
+    page.get_by_role("button", name="Zoom in").click()
+    assert box()["width"] == pytest.approx(1.5 * whole["width"], rel=0.01)
+    page.locator(".zoomed").focus()
+    before = box()["x"]
+    page.keyboard.press("ArrowRight")
+    assert box()["x"] < before  # the view moves to the right, so the image moves to the left
+    page.keyboard.press("-")
+    assert box() == pytest.approx(whole, abs=1)
+    page.get_by_role("button", name="Zoom in").click()
+    drop(page, scans["malignant"])
+    page.wait_for_selector("figcaption:text-is('malignant.png')")
+    page.wait_for_function("getComputedStyle(document.documentElement).getPropertyValue('--zoom') == '1'")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_axe_finds_nothing_serious(server, page, scans, foul, phantom_clip, tmp_path, width, theme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
+
+    def check(state):
+        found = [rule for rule in axe.run(page).response["violations"] if rule["impact"] in ("serious", "critical")]
+        places = {rule["id"]: [node["html"][:200] for node in rule["nodes"]] for rule in found}
+        assert places == {}, state
+
+    page.set_viewport_size({"width": width, "height": 844})
+    page.goto(f"{server.address}?__theme={theme}")
+    page.wait_for_selector("#drop input[type=file]", state="attached")
+    check("empty")
+    drop(page, phantom_clip)
+    page.wait_for_selector(".strip")
+    page.get_by_role("button", name="Where does the model look?").click()
+    page.wait_for_selector(".legend", timeout=300_000)
+    check("clip and explanation")
+    drop(page, draw_house(tmp_path / "house.png"))
+    page.wait_for_selector(".facts .warning")
+    page.click("summary")
+    check("photograph")
+    page.click("[role=tab]:has-text('Many images')")
+    page.locator("input[type=file]").last.set_input_files([scans["benign"], tmp_path / "house.png", foul["text"]])
+    page.wait_for_selector(".results")
+    check("table")
 
 
 @pytest.mark.slow
@@ -321,7 +448,10 @@ def test_page_fits_its_width(server, page, scans, foul, width, theme):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.click("[role=tab]:has-text('Many images')")
     page.locator("input[type=file]").last.set_input_files([*scans.values(), foul["text"]])
-    page.wait_for_selector(".results td:has-text('malignant.png')")
+    page.wait_for_selector(".results th:has-text('malignant.png')")
+    table = page.locator(".results table")
+    assert table.evaluate("one => one.scrollWidth <= one.parentElement.clientWidth")
+    assert table.locator("tbody img").count() == 3
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     with page.expect_download() as download:
         page.click("a:has-text('ZIP')")
@@ -332,7 +462,7 @@ def test_page_fits_its_width(server, page, scans, foul, width, theme):
 def test_real_image_is_answered_rightly(page, busi_folder):
     drop(page, busi_folder / "malignant" / "malignant (12).png")
     page.wait_for_selector(".facts")
-    assert page.inner_text(".facts .label") == "Malignant"
+    assert page.inner_text(".facts h2") == "Malignant"
     assert lesion_px(page) > 1000
 
 

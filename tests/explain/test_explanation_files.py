@@ -6,6 +6,7 @@ from busseg.data.tissue import draw_tissue
 from busseg.explain.files import HEATS, explain_files, open_model
 from busseg.imaging.images import read_image, write_image
 from busseg.inference.inputs import find_inputs
+from busseg.inference.overlay import draw_legend
 from busseg.inference.predictor import Predictor
 from busseg.models.classifier import build_classifier
 from busseg.models.unet import build_unet
@@ -47,7 +48,13 @@ def test_each_image_has_heat_maps_and_a_row_and_a_broken_one_its_error(scans, un
             above = np.maximum(heat, 0)
             assert float(rows[0][f"{name}_in_lesion"]) == pytest.approx(above[mask > 0].sum() / above.sum(), abs=1e-6)
         assert float(rows[0]["occlusion_peak"]) == pytest.approx(heats["occlusion"].max(), abs=1e-6)
-    assert read_image(out / "a_occlusion.png", colour=True).shape == (24, 32, 3)
+        heat = heats["occlusion"]
+    drawn = read_image(out / "a_occlusion.png", colour=True)
+    legend = draw_legend(
+        heat, f"{rows[0]['label']} {Predictor(unet).predict(scans / 'a.png').confidence:.2f}   occlusion", 32
+    )
+    np.testing.assert_array_equal(drawn[:-24], legend)
+    assert drawn.shape == (len(legend) + 24, 32, 3)
 
 
 def test_a_former_explanation_of_another_model_is_replaced(scans, unet, tmp_path):

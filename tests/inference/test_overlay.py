@@ -10,6 +10,7 @@ from busseg.inference.overlay import (
     caption_as_out_of_distribution,
     draw_contour,
     draw_heat,
+    draw_legend,
     draw_overlay,
 )
 from busseg.inference.prediction import Prediction
@@ -117,3 +118,13 @@ def test_heat_goes_from_blue_to_yellow_over_any_image():
         assert blue[0] > red[0] + 20
         assert red[-1] > blue[-1] + 20
     assert (draw_heat(image, np.zeros((30, 50))) == draw_heat(image, np.ones((30, 50)))).all()  # all values are equal
+
+
+def test_legend_leads_from_the_colour_of_the_smallest_value_to_that_of_the_largest():
+    values = np.float32([[-0.25, 0.5]])
+    legend = draw_legend(values, "malignant 0.96   occlusion", 300)
+    black = np.zeros((1, 2), np.uint8)
+    ends = 2 * draw_heat(black, values).astype(int)  # over black, `draw_heat` halves each colour
+    np.testing.assert_allclose(legend[-8, [0, -1]], ends[0], atol=1)
+    assert not np.array_equal(legend, draw_legend(2 * values, "malignant 0.96   occlusion", 300))  # other numbers
+    assert not legend[: len(legend) - 12, -1].any()  # nothing is cut off

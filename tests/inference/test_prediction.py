@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from busseg.data.task import Task
 from busseg.inference.overlay import draw_overlay
 from busseg.inference.prediction import Failure, Prediction
 from busseg.inference.quality import OUT_OF_DISTRIBUTION
@@ -74,7 +75,7 @@ def test_repr_is_one_line_with_class_confidence_lesion_and_warnings(whole):
         "Prediction(a.dcm, frame 2: malignant 0.70, lesion 3.3% of the image (10 mm²); very dark; a note)"  # 40 / 4 mm²
     )
     assert repr(replace(whole, path=None)) == "Prediction(malignant 0.70, lesion 3.3% of the image)"
-    assert repr(Prediction("benign", np.float32([0.75, 0.25]), task="histology")) == "Prediction(benign 0.75)"
+    assert repr(Prediction("benign", np.float32([0.75, 0.25]), task=Task.HISTOLOGY)) == "Prediction(benign 0.75)"
 
 
 def test_repr_of_an_image_out_of_distribution_has_no_class(whole):
@@ -97,7 +98,7 @@ def test_notebook_shows_the_overlay(whole):
 
 def test_histology_is_shown_without_an_outline():
     image = np.full((30, 40, 3), 200, np.uint8)
-    prediction = Prediction("benign", np.float32([0.75, 0.25]), task="histology", image=image)
+    prediction = Prediction("benign", np.float32([0.75, 0.25]), task=Task.HISTOLOGY, image=image)
     shown = cv2.imdecode(np.frombuffer(prediction._repr_png_(), np.uint8), cv2.IMREAD_COLOR_RGB)
     np.testing.assert_array_equal(shown[-30:], image)
     assert len(prediction.plot().lines) == 0
@@ -136,7 +137,7 @@ def test_dict_is_json_with_file_frame_and_numbers(whole):
 
 
 def test_dict_of_histology_has_its_classes():
-    found = Prediction("benign", np.float32([0.75, 0.25]), task="histology").to_dict()
+    found = Prediction("benign", np.float32([0.75, 0.25]), task=Task.HISTOLOGY).to_dict()
     assert found["probabilities"] == {"benign": 0.75, "malignant": 0.25}
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from busseg.data.task import Task
 from busseg.imaging.images import read_image, write_image
 from busseg.inference.batch import predict_files
 from busseg.inference.inputs import find_inputs
@@ -123,7 +124,7 @@ def test_table_of_another_sensitivity_stays(predict, tmp_path):
 
 def test_histology_has_a_row_and_a_line(tmp_path):
     slide = np.full((8, 8, 3), 200, np.uint8)
-    Prediction("benign", np.float32([0.75, 0.25]), task="histology", image=slide).save(tmp_path / "out", "slide")
+    Prediction("benign", np.float32([0.75, 0.25]), task=Task.HISTOLOGY, image=slide).save(tmp_path / "out", "slide")
     assert names(tmp_path / "out") == ["predictions.csv", "predictions.jsonl"]
     (row,) = read_csv(tmp_path / "out" / "predictions.csv")
     assert (row["file"], row["label"], row["p_benign"]) == ("slide", "benign", "0.750000")
