@@ -14,6 +14,7 @@ import busseg
 from busseg.data.sample import LABEL, MASK, TASKS
 from busseg.imaging.clips import read_picture
 from busseg.imaging.images import fit_to_native, fit_to_square
+from busseg.imaging.polygons import outline_mask
 from busseg.inference.metadata import read_metadata
 from busseg.inference.operating_point import find_operating_point
 from busseg.inference.runtimes import load, run_keras
@@ -98,7 +99,8 @@ class Prediction:
         """
         if self.mask is None or self.spacing_mm is None:
             return None
-        hulls = [cv2.convexHull(outline)[:, 0] * self.spacing_mm[::-1] for outline in self.contours]
+        outlines, _ = cv2.findContours(self.mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        hulls = [cv2.convexHull(outline)[:, 0] * self.spacing_mm[::-1] for outline in outlines]
         return max((float(np.linalg.norm(hull[:, None] - hull, axis=2).max()) for hull in hulls), default=0.0)
 
     @property
@@ -113,11 +115,10 @@ class Prediction:
 
     @property
     def contours(self) -> list[NDArray] | None:
-        """Outlines of the lesion: a list of arrays `(points, 2)` of x, y in pixels, one for each connected part."""
-        if self.mask is None:
-            return None
-        outlines, _ = cv2.findContours(self.mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        return [outline[:, 0] for outline in outlines]
+        """Outlines of the lesion along pixel edges: a list of arrays `(points, 2)` of x, y in pixels, one polygon for
+        each connected part; see `outline_mask`. `fill_polygons` makes the mask of them.
+        """
+        return None if self.mask is None else outline_mask(self.mask)
 
     @property
     def box(self) -> tuple[int, int, int, int] | None:

@@ -46,8 +46,8 @@ def facts(prediction: Prediction, classes: Sequence[str]) -> dict:
     Returns:
         Dict with `label` and `probabilities` (class to number); for ultrasound `regions`, `lesion_px`,
         `lesion_fraction`, `lesion_mm2`, `lesion_mm`, `uncertainty`, `ood_score`, `box` (left, top, width, height in
-        pixels) and `contours` (lists of x, y in pixels); the `decision_column`, if a sensitivity was asked for; and
-        `warning`. A value that the `Prediction` lacks is None.
+        pixels) and `contours` (lists of x, y in pixels, polygons along pixel edges; see `Prediction.contours`); the
+        `decision_column`, if a sensitivity was asked for; and `warning`. A value that the `Prediction` lacks is None.
     """
     values = {
         "label": prediction.label,

@@ -63,7 +63,7 @@ def test_facts_are_what_was_predicted(answer):
         "probabilities": {"normal": 0.1, "benign": 0.7, "malignant": 0.2},
         "threshold": 0.5, "width": 4, "height": 2,
         "lesion_px": 2, "lesion_mm2": None, "lesion_mm": None, "lesion_fraction": 2 / 8, "box": [2, 1, 2, 1],
-        "contours": [[[2, 1], [3, 1]]], "uncertainty": 0.25, "ood_score": 0.5, "warning": None,
+        "contours": [[[2, 1], [4, 1], [4, 2], [2, 2]]], "uncertainty": 0.25, "ood_score": 0.5, "warning": None,
         "regions": None,
     }  # fmt: skip
     np.testing.assert_array_equal(pixels(mask), [[0, 0, 0, 0], [0, 0, 255, 255]])

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import keras
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from busseg.data.sample import CLASSES, TASKS
 from busseg.data.tissue import draw_tissue
 from busseg.export.formats import FORMATS
 from busseg.imaging.images import write_image
+from busseg.imaging.polygons import fill_polygons
 from busseg.inference.predictor import Prediction, Predictor, find_faint
 from busseg.inference.runtimes import load_keras
 from busseg.models.classifier import build_classifier
@@ -114,9 +114,17 @@ def test_lesion_is_measured_boxed_and_outlined():
     assert (prediction.lesion_px, prediction.lesion_fraction) == (42, 42 / 1200)
     assert prediction.box == (2, 5, 18, 16)
     assert prediction.confidence == pytest.approx(0.7)
-    assert [len(outline) for outline in sorted(prediction.contours, key=len)] == [2, 2 * (4 + 10) - 4]
-    drawn = np.zeros_like(mask)
-    assert np.array_equal(cv2.drawContours(drawn, prediction.contours, -1, 1, cv2.FILLED), mask)
+    large, small = prediction.contours  # from top to bottom
+    assert large.tolist() == [[10, 5], [20, 5], [20, 9], [10, 9]]
+    assert small.tolist() == [[2, 20], [4, 20], [4, 21], [2, 21]]
+
+
+def test_contours_of_a_lesion_with_a_hole_fill_to_its_mask():
+    mask = np.zeros((30, 40), np.uint8)
+    mask[5:15, 10:20] = 1
+    mask[8:12, 13:17] = 0
+    mask[20, 30] = 1
+    np.testing.assert_array_equal(fill_polygons(predicted(mask).contours, mask.shape), mask)
 
 
 def test_image_without_a_lesion_has_no_box():
