@@ -32,6 +32,7 @@ VERBS = (
     "audit",
     "calibrate",
     "compare",
+    "convert",
     "crossval",
     "demo",
     "download",
@@ -286,7 +287,7 @@ def test_crossval_refuses_a_protocol_of_no_name(call, dataset, tmp_path):
     assert done.status == 2
     assert (
         done.err == "busseg: error: Expected a protocol of grouped, leave-one-source-out, random, tang, curated, "
-        "busbra5, busbra10, patient, found 'holdout'\n"
+        "busbra5, busbra10, patient, given, found 'holdout'\n"
     )
     assert not (tmp_path / "out").exists()
 
