@@ -118,9 +118,7 @@ def convert(
     done = convert_dataset(
         sources, out, to.value, splits=splits, fold=fold, size=image_size, progress=progress_bar("Converting")
     )
-    if done.notes:
-        say("Not carried: " + "; ".join(done.notes))
-    say(f"Wrote {done.images} images to {out}")
+    say("\n".join([*done.notes, f"Wrote {done.images} images to {out}"]))
     report_failures([{"error": error} for error in done.failed], done.images + len(done.failed))
 
 

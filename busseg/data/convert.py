@@ -29,8 +29,8 @@ _FORGIVEN = ("missing_class", "missing_mask", "two_subtypes")
 
 
 class Conversion(NamedTuple):
-    """The result of a conversion: the number of `images` written, the `notes` on what is not carried, one line each,
-    and the errors of the images that `failed`.
+    """The result of a conversion: the number of `images` written, the `notes` on what the format does not carry, one
+    line each, and the errors of the images that `failed`.
     """
 
     images: int
@@ -76,7 +76,8 @@ def convert_dataset(
     notes = []
     if splits:
         named = _with_parts(samples, splits, fold, folds=written is nnunet)
-        notes = [f"{len(samples) - len(named)} images are not in {splits}"] if len(named) < len(samples) else []
+        if len(named) < len(samples):
+            notes.append(f"{len(samples) - len(named)} images are left out, because {splits} does not name them.")
         samples = named
     _check_masks(samples, written, to)
     with claim(out, "an empty folder", _is_empty), hidden_folder(out.parent) as place, replacing(out) as folder:
@@ -92,8 +93,9 @@ def convert_dataset(
         if not done:
             raise ValueError(failed[0] if failed else f"Expected images, found none: {sources[0]}")
         notes += written.finish(folder, done, records, size)
-    lost = _lost([one.sample for one in done], written.CARRIES)
-    return Conversion(len(done), ([f"{lost} (not in {written.TITLE})"] if lost else []) + notes, failed)
+    if lost := _lost([one.sample for one in done], written.CARRIES):
+        notes.insert(0, f"Not carried by {written.TITLE}: {lost}.")
+    return Conversion(len(done), notes, failed)
 
 
 def _is_empty(path):

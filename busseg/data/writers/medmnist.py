@@ -35,11 +35,11 @@ def finish(folder: Path, items: Sequence[Item], records: Sequence[tuple], size: 
         missing = [item.sample.name for item, value in zip(items, values) if value is None]
         if 0 < len(missing) < len(items):
             raise ValueError(f"Expected a {what} for every image or for none, found none for {missing[0]!r}")
-    notes = [f"grey values of {sum(coloured)} images with colours"] if any(coloured) else []
+    notes = [f"Colours of {sum(coloured)} images are written as grey."] if any(coloured) else []
     if len({image.shape for image in images}) > 1:
         images = [fit_to_square(image, size) for image in images]
         masks = [mask if mask is None else fit_to_square(mask, size) for mask in masks]
-        notes.append(f"images and masks fitted to squares of {size} px, since they differ in size")
+        notes.append(f"Images and masks are fitted to squares of {size} px, because they differ in size.")
     classes = next((names for names in TASKS.values() if labels[0] in names), ())
     arrays = {NAMES: np.array(classes)} if classes else {}
     parts = by_split(items, "train")
@@ -52,7 +52,7 @@ def finish(folder: Path, items: Sequence[Item], records: Sequence[tuple], size: 
             numbers = [classes.index(labels[place]) for place in places]
             arrays[f"{split}_labels"] = np.array(numbers, np.uint8).reshape(-1, 1)
     folder.mkdir()
-    np.savez_compressed(folder / f"busseg_{size}.npz", **arrays)
+    np.savez_compressed(folder / f"{folder.name}.npz", **arrays)
     return notes
 
 

@@ -50,10 +50,10 @@ def finish(folder: Path, items: Sequence[Item], records: Sequence[tuple[NDArray,
     write_text(folder / DATASET, json.dumps(content, indent=2))
     notes = []
     if any(colour for _, colour in records):
-        notes.append(f"grey values of {sum(colour for _, colour in records)} images with colours")
+        notes.append(f"Colours of {sum(colour for _, colour in records)} images are written as grey.")
     if folds := _folds(training):
         write_text(folder / SPLITS, json.dumps(folds, indent=2))
-        notes.append(f"nnU-Net uses {SPLITS} once it is copied to nnUNet_preprocessed/{folder.name}")
+        notes.append(f"Copy {SPLITS} to nnUNet_preprocessed/{folder.name}; nnU-Net reads it there.")
     return notes
 
 

@@ -30,7 +30,7 @@ def finish(folder: Path, items: Sequence[Item], names: Sequence[str], size: int)
     """
     labels = [item.sample.label for item in items]
     if not any(labels):
-        return ["no table, since there are no classes: groups and attributes are left out"]
+        return ["There is no labels.csv without classes, so groups, scales, attributes and splits are left out."]
     if not all(labels):
         name = items[labels.index(None)].sample.name
         raise ValueError(f"Expected a class for every image or for none, found none for {name!r}")

@@ -39,5 +39,5 @@ def finish(folder: Path, items: Sequence[Item], records: Sequence[list[str]], si
     content["names"] = {number - 1: name for name, number in numbers.items()}
     write_text(folder / DATA, import_yaml(folder / DATA).safe_dump(content, sort_keys=False))
     empty = sum(not polygons for item, polygons in zip(items, records) if item.sample.label in ("benign", "malignant"))
-    notes = [f"{empty} benign or malignant images without a lesion drawn look normal"] if empty else []
-    return notes if "val" in parts else [*notes, "no validation part, so val names images/train"]
+    notes = [f"{empty} benign or malignant images have no lesion drawn and look normal."] if empty else []
+    return notes if "val" in parts else [*notes, "There is no validation part, so val names images/train, too."]
