@@ -192,14 +192,17 @@ def test_dataset_is_converted_with_its_split_and_split_again_as_given(call, data
     assert (done.status, done.out.splitlines()[0]) == (0, line)
 
 
-def test_what_a_format_cannot_carry_is_said(call, two, tmp_path):
+def test_what_a_format_cannot_carry_and_a_broken_image_are_said(call, two, tmp_path):
     done = call("convert", *two, tmp_path / "out", "--to", "nnunet", "--splits", tmp_path / "none.csv")
     assert (done.status, done.err) == (2, f"busseg: error: No such file or directory: {tmp_path / 'none.csv'}\n")
     (two[0] / "benign/0.png").write_bytes(b"broken")
-    done = call("convert", *two, tmp_path / "out", "--to", "cvat")
+    done = call("convert", *two, tmp_path / "out", "--to", "medmnist", "--image-size", 64)
     assert done.status == 1
-    assert done.out == f"Wrote 29 images to {tmp_path / 'out'}\n"
+    assert done.out.splitlines()[-1] == f"Wrote 29 images to {tmp_path / 'out'}"
     assert done.err.splitlines()[-1] == "busseg: 1 of 30 files could not be read"
+    done = call("convert", tmp_path / "out", tmp_path / "yolo", "--to", "yolo")
+    notes = ["There is no validation part, so val names images/train, too.", f"Wrote 29 images to {tmp_path / 'yolo'}"]
+    assert (done.status, done.out.splitlines()[-2:]) == (0, notes)
     done = call("convert", *two, tmp_path / "out", "--to", "cvat")
     assert (done.status, done.out) == (2, "")
     assert done.err.startswith("busseg: error: Expected a new or empty folder for the dataset, found other files: ")

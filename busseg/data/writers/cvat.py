@@ -7,7 +7,7 @@ Reference:
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from xml.etree import ElementTree  # nosec B405: XML is only written
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np

@@ -34,14 +34,23 @@ def read_annotation(path: Path, shape: tuple[int, int] | None = None) -> NDArray
         ImportError: If a package is needed that is not installed.
         ValueError: If the file is broken or lacks the image, or the size is unknown.
     """
+    try:
+        with blaming(path, "an annotation that can be drawn"):
+            return _draw(path, shape)
+    except ValueError as error:
+        if str(path.parent) in str(error):
+            raise
+        raise ValueError(f"{error}: {path}") from error
+
+
+def _draw(path, shape):
     from busseg.imaging.annotations import coco, cvat, label_studio, predictions, yolo
 
-    with blaming(path, "an annotation that can be drawn"):
-        if path.suffix == ".txt":
-            return yolo.draw(path, shape)
-        if path.parent.suffix == ".xml":
-            return cvat.draw(path.parent, path.name)
-        if path.parent.suffix == ".jsonl":
-            return predictions.draw(path.parent, path.name, shape)
-        drawn = label_studio if label_studio.recognises(path.parent) else coco
-        return drawn.draw(path.parent, path.name)
+    if path.suffix == ".txt":
+        return yolo.draw(path, shape)
+    if path.parent.suffix == ".xml":
+        return cvat.draw(path.parent, path.name)
+    if path.parent.suffix == ".jsonl":
+        return predictions.draw(path.parent, path.name, shape)
+    drawn = label_studio if label_studio.recognises(path.parent) else coco
+    return drawn.draw(path.parent, path.name)

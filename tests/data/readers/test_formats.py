@@ -88,8 +88,9 @@ def test_coco_segmentation_that_cannot_be_drawn_is_named(tmp_path, annotation, c
     add(tmp_path, "images/a.png")
     write_coco(tmp_path / "a.json", [annotation], categories)
     (sample,) = find_samples(tmp_path)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         read_mask(sample.masks, SHAPE)
+    assert str(tmp_path / "a.json") in str(error.value)
 
 
 def test_coco_of_another_size_than_its_image_is_refused(tmp_path):
