@@ -9,10 +9,10 @@ from typing import NamedTuple
 from busseg.data import list_samples
 from busseg.data.readers import predictions
 from busseg.data.sample import Sample
-from busseg.data.splits import PARTS, read_folds
+from busseg.data.splits import PARTS, read_split
 from busseg.data.writers import coco, cvat, imagefolder, item, label_studio, medmnist, nnunet, pairs, yolo
 from busseg.storage.claims import claim
-from busseg.storage.files import hidden_folder, replacing
+from busseg.storage.files import hidden_folder, read_csv, replacing
 
 FORMATS: dict[str, ModuleType] = {
     "nnunet": nnunet,
@@ -124,17 +124,17 @@ def _check_masks(samples, written, to):
 
 
 def _with_parts(samples, path, fold, *, folds):
-    """The samples that a file of folds names, with their `split`, or, with `folds` and no `fold`, the fold that tests
-    each.
+    """The samples that a file of folds names, with their `split`; or, with `folds` and no `fold`, with the number of
+    the fold that tests each.
     """
-    kept = {sample.name: replace(sample, attributes=_without(sample.attributes, "split", "fold")) for sample in samples}
-    found = read_folds(path, list(kept.values()), fold if fold is not None or not folds else "all")
-    if len(found) > 1:
-        tested = {sample.name: number for number, split in found.items() for sample in split.test}
-        return [_with(kept[name], fold=tested[name]) for name in kept if name in tested]
-    (split,) = found.values()
-    part_of = {sample.name: part for part in PARTS for sample in getattr(split, part)}
-    return [_with(kept[name], split=part_of[name]) for name in kept if name in part_of]
+    samples = [replace(one, attributes=_without(one.attributes, "split", "fold")) for one in samples]
+    numbers = sorted({row["fold"] for row in read_csv(path, required=("fold",))}) if folds and fold is None else []
+    if len(numbers) > 1:
+        tested = {one.name: number for number in numbers for one in read_split(path, samples, number).test}
+        return [_with(one, fold=tested[one.name]) for one in samples if one.name in tested]
+    split = read_split(path, samples, fold)
+    part_of = {one.name: part for part in PARTS for one in getattr(split, part)}
+    return [_with(one, split=part_of[one.name]) for one in samples if one.name in part_of]
 
 
 def _with(sample, **attributes):

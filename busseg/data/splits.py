@@ -312,34 +312,13 @@ def read_split(path: str | Path, samples: Sequence[Sample], fold: int | str | No
         ValueError: If the fold or an image is missing, an image is named twice, a part is unknown, or a group is in two
             parts.
     """
-    (split,) = read_folds(path, samples, fold).values()
-    return split
-
-
-def read_folds(path: str | Path, samples: Sequence[Sample], fold: int | str | None = None) -> dict[str, Split]:
-    """Read the folds of a CSV file, see `read_split`.
-
-    Args:
-        path: Path of the file.
-        samples: The samples of the dataset, which the rows name.
-        fold: Number of the only fold to read, or "all". May be None if the file holds a single fold.
-
-    Returns:
-        Dict from the number of each fold, as text, to its `Split`.
-    """
     rows = read_csv(path, required=("fold", "file", "part"))
     found = sorted({row["fold"] for row in rows})
-    if fold == "all" and found:
-        return {number: _read_fold(path, rows, samples, number) for number in found}
     if fold is None and len(found) == 1:
         fold = found[0]
     if str(fold) not in found:
         wanted = "one fold, or its number" if fold is None else f"fold {fold}"
         raise ValueError(f"Expected {wanted}, found the folds {', '.join(found) or 'of no row'}: {path}")
-    return {str(fold): _read_fold(path, rows, samples, fold)}
-
-
-def _read_fold(path, rows, samples, fold):
     by_name = {sample.name: sample for sample in samples}
     spelt = match_names(by_name)
     parts = {part: [] for part in PARTS}
