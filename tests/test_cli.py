@@ -32,6 +32,7 @@ VERBS = (
     "audit",
     "calibrate",
     "compare",
+    "convert",
     "crossval",
     "demo",
     "download",
@@ -179,6 +180,34 @@ def test_split_leaves_conflicting_groups_out_by_default(call, dataset, tmp_path)
         assert len(conflicting & {row["file"] for row in parts}) == found
 
 
+# === Other formats ===
+def test_dataset_is_converted_with_its_split_and_split_again_as_given(call, dataset, tmp_path):
+    splits, out = tmp_path / "splits.csv", tmp_path / "coco"
+    call("split", dataset, "--folds", 4, "--out", splits)
+    done = call("convert", dataset, out, "--to", "coco", "--splits", splits, "--fold", 1)
+    assert (done.status, done.out.splitlines()[-1]) == (0, f"Wrote 15 images to {out}")
+    done = call("split", out, "--given", "--out", tmp_path / "given.csv")
+    expected = grouped_splits(find_samples(dataset), folds=4)[1]
+    line = f"fold 0: train {len(expected.train)}, validation {len(expected.validation)}, test {len(expected.test)}"
+    assert (done.status, done.out.splitlines()[0]) == (0, line)
+
+
+def test_what_a_format_cannot_carry_and_a_broken_image_are_said(call, two, tmp_path):
+    done = call("convert", *two, tmp_path / "out", "--to", "nnunet", "--splits", tmp_path / "none.csv")
+    assert (done.status, done.err) == (2, f"busseg: error: No such file or directory: {tmp_path / 'none.csv'}\n")
+    (two[0] / "benign/0.png").write_bytes(b"broken")
+    done = call("convert", *two, tmp_path / "out", "--to", "medmnist", "--image-size", 64)
+    assert done.status == 1
+    assert done.out.splitlines()[-1] == f"Wrote 29 images to {tmp_path / 'out'}"
+    assert done.err.splitlines()[-1] == "busseg: 1 of 30 files could not be read"
+    done = call("convert", tmp_path / "out", tmp_path / "yolo", "--to", "yolo")
+    notes = ["There is no validation part, so val names images/train, too.", f"Wrote 29 images to {tmp_path / 'yolo'}"]
+    assert (done.status, done.out.splitlines()[-2:]) == (0, notes)
+    done = call("convert", *two, tmp_path / "out", "--to", "cvat")
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith("busseg: error: Expected a new or empty folder for the dataset, found other files: ")
+
+
 # === Several folders ===
 @pytest.fixture
 def two(dataset):
@@ -286,7 +315,7 @@ def test_crossval_refuses_a_protocol_of_no_name(call, dataset, tmp_path):
     assert done.status == 2
     assert (
         done.err == "busseg: error: Expected a protocol of grouped, leave-one-source-out, random, tang, curated, "
-        "busbra5, busbra10, patient, found 'holdout'\n"
+        "busbra5, busbra10, patient, given, found 'holdout'\n"
     )
     assert not (tmp_path / "out").exists()
 

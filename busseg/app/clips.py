@@ -159,8 +159,10 @@ class DecodedClips:
 
     def find(self, clip: ClipAnswer | None) -> dict[int, NDArray]:
         """The decoded frames of a clip, which counts as used; empty if none are kept."""
+        if clip is None:
+            return {}
         with self._lock:
-            images = self._clips.pop(clip, None) if clip else None
+            images = self._clips.pop(clip, None)
             if images:
                 self._clips[clip] = images
             return images or {}

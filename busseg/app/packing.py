@@ -12,7 +12,8 @@ from busseg.imaging.images import read_image
 from busseg.inference.batch import predict_files
 from busseg.inference.frames import count_frames, find_frames
 from busseg.inference.inputs import find_inputs
-from busseg.inference.quality import OUT_OF_DISTRIBUTION, Predictor
+from busseg.inference.predictor import Predictor
+from busseg.inference.quality import OUT_OF_DISTRIBUTION
 from busseg.inference.records import fields
 from busseg.storage.files import write_csv
 from busseg.storage.run_folder import PREDICTIONS

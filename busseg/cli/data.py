@@ -1,12 +1,36 @@
 """The verbs for datasets."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from busseg.cli.program import Data, Groups, app, check_datasets, progress_bar, read_samples
+from busseg.cli.program import (
+    Data,
+    Fold,
+    Groups,
+    Splits,
+    app,
+    check_datasets,
+    progress_bar,
+    read_samples,
+    report_failures,
+)
 from busseg.cli.terminal import say
+
+
+class Format(StrEnum):
+    """The formats of `busseg convert`, by their names in `busseg.data.convert.FORMATS`."""
+
+    nnunet = "nnunet"
+    coco = "coco"
+    yolo = "yolo"
+    medmnist = "medmnist"
+    imagefolder = "imagefolder"
+    label_studio = "label-studio"
+    cvat = "cvat"
+    busseg = "busseg"
 
 
 @app.command()
@@ -44,6 +68,9 @@ def split(
     keep_conflicts: Annotated[
         bool, typer.Option("--keep-conflicts", help="Keep the groups whose images have different classes.")
     ] = False,
+    given: Annotated[
+        bool, typer.Option("--given", help="Take the split or the folds that the dataset's files hold.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file of another kind, too.")] = False,
 ) -> None:
     """Split datasets into stratified folds. Copies of an image, and the images of a patient, stay in one part.
@@ -51,11 +78,14 @@ def split(
     Example: busseg split data/busi --folds 5 --out splits.csv
     """
     from busseg.data import find_reader
+    from busseg.data.protocols import given_splits
     from busseg.data.readers import breakhis
     from busseg.data.splits import PARTS, grouped_splits, patient_splits, write_splits
 
     check_datasets(data)
-    if find_reader(data[0])[0] is breakhis:
+    if given:
+        splits = given_splits(read_samples(data, groups))
+    elif find_reader(data[0])[0] is breakhis:
         splits = patient_splits(read_samples(data, groups, "histology"), folds, seed)
     else:
         splits = grouped_splits(read_samples(data, groups, "ultrasound"), folds, seed, keep_conflicts=keep_conflicts)
@@ -63,6 +93,33 @@ def split(
     for number, fold in enumerate(splits):
         say(f"fold {number}: " + ", ".join(f"{part} {len(getattr(fold, part))}" for part in PARTS))
     say(f"Wrote {out}")
+
+
+@app.command()
+def convert(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(metavar="SRC...", help="Dataset folders, or one output folder of busseg predict --json-lines."),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write, new or empty.")],
+    to: Annotated[Format, typer.Option(help="Format to write; see docs/formats.md.")],
+    splits: Splits = None,
+    fold: Fold = None,
+    image_size: Annotated[
+        int, typer.Option(min=8, help="medmnist: side in pixels of the squares for images of different sizes.")
+    ] = 256,
+) -> None:
+    """Convert datasets or predictions to the format of another program. Every verb reads these formats, too.
+
+    Example: busseg convert data/busi nnUNet_raw/Dataset501_BUSI --to nnunet
+    """
+    from busseg.data.convert import convert_dataset
+
+    done = convert_dataset(
+        sources, out, to.value, splits=splits, fold=fold, size=image_size, progress=progress_bar("Converting")
+    )
+    say("\n".join([*done.notes, f"Wrote {done.images} images to {out}"]))
+    report_failures([{"error": error} for error in done.failed], done.images + len(done.failed))
 
 
 @app.command()

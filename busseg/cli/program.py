@@ -35,8 +35,8 @@ app = typer.Typer(
 Data = Annotated[
     list[Path],
     typer.Argument(
-        help="Dataset folder, or several: of BUSI, BUS-BRA, BrEaST, BUS-UCLM, UDIAT or BreaKHis, or one with images/ "
-        "and masks/."
+        help="Dataset folder, or several: of BUSI, BUS-BRA, BrEaST, BUS-UCLM, UDIAT or BreaKHis, one with images/ and "
+        "masks/, or one of another program's format; see docs/formats.md."
     ),
 ]
 Splits = Annotated[Path | None, typer.Option(help="CSV file of folds, as `busseg split` writes it.")]

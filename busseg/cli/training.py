@@ -85,7 +85,8 @@ def crossval(
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="grouped, leave-one-source-out, random, tang, curated, busbra5 or busbra10; for histology, patient."
+            help="grouped, leave-one-source-out, random, tang, curated, busbra5 or busbra10; for histology, patient; "
+            "given, the split of the dataset's own files."
         ),
     ] = None,
     recipe: Annotated[str, typer.Option(help="Name of a recipe, or path of a TOML file.")] = "card",

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from busseg.data.sample import CLASSES, Sample
+from busseg.data.sample import CLASSES, Fault, Sample
 from busseg.data.task import Task
 
 
@@ -13,8 +13,8 @@ def find_samples(roots: str | Path | Sequence[str | Path], task: str | None = No
     """Find the samples of one or more dataset folders. Each folder's layout selects its reader.
 
     Args:
-        roots: Path of a folder, or a sequence of them. Each has the layout of one of the readers `busi`, `busbra`,
-            `breast`, `bus_uclm`, `udiat`, `breakhis` and `pairs`, or holds only such a folder, as archives do.
+        roots: Path of a folder, or a sequence of them. Each has the layout of one of the modules in
+            `busseg.data.readers`, or holds only such a folder, as archives do. The path of a NumPy archive does, too.
         task: Name of the `Task` that the samples are for. "subtypes" labels them with their subtypes. None accepts any.
 
     Returns:
@@ -38,6 +38,34 @@ def find_samples(roots: str | Path | Sequence[str | Path], task: str | None = No
         ),
         key=lambda sample: sample.name,
     )
+
+
+def list_samples(roots: Sequence[str | Path]) -> tuple[list[Sample], list[Fault], dict[str, ModuleType]]:
+    """List the samples of dataset folders as `find_samples` does, and all faults instead of raising the first one.
+
+    Args:
+        roots: Sequence of paths.
+
+    Returns:
+        `(samples, faults, readers)`: the samples, with the names of `find_samples`, folder by folder; the faults,
+        `(kind, path, error)`; and a dict from each source to the module that reads it.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: If a folder is missing, has an unknown layout or holds no image.
+        ValueError: If one folder is given twice.
+    """
+    samples, faults, readers = [], [], {}
+    for source, root in zip(name_sources(roots), roots):
+        readers[source], folder = find_reader(root)
+        mine, wrong = readers[source].list_samples(folder)
+        if not mine:
+            raise wrong[0][2]
+        prefix = f"{source}/" if len(roots) > 1 else ""
+        samples += [
+            replace(sample, name=prefix + sample.name, group=prefix + sample.group, source=source) for sample in mine
+        ]
+        faults += wrong
+    return samples, faults, readers
 
 
 def name_sources(roots: Sequence[str | Path]) -> list[str]:
@@ -79,18 +107,36 @@ def find_reader(root: str | Path) -> tuple[ModuleType, Path]:
         root: Path of a folder; see `find_samples`.
 
     Returns:
-        `(reader, folder)`: the module that reads it, `busi`, `busbra`, `breast`, `bus_uclm`, `udiat`, `breakhis` or
-        `pairs`, and the folder with the layout: `root`, or the only folder inside.
+        `(reader, folder)`: the module of `busseg.data.readers` that reads it, and the folder with the layout: `root`,
+        or the only folder inside.
 
     Raises:
         FileNotFoundError: If the folder is missing or has an unknown layout.
     """
-    from busseg.data.readers import breakhis, breast, bus_uclm, busbra, busi, pairs, udiat
+    from busseg.data.readers import (
+        breakhis,
+        breast,
+        bus_uclm,
+        busbra,
+        busi,
+        coco,
+        cvat,
+        imagefolder,
+        label_studio,
+        medmnist,
+        nnunet,
+        pairs,
+        udiat,
+        yolo,
+    )
 
     root = Path(root)
+    if root.is_file() and medmnist.recognises(root):
+        return medmnist, root
     if not root.is_dir():
         raise FileNotFoundError(f"Expected a dataset folder, found {'a file' if root.exists() else 'nothing'}: {root}")
-    for reader in (busbra, breast, bus_uclm, udiat):  # by their tables, which other layouts lack
+    tables = (busbra, breast, bus_uclm, udiat)  # recognised by files that other layouts lack
+    for reader in (*tables, nnunet, coco, yolo, imagefolder, cvat, label_studio, medmnist):
         if reader.recognises(root):
             return reader, root
     inner = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))]
@@ -105,5 +151,6 @@ def find_reader(root: str | Path) -> tuple[ModuleType, Path]:
         return busi, root
     raise FileNotFoundError(
         f"Expected the folders {', '.join(CLASSES)}, or images and masks, or the files of BUS-BRA, BrEaST, BUS-UCLM, "
-        f"UDIAT or BreaKHis, found none: {root}"
+        f"UDIAT or BreaKHis, or those of nnU-Net, COCO, YOLO, MedMNIST, an image folder, CVAT or Label Studio, "
+        f"found none: {root}"
     )

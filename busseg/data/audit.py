@@ -4,7 +4,6 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -13,13 +12,15 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from busseg.data import find_reader, name_sources
+from busseg.data import list_samples
 from busseg.data.audit_text import list_few
 from busseg.data.burned_in import has_marks
 from busseg.data.duplicates import content_groups, find_copies
 from busseg.data.findings import FINDINGS
 from busseg.data.readers import breakhis, busi
 from busseg.data.sample import CLASSES
+from busseg.imaging.annotations import is_annotation
+from busseg.imaging.arrays import is_in_array, read_from_array
 from busseg.imaging.images import count_pixels, read_image, read_mask_file
 from busseg.imaging.threads import map_in_turn
 
@@ -64,7 +65,7 @@ def audit_dataset(roots: str | Path | Sequence[str | Path], progress: Callable[[
     folders = [Path(roots)] if isinstance(roots, str | Path) else [Path(root) for root in roots]
     if len(folders) > 1:
         folders = [folder.resolve() for folder in folders]
-    samples, faults, readers = _list_samples(folders)
+    samples, faults, readers = list_samples(folders)
     root = Path(os.path.commonpath(folders))
     ultrasound = {source for source, reader in readers.items() if reader is not breakhis}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -95,22 +96,6 @@ def audit_dataset(roots: str | Path | Sequence[str | Path], progress: Callable[[
         "published": _published([sample for sample in samples if readers[sample.source] is busi], groups),
         "files": files,
     }
-
-
-def _list_samples(roots):
-    """The samples of all folders, with the names of `find_samples`; their faults; and the reader of each source."""
-    samples, faults, readers = [], [], {}
-    for source, root in zip(name_sources(roots), roots):
-        readers[source], folder = find_reader(root)
-        mine, wrong = readers[source].list_samples(folder)
-        if not mine:
-            raise wrong[0][2]
-        prefix = f"{source}/" if len(roots) > 1 else ""
-        samples += [
-            replace(sample, name=prefix + sample.name, group=prefix + sample.group, source=source) for sample in mine
-        ]
-        faults += wrong
-    return samples, faults, readers
 
 
 # === One image ===
@@ -146,7 +131,7 @@ def _examine(sample, ultrasound):
 
 def _format_and_colour(path):
     """The format of a readable image as text, and the share of its pixels that are coloured."""
-    with Image.open(path) as image:
+    with _open(path) as image:
         name = _format(image)
         if image.mode in _GREY_MODES:
             return name, 0.0
@@ -155,20 +140,30 @@ def _format_and_colour(path):
     return name, np.count_nonzero(spread > COLOUR_LEVELS) / spread.size
 
 
+def _open(path):
+    return Image.fromarray(read_from_array(path)) if is_in_array(path) else Image.open(path)
+
+
 def _format(image):
-    return f"{image.format} {_MODE_NAMES.get(image.mode, image.mode)}"
+    return f"{image.format or 'NumPy'} {_MODE_NAMES.get(image.mode, image.mode)}"
+
+
+def _format_of_mask(path):
+    if is_annotation(path):
+        return f"drawn from {'txt' if path.suffix == '.txt' else path.parent.suffix[1:]}"
+    with _open(path) as image:
+        return _format(image)
 
 
 def _examine_masks(sample, shape, facts):
     lesions = []
     for path in sample.masks:
         try:
-            mask = read_mask_file(path)
+            mask = read_mask_file(path, shape)
         except (OSError, ValueError) as error:
             facts["found"].append(("unreadable", path, _reason(error, path)))
             continue
-        with Image.open(path) as opened:
-            facts["mask_formats"].append(_format(opened))
+        facts["mask_formats"].append(_format_of_mask(path))
         soft = np.count_nonzero((mask > 0) & (mask < 255)) / mask.size
         if soft:
             facts["found"].append(("soft_mask", path, f"{soft:.2%} of the pixels"))

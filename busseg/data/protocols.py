@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from busseg.data.sample import Sample
-from busseg.data.splits import Split, grouped_splits, leave_one_source_out, patient_splits, random_splits
+from busseg.data.splits import PARTS, Split, grouped_splits, leave_one_source_out, patient_splits, random_splits
 from busseg.storage.files import read_csv
 
 PUBLISHED = Path(__file__).parent / "published"
-PROTOCOLS = ("grouped", "leave-one-source-out", "random", "tang", "curated", "busbra5", "busbra10", "patient")
+PROTOCOLS = ("grouped", "leave-one-source-out", "random", "tang", "curated", "busbra5", "busbra10", "patient", "given")
 # Side in pixels of the square at which masks are scored; the other protocols score at native size.
 SCORED_SIZE = {"tang": 256}
 
@@ -25,6 +25,7 @@ def make_splits(protocol: str, samples: Sequence[Sample], folds: int = 5, seed: 
     - "curated": `curated_splits`, four folds of a published selection of 450 images of BUSI.
     - "busbra5", "busbra10": `busbra_splits`, the published five or ten folds of BUS-BRA.
     - "patient": `patient_splits`, for BreaKHis. No model is trained on a patient of a test image.
+    - "given": `given_splits`, those that the files of the dataset hold.
 
     Args:
         protocol: One of `PROTOCOLS`.
@@ -45,9 +46,43 @@ def make_splits(protocol: str, samples: Sequence[Sample], folds: int = 5, seed: 
         return random_splits(samples, folds, seed)
     if protocol == "patient":
         return patient_splits(samples, folds, seed)
+    if protocol == "given":
+        return given_splits(samples)
     if protocol.startswith("busbra"):
         return busbra_splits(samples, int(protocol.removeprefix("busbra")), seed)
     return tang_splits(samples) if protocol == "tang" else curated_splits(samples, seed)
+
+
+def given_splits(samples: Sequence[Sample]) -> list[Split]:
+    """The splits that the files of a dataset hold, in the attribute `fold` or `split` of its samples.
+
+    Args:
+        samples: Sequence of `Sample`. Each fold tests its own samples, and the others are for training.
+
+    Returns:
+        List of `Split`, one a fold.
+
+    Raises:
+        ValueError: If a sample has neither attribute, or none is for training.
+    """
+    if missing := [sample.name for sample in samples if not {"fold", "split"} & sample.attributes.keys()]:
+        raise ValueError(f"Expected a dataset that holds a split, found none for {missing[0]!r}")
+    numbers = sorted({sample.attributes["fold"] for sample in samples if "fold" in sample.attributes}, key=int)
+    if numbers:
+        samples = [sample for sample in samples if "fold" in sample.attributes]
+        splits = [
+            Split(
+                tuple(sample for sample in samples if sample.attributes["fold"] != number),
+                (),
+                tuple(sample for sample in samples if sample.attributes["fold"] == number),
+            )
+            for number in numbers
+        ]
+    else:
+        splits = [Split(*(tuple(s for s in samples if s.attributes["split"] == part) for part in PARTS))]
+    if not all(split.train for split in splits):
+        raise ValueError(f"Expected samples for training, found none among {len(samples)}")
+    return splits
 
 
 def tang_splits(samples: Sequence[Sample], folder: Path = PUBLISHED / "tang") -> list[Split]:

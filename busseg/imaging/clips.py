@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from busseg.imaging.arrays import is_in_array
 from busseg.imaging.images import check_file, count_frames, read_image
 from busseg.imaging.kinds import IMAGES, NEWER_IMAGES, VIDEOS, find_kind, refuse_kind
 
@@ -65,13 +66,16 @@ def find_clip(path: str | Path) -> Clip | None:
         path: Path of the file.
 
     Returns:
-        A `Clip`; None for a PNG, JPEG, BMP or TIFF file with a single image, which `read_image` reads.
+        A `Clip`; None for a single image that `read_image` reads: a PNG, JPEG, BMP or TIFF file, or a part of a NumPy
+        archive.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is broken, or of a kind that busseg does not read.
     """
     path = Path(path)
+    if is_in_array(path):
+        return None
     check_file(path, "an image")
     kind = find_kind(path)
     if kind in IMAGES and _frames_by_header(path) == 1:

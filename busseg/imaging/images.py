@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from busseg.imaging.annotations import is_annotation, read_annotation
+from busseg.imaging.arrays import is_in_array, read_from_array
 from busseg.imaging.masks import lesion_levels, mask_pixels
 from busseg.storage.files import replacing
 from busseg.storage.signature import sign
@@ -54,7 +56,7 @@ def read_image(path: str | Path, *, colour: bool = False) -> NDArray[np.uint8]:
     The orientation that a camera noted in the file is applied.
 
     Args:
-        path: Path of a PNG, JPEG, BMP or TIFF file.
+        path: Path of a PNG, JPEG, BMP or TIFF file, or of an image in a NumPy archive; see `arrays.py`.
         colour: Whether to read colours.
 
     Returns:
@@ -83,6 +85,8 @@ def convert_image(image: Image.Image, *, colour: bool = False) -> NDArray[np.uin
 
 def _read(path, convert):
     path = Path(path)
+    if is_in_array(path):
+        return convert(Image.fromarray(read_from_array(path)))
     check_file(path, "an image")
     return _decode(partial(Image.open, path, formats=_FORMATS), convert, path)
 
@@ -228,16 +232,23 @@ def to_colour(image: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(image.convert("RGB"))
 
 
-def read_mask_file(path: str | Path) -> NDArray[np.uint8]:
+def read_mask_file(path: str | Path, shape: tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """Read one mask file as grey values, where values above 127 are lesion; see `masks.lesion_levels`.
+
+    Args:
+        path: Path of the file, or of a mask in a NumPy archive or in an annotation file; see `annotations`.
+        shape: `(height, width)` of the image in pixels. Annotations that do not state it need it.
 
     Returns:
         Array `(height, width)`, uint8.
 
     Raises:
-        ValueError: If the lesion cannot be distinguished from the background, or `read_image` refuses such a file.
+        ValueError: If the lesion cannot be distinguished from the background, an annotation cannot be drawn, or
+            `read_image` refuses such a file.
         FileNotFoundError, OSError: As `read_image` does.
     """
+    if is_annotation(Path(path)):
+        return read_annotation(Path(path), shape) * np.uint8(255)
     pixels = _read(path, mask_pixels)
     try:
         return lesion_levels(pixels)
@@ -261,7 +272,7 @@ def read_mask(paths: Iterable[str | Path], shape: tuple[int, int]) -> NDArray[np
     """
     lesion = np.zeros(shape, np.uint8)
     for path in paths:
-        mask = read_mask_file(path)
+        mask = read_mask_file(path, shape)
         if mask.shape != tuple(shape):
             raise ValueError(f"Expected a mask of {_size(shape)} like its image, found {_size(mask.shape)}: {path}")
         lesion |= (mask > 127).astype(np.uint8)

@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from busseg.imaging.polygons import outline_mask
+
 
 @dataclass(frozen=True)
 class Lesion:
@@ -53,7 +55,7 @@ def find_lesions(mask: NDArray[np.uint8], spacing_mm: tuple[float, float] | None
                 diameters_px=measure_diameters(points),
                 area_mm2=None if spacing_mm is None else area_px * spacing_mm[0] * spacing_mm[1],
                 diameters_mm=None if spacing_mm is None else measure_diameters(points, spacing_mm),
-                outline=simplify(trace_edges(part)) + np.array([left, top], np.float32),
+                outline=simplify(outline_mask(part, holes=False)[0]) + np.array([left, top], np.float32),
             )
         )
     return tuple(sorted(lesions, key=lambda lesion: -lesion.area_px))
@@ -79,24 +81,6 @@ def measure_diameters(points: NDArray, spacing: tuple[float, float] = (1, 1)) ->
         return 0.0, 0.0
     x, y = steps[np.unravel_index(lengths.argmax(), lengths.shape)] / largest
     return float(largest), float(np.ptp(hull @ (-y, x)))
-
-
-def trace_edges(part: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Trace the outer edges of the pixels of one connected part.
-
-    `cv2.findContours` runs through the centres of pixels, half a pixel within the edges. On an image of twice the size
-    the centres lie at both ends of each edge, 2k and 2k + 1 for the edges k and k + 1.
-
-    Args:
-        part: Array `(height, width)` uint8 of one connected part, 1 where it is, else 0.
-
-    Returns:
-        Array `(points, 2)` of x, y: the closed outline, without its first point at its end. Pixel 0 covers 0 to 1.
-    """
-    twice = cv2.resize(part, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
-    (outline,), _ = cv2.findContours(twice, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    edges = (outline[:, 0] + 1) // 2
-    return edges[(edges != np.roll(edges, 1, axis=0)).any(axis=1)]
 
 
 def simplify(outline: NDArray[np.int32], most: int = 8000) -> NDArray[np.float32]:

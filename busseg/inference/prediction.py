@@ -12,7 +12,8 @@ from busseg.data.task import Task
 from busseg.imaging.dicom import Uids
 from busseg.imaging.findings import Finding
 from busseg.imaging.images import encode_image
-from busseg.imaging.lesions import find_lesions, measure_diameters
+from busseg.imaging.lesions import find_lesions
+from busseg.imaging.polygons import outline_mask
 from busseg.inference.quality import OUT_OF_DISTRIBUTION
 from busseg.storage.escaping import printable
 
@@ -122,7 +123,8 @@ class Prediction:
     def _diameters_mm(self):
         if self.mask is None or self.spacing_mm is None:
             return None
-        return max((measure_diameters(outline, self.spacing_mm) for outline in self.contours or ()), default=(0.0, 0.0))
+        lesions = find_lesions(self.mask, self.spacing_mm)
+        return max((lesion.diameters_mm for lesion in lesions if lesion.diameters_mm), default=(0.0, 0.0))
 
     @property
     def finding(self) -> Finding | None:
@@ -145,11 +147,10 @@ class Prediction:
 
     @property
     def contours(self) -> list[NDArray] | None:
-        """Outlines of the lesion: a list of arrays `(points, 2)` of x, y in pixels, one for each connected part."""
-        if self.mask is None:
-            return None
-        outlines, _ = cv2.findContours(self.mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        return [outline[:, 0] for outline in outlines]
+        """Outlines of the lesion along pixel edges: a list of arrays `(points, 2)` of x, y in pixels, one polygon for
+        each connected part; see `outline_mask`. `fill_polygons` makes the mask of them.
+        """
+        return None if self.mask is None else outline_mask(self.mask)
 
     @property
     def box(self) -> tuple[int, int, int, int] | None:

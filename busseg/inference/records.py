@@ -54,7 +54,8 @@ def facts(prediction: "Prediction", classes: Sequence[str]) -> dict:
     Returns:
         Dict with `label` and `probabilities` (class to number); for ultrasound `regions`, `lesion_px`,
         `lesion_fraction`, `lesion_mm2`, `lesion_mm`, `lesion_across_mm`, `uncertainty`, `ood_score`, `box` (left, top,
-        width, height in pixels), `contours` (lists of x, y in pixels), `lesions` (see `_measures`) and `report` (see
+        width, height in pixels), `contours` (polygons along pixel edges, lists of x, y; see
+        `Prediction.contours`), `lesions` (see `_measures`) and `report` (see
         `describe`); the `decision_column`, if a sensitivity was asked for; and `warning`. A value that the `Prediction`
         lacks is None.
     """

@@ -66,7 +66,7 @@ def test_facts_are_what_was_predicted(answer):
         "threshold": 0.5, "width": 4, "height": 2,
         "lesion_px": 2, "lesion_mm2": None, "lesion_mm": None, "lesion_across_mm": None, "lesion_fraction": 2 / 8,
         "box": [2, 1, 2, 1],
-        "contours": [[[2, 1], [3, 1]]], "uncertainty": 0.25, "ood_score": 0.5, "warning": None,
+        "contours": [[[2, 1], [4, 1], [4, 2], [2, 2]]], "uncertainty": 0.25, "ood_score": 0.5, "warning": None,
         "regions": None, "clip": None,
         "lesions": [{"area_px": 2, "area_mm2": None, "diameters_px": [1, 0], "diameters_mm": None, "box": [2, 1, 2, 1],
                      "center": [2.5, 1]}],

@@ -35,7 +35,7 @@ def test_row_line_and_facts_have_the_same_values(prediction):
         "label": "benign", "probabilities": {"normal": 0.1, "benign": 0.7, "malignant": 0.2},
         "regions": ((0, 0, 4, 2),), "lesion_px": 2, "lesion_fraction": 0.25,  # 2 / 8
         "lesion_mm2": 0.25, "lesion_mm": 0.25, "lesion_across_mm": 0,  # 2 * 0.5 * 0.25; from one pixel to the next
-        "uncertainty": 0.25, "ood_score": 1.5, "box": (2, 1, 2, 1), "contours": [[[2, 1], [3, 1]]],
+        "uncertainty": 0.25, "ood_score": 1.5, "box": (2, 1, 2, 1), "contours": [[[2, 1], [4, 1], [4, 2], [2, 2]]],
         "lesions": [{"area_px": 2, "area_mm2": 0.25, "diameters_px": [1, 0], "diameters_mm": [0.25, 0],
                      "box": (2, 1, 2, 1), "center": [2.5, 1]}],
         "report": NOT_REPORTED, "malignant_at_0.95": True, "warning": OUT_OF_DISTRIBUTION,

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from busseg.data.facts import with_facts
 from busseg.data.sample import CLASSES, Fault, Sample, without_faults
 from busseg.imaging.images import is_image
 from busseg.storage.escaping import match_names
@@ -12,8 +13,8 @@ def find_samples(root: str | Path) -> list[Sample]:
     """Find the images of a folder and pair each with the mask of the same name.
 
     Layout: `root/images/NAME.png`, `root/masks/NAME.png`, and, if the classes are known, `root/labels.csv` with the
-    columns `file` (the name in `images/`), `label`, and optionally `group` (for example, the patient). The suffixes may
-    differ.
+    columns `file` (the name in `images/`), `label`, and optionally `group` (for example, the patient), `pixel_mm` and
+    the attributes of `facts.KEPT`. The suffixes may differ.
 
     Args:
         root: Path of the folder.
@@ -53,16 +54,15 @@ def list_samples(root: str | Path) -> tuple[list[Sample], list[Fault]]:
         error = f"Expected {stem}.png in {root / 'images'}, found no image: {masks[stem]}"
         faults.append(("orphan_mask", masks[stem], FileNotFoundError(error)))
     rows = _read_labels(root / "labels.csv", {image.name for image in images.values()}, faults)
-    samples = [
-        Sample(
-            name=image.name,
-            image=image,
-            masks=(masks[stem],) if stem in masks else (),
-            label=rows.get(image.name, {}).get("label"),
-            group=rows.get(image.name, {}).get("group") or image.name,
-        )
-        for stem, image in sorted(images.items())
-    ]
+    samples = []
+    for stem, image in sorted(images.items()):
+        row, mask = rows.get(image.name, {}), (masks[stem],) if stem in masks else ()
+        sample = Sample(name=image.name, image=image, masks=mask, label=row.get("label"), group=image.name)
+        try:
+            samples.append(with_facts(sample, row))
+        except ValueError as error:
+            faults.append(("bad_label", root / "labels.csv", ValueError(f"{error}: {root / 'labels.csv'}")))
+            samples.append(sample)
     return samples, faults
 
 

@@ -7,6 +7,7 @@ from types import ModuleType
 from zipfile import BadZipFile
 
 from busseg.data.sample import CLASSES, Fault, Sample
+from busseg.imaging.annotations import is_annotation
 from busseg.storage.files import read_csv
 
 
@@ -41,33 +42,51 @@ def list_table(
         return [], [("missing_folder", table, FileNotFoundError(missing))]
     except ValueError as error:
         return [], [("bad_label", table, error)]
-    faults: list[Fault] = []
-    samples: dict[Path, Sample] = {}
-    if not images:
-        missing = f"Expected the images of {table.name}, found none: {table.parent}"
-        faults.append(("missing_folder", table.parent, FileNotFoundError(missing)))
-    images, masks = set(images), set(masks)
-    for sample in map(to_sample, rows):
-        if sample.image not in images:
-            faults.append(_bad_label(table, f"an image for every row, found none named {sample.image.name!r}"))
-            continue
-        if sample.image in samples:
-            faults.append(_bad_label(table, f"one row an image, found two for {sample.image.name!r}"))
-            continue
+    samples, faults = compare_with_files(table, map(to_sample, rows), images, masks)
+    for index, sample in enumerate(samples):
         if sample.label not in CLASSES:
             wanted = f"a label of {', '.join(CLASSES)}"
             faults.append(_bad_label(table, f"{wanted}, found {sample.label!r} for {sample.image.name!r}"))
-            sample = replace(sample, label=None)
-        for mask in set(sample.masks) - masks:
-            missing = f"Expected {mask.name} in {mask.parent}, found no mask: {sample.image}"
-            faults.append(("missing_mask", sample.image, FileNotFoundError(missing)))
-        samples[sample.image] = replace(sample, masks=tuple(mask for mask in sample.masks if mask in masks))
-    for image in sorted(images - samples.keys()):
+            samples[index] = replace(sample, label=None)
+    return samples, faults
+
+
+def compare_with_files(
+    table: Path, samples: Iterable[Sample], images: Iterable[Path], masks: Iterable[Path]
+) -> tuple[list[Sample], list[Fault]]:
+    """Compare the samples that a table lists with the existing files.
+
+    Args:
+        table: Path of the table, or of another file that lists the images.
+        samples: `Sample`s; the files that they name need not exist.
+        images: Paths of the existing image files.
+        masks: Paths of the existing lesion masks. Masks inside annotation files always exist.
+
+    Returns:
+        See `list_table`.
+    """
+    images, masks, found, faults = set(images), set(masks), {}, []
+    if not images:
+        error = f"Expected the images of {table.name}, found none: {table.parent}"
+        faults.append(("missing_folder", table.parent, FileNotFoundError(error)))
+    for sample in samples:
+        if sample.image not in images:
+            faults.append(_bad_label(table, f"an image for every row, found none named {sample.image.name!r}"))
+            continue
+        if sample.image in found:
+            faults.append(_bad_label(table, f"one row an image, found two for {sample.image.name!r}"))
+            continue
+        missing = {mask for mask in sample.masks if mask not in masks and not is_annotation(mask)}
+        for mask in missing:
+            error = f"Expected {mask.name} in {mask.parent}, found no mask: {sample.image}"
+            faults.append(("missing_mask", sample.image, FileNotFoundError(error)))
+        found[sample.image] = replace(sample, masks=tuple(mask for mask in sample.masks if mask not in missing))
+    for image in sorted(images - found.keys()):
         faults.append(_bad_label(table, f"a row for every image, found none for {image.name!r}"))
-    for mask in sorted(masks.difference(*(sample.masks for sample in samples.values()))):
-        missing = f"Expected a row of {table.name} and an image for every mask, found none: {mask}"
-        faults.append(("orphan_mask", mask, FileNotFoundError(missing)))
-    return sorted(samples.values(), key=lambda sample: sample.name), faults
+    for mask in sorted(masks.difference(*(sample.masks for sample in found.values()))):
+        error = f"Expected a row of {table.name} and an image for every mask, found none: {mask}"
+        faults.append(("orphan_mask", mask, FileNotFoundError(error)))
+    return sorted(found.values(), key=lambda sample: sample.name), faults
 
 
 def _bad_label(table, what):
