@@ -87,13 +87,13 @@ def light():
 
 @pytest.fixture(scope="session")
 def wait_for():
-    """Function that waits for something that a process does, at most five minutes, else kills it and fails.
+    """Function that waits for something that a process does, at most ten minutes, else kills it and fails.
 
     It takes a function that says whether it is done, the `Popen`, and the path of its log if it writes to one.
     """
 
     def wait(done, process, log=None):
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 600
         while not done():
             if process.poll() is not None or time.monotonic() > deadline:
                 process.kill()
@@ -117,7 +117,7 @@ def once(tmp_path_factory):
 
     def make(name, fill):
         folder, done = place / name, place / f"{name}.done"
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 600
         while not (lock := try_lock(place / f"{name}.lock")):
             assert time.monotonic() < deadline, f"another process has not made {name}"
             time.sleep(0.05)
