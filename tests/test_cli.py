@@ -961,7 +961,7 @@ def test_full_disk_is_an_error_and_leaves_no_half_file(dataset, tmp_path, verb, 
 
 @contextmanager
 def files_of_at_most(size):
-    """A block in which this process may write no larger file, nor more than this to the terminal, which is one here."""
+    """A block in which this process may write no larger file, as on a full disk. Its prints go to a file, too."""
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
