@@ -110,6 +110,6 @@ def test_server_that_is_ended_amid_its_work_leaves_nothing(running, secret, tmp_
         (tmp,) = tmp_path.glob("busseg-app-*/tmp")
         wait_for(lambda: any(tmp.rglob("*_mask.png")), server.process)
         server.process.send_signal(getattr(signal, name))
-        _, err = server.process.communicate(timeout=30)
+        _, err = server.process.communicate(timeout=300)
         assert (server.process.returncode, err) == (128 + signal.SIGTERM, "")
     assert list(tmp_path.iterdir()) == []

@@ -50,10 +50,10 @@ def test_folds_are_scored_alone_and_together(crossval):
     for fold in summary["folds"]:
         mine = [row for row in rows if int(row["fold"]) == fold["fold"]]
         assert (fold["images"], fold["known"], fold["scores"]) == (len(mine), 0, point_scores(mine))
-    accuracies = [fold["scores"]["accuracy"] for fold in summary["folds"]]
     # Of two values the sample's standard deviation is their difference over the root of two.
-    mean, sd = sum(accuracies) / 2, abs(accuracies[0] - accuracies[1]) / 2**0.5
-    assert summary["mean_sd"]["accuracy"] == pytest.approx([mean, sd])
+    one, other = (fold["scores"]["brier"] for fold in summary["folds"])
+    assert one != other
+    assert summary["mean_sd"]["brier"] == pytest.approx([(one + other) / 2, abs(one - other) / 2**0.5])
 
 
 def test_summary_tells_protocol_and_leak(crossval):
