@@ -2,6 +2,8 @@ import os
 import shutil
 import signal
 import threading
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,8 @@ import pytest
 
 from busseg.data.phantom import write_phantoms
 from busseg.data.readers.busi import find_samples
+from busseg.imaging.images import write_image
+from busseg.storage.locks import release, try_lock
 
 # TensorFlow adds in the same order every time, so that tests can compare trainings to the last bit.
 os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")
@@ -26,12 +30,115 @@ for name in ("SIGINT", "SIGHUP"):
 REPOSITORY = Path(__file__).parents[1]
 
 
+# === What makes tests fast ===
+@contextmanager
+def _graphs(used):
+    """Whether TensorFlow builds graphs in the block. To build them is most of the work of a tiny training."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(not used)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
+
+
+@pytest.fixture
+def without_graphs():
+    """The test computes without TensorFlow's graphs, for it promises nothing that depends on them."""
+    with _graphs(False):
+        yield
+
+
+@pytest.fixture
+def with_graphs():
+    """The test builds TensorFlow's graphs, although it is one of a file that is `light`."""
+    with _graphs(True):
+        yield
+
+
 @pytest.fixture(scope="session")
-def phantom_folder(tmp_path_factory):
+def graphless():
+    """Function that makes a block `without_graphs`, for fixtures of several tests."""
+    return lambda: _graphs(False)
+
+
+@pytest.fixture(scope="module")
+def light():
+    """The tests of a file compute without TensorFlow's graphs, and evaluations write blank review sheets.
+
+    Both take seconds to make, and others test them: `test_fit.py` and `test_formats.py`, `test_figures.py`.
+    """
+    from busseg.evaluation import scoring
+
+    def blank(predictor, samples, path):
+        write_image(path, np.zeros((8, 8), np.uint8))
+
+    with _graphs(False), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "draw_review_sheet", blank)
+        yield
+
+
+@pytest.fixture(scope="session")
+def wait_for():
+    """Function that waits for something that a process does, at most ten minutes, else kills it and fails.
+
+    It takes a function that says whether it is done, the `Popen`, and the path of its log if it writes to one.
+    """
+
+    def wait(done, process, log=None):
+        deadline = time.monotonic() + 600
+        while not done():
+            if process.poll() is not None or time.monotonic() > deadline:
+                process.kill()
+                process.wait()
+                text = log.read_text() if log else process.stdout.read()
+                pytest.fail(f"waited in vain for a process that ended with {process.returncode}: {text}")
+            time.sleep(0.01)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory):
+    """Function that makes a folder once for all processes of the tests.
+
+    It takes a name and a function that fills the new folder of this name; it returns the folder.
+    """
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent  # which the processes share
+
+    def make(name, fill):
+        folder, done = place / name, place / f"{name}.done"
+        deadline = time.monotonic() + 600
+        while not (lock := try_lock(place / f"{name}.lock")):
+            assert time.monotonic() < deadline, f"another process has not made {name}"
+            time.sleep(0.05)
+        try:
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a process that failed
+                folder.mkdir()
+                fill(folder)
+                done.touch()
+        finally:
+            release(lock)
+        return folder
+
+    return make
+
+
+# === Data ===
+@pytest.fixture(scope="session")
+def phantom_folder(once):
     """A folder shaped like BUSI with ten phantoms a class, to be read only. Numbers 10 have two masks."""
-    folder = tmp_path_factory.mktemp("phantoms")
-    write_phantoms(folder, per_class=10)
-    return folder
+    return once("phantoms", lambda folder: write_phantoms(folder, per_class=10))
 
 
 @pytest.fixture(scope="session")
@@ -197,31 +304,37 @@ def echo_file(echo_model, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory, phantom_samples):
+def tiny_run(once, phantom_samples):
     """The folder of a run, to be read only: a tiny network, one epoch on fold 0 of `phantom_folder`."""
     from busseg.data.splits import grouped_splits
     from busseg.training.fit import fit
     from busseg.training.recipe import Recipe
 
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    fit(Recipe(image_size=32, width=4, depth=2, epochs=1), grouped_splits(phantom_samples)[0], folder)
-    return folder
+    def train(folder):
+        with _graphs(False):
+            fit(Recipe(image_size=32, width=4, depth=2, epochs=1), grouped_splits(phantom_samples)[0], folder)
+
+    return once("tiny", train)
 
 
 @pytest.fixture(scope="session")
-def tiny_exports(tmp_path_factory, tiny_run):
+def tiny_exports(once, tiny_run):
     """Dict from each format to the path of `tiny_run`'s model in it, to be read only."""
     from busseg.export.formats import FORMATS
 
-    folder = tmp_path_factory.mktemp("models")
     names = {
         "saved_model": "tiny-saved-model",
         "onnx": "tiny.onnx",
         "litert": "tiny.tflite",
         "openvino": "tiny-openvino",
     }
-    for format, export in FORMATS.items():
-        export(tiny_run, folder / names[format])
+
+    def export(folder):
+        with _graphs(True):
+            for format, write in FORMATS.items():
+                write(tiny_run, folder / names[format])
+
+    folder = once("tiny-exports", export)
     return {format: folder / name for format, name in names.items()}
 
 

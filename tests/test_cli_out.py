@@ -16,6 +16,8 @@ from busseg.models.unet import build_unet
 from busseg.storage import claims, run_folder
 from busseg.storage.files import HIDDEN
 
+pytestmark = pytest.mark.usefixtures("light")
+
 # How to call each verb; the output is last.
 VERBS = {
     "audit": "audit {data} --out",
@@ -48,7 +50,7 @@ AGAIN = ("audit", "evaluate", "compare", "predict", "explain")  # those that a s
 
 
 @pytest.fixture(scope="module")
-def things(tmp_path_factory):
+def things(tmp_path_factory, light):
     """What the verbs work with: a dataset of five images a class, a recipe, a model and its scores."""
     folder = tmp_path_factory.mktemp("things")
     random = np.random.default_rng(0)
@@ -124,7 +126,7 @@ def test_other_file_with_the_name_of_a_marker_is_refused(things, tmp_path, capfd
 
 
 @pytest.mark.parametrize("verb", ["split", "export onnx", "export litert"])
-def test_other_file_is_replaced_if_forced_but_no_folder(things, tmp_path, capfd, verb):
+def test_other_file_is_replaced_if_forced_but_no_folder(things, with_graphs, tmp_path, capfd, verb):
     out = tmp_path / f"out{SUFFIXES.get(verb, '')}"
     out.write_text("mine")
     assert "--force replaces it" in refused(verb, things, out, capfd)

@@ -1,5 +1,6 @@
 """The temporary folder of a server, deleted when the server ends, or by the next server after a kill."""
 
+import atexit
 import os
 import shutil
 import sys
@@ -20,6 +21,7 @@ _STARTING_S = 1  # a younger folder may belong to a server that has not locked i
 def server_folder() -> Iterator[Path]:
     """A new folder that only this user reads, deleted when the block ends. In the block all temporary files go there.
 
+    A thread that still works then may make the folder again, so it is deleted once more when the program ends.
     Folders of killed servers of this user are deleted first. A server locks its folder; the lock ends with the server.
 
     Yields:
@@ -27,6 +29,7 @@ def server_folder() -> Iterator[Path]:
     """
     _clear_left()
     with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as folder, _locked(folder):
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)  # which is called once all threads have ended
         temporary = Path(folder) / "tmp"
         temporary.mkdir()
         before = tempfile.tempdir

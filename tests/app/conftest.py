@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from contextlib import closing, contextmanager
 from types import SimpleNamespace
 
@@ -132,8 +133,11 @@ def _running(folder, *arguments, **environment):
         [sys.executable, "-m", "busseg.cli", "app", "--port", "0", *arguments],
         env=os.environ | own | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
+        patience = threading.Timer(300, process.kill)
+        patience.start()
+        line = process.stdout.readline()
+        patience.cancel()
         try:
-            line = process.stdout.readline()
             assert line.startswith("Research software, not a medical device: http://"), process.stderr.read()
             yield Server(line.split()[-1], process, folder)
         finally:

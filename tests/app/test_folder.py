@@ -1,6 +1,8 @@
 import os
 import signal
 import stat
+import subprocess
+import sys
 import tempfile
 import time
 
@@ -36,6 +38,29 @@ def test_folder_is_private_and_gone_at_the_end(place):
             assert file.name.startswith(str(folder))
     assert list(place.iterdir()) == []
     assert tempfile.tempdir == str(place)
+
+
+# A thread writes on for a second after the block, and makes its folders, as the writers of results do.
+WRITING = """
+import threading, time
+from busseg.app.folder import server_folder
+
+def write(folder):
+    for number in range(100):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.png").write_bytes(b"pixels")
+        time.sleep(0.01)
+
+with server_folder() as folder:
+    thread = threading.Thread(target=write, args=(folder / "tmp/results",))
+    thread.start()
+"""
+
+
+def test_what_a_thread_writes_after_the_end_is_deleted_too(tmp_path):
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", WRITING], env=environment, check=True, timeout=60)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_killed_servers_left_is_gone_with_the_next_start(place):
@@ -75,7 +100,7 @@ def test_next_start_clears_what_a_killed_server_left(running, secret, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_server_that_is_ended_amid_its_work_leaves_nothing(running, secret, tmp_path_factory, tmp_path, name):
+def test_server_that_is_ended_amid_its_work_leaves_nothing(running, secret, tmp_path_factory, tmp_path, name, wait_for):
     images = [tmp_path_factory.mktemp("images") / f"{number}.png" for number in range(30)]
     for path in images:
         path.write_bytes(secret.read_bytes())
@@ -83,9 +108,8 @@ def test_server_that_is_ended_amid_its_work_leaves_nothing(running, secret, tmp_
         status, _ = server.ask("/gradio_api/call/batch", {"data": [[server.uploaded(path) for path in images]]})
         assert status == 200
         (tmp,) = tmp_path.glob("busseg-app-*/tmp")
-        while not any(tmp.rglob("*_mask.png")):
-            time.sleep(0.01)
+        wait_for(lambda: any(tmp.rglob("*_mask.png")), server.process)
         server.process.send_signal(getattr(signal, name))
-        _, err = server.process.communicate(timeout=30)
+        _, err = server.process.communicate(timeout=300)
         assert (server.process.returncode, err) == (128 + signal.SIGTERM, "")
     assert list(tmp_path.iterdir()) == []

@@ -25,6 +25,7 @@ from busseg.models.classifier import build_classifier
 from busseg.storage.archives import add_metadata
 from busseg.training.calibration import apply_temperature, fit_temperature
 
+pytestmark = pytest.mark.usefixtures("without_graphs")
 TABLE = tabulate_thresholds(np.linspace(0.01, 0.9, 100))
 
 

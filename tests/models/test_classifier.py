@@ -51,7 +51,7 @@ def test_attention_is_on_the_two_coarsest_maps_and_nowhere_without_it():
 
 def test_saved_network_answers_the_same_and_learns(tissue, tmp_path):
     keras.utils.set_random_seed(0)
-    model = build_classifier(SIZE, encoder="efficientnet_lite0")
+    model = build_classifier(SIZE, encoder="plain", width=4)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(answer(loaded, tissue), answer(model, tissue))

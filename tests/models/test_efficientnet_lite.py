@@ -24,6 +24,9 @@ def encoder(name="efficientnet_lite0", weights=None, channels=3, depth=4, **opti
     return keras.Model(image, encode(image, name, weights=weights, depth=depth, **options))
 
 
+built = functools.cache(encoder)  # for tests that leave the network as it is
+
+
 def imagenet_file(name):
     try:
         return lite.imagenet_file(name)
@@ -126,14 +129,14 @@ def parameters(channels):
 
 @pytest.mark.parametrize(("channels", "expected"), [(3, 2_998_304), (1, 2_997_728)])
 def test_number_of_parameters(channels, expected):
-    assert encoder(channels=channels).count_params() == expected == parameters(channels)
+    assert built(channels=channels).count_params() == expected == parameters(channels)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_with_its_head_it_would_have_the_published_number_of_parameters(name):
     # https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite, in millions
     published = {"efficientnet_lite0": 4.7, "efficientnet_lite1": 5.4, "efficientnet_lite2": 6.1}
-    model = encoder(name)
+    model = built(name)
     head = model.output[-1].shape[-1] * 1280 + 2 * 1280 + (1280 + 1) * 1000
     trainable = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
     assert round((trainable + head) / 1e6, 1) == published[name]
@@ -141,7 +144,7 @@ def test_with_its_head_it_would_have_the_published_number_of_parameters(name):
 
 @pytest.mark.parametrize("options", [{"fold_batch_norm": True, "normalization": "group"}, {"normalization": "none"}])
 def test_folded_network_has_a_bias_a_channel_and_nothing_after_its_convolutions(options):
-    batch, folded = encoder(), encoder(**options)
+    batch, folded = built(channels=3), encoder(**options)
     channels = sum(layer.gamma.shape[0] for layer in batch.layers if layer.name.endswith("_norm"))
     assert batch.count_params() - folded.count_params() == (4 - 1) * channels
     assert not any(layer.name.endswith("_norm") for layer in folded.layers)
@@ -156,7 +159,7 @@ def test_grey_levels_are_brought_to_plus_and_minus_one():
 
 
 def test_levels_are_named_in_their_layers():
-    model = encoder()
+    model = built(channels=3)
     levels = {int(layer.name[7]) for layer in model.layers if layer.weights}
     assert levels == set(range(5))
     for level, output in enumerate(model.output):

@@ -32,6 +32,7 @@ RECIPE = Recipe(
     image_size=32, width=4, depth=1, dropout=0.5, augmentation="card", balance="sampling", mask_loss="bce_dice",
     epochs=4, batch_size=4, learning_rate=1e-2, warmup_epochs=2, seed=5,
 )  # fmt: skip
+QUICK = dataclasses.replace(RECIPE, epochs=1, batch_size=16, warmup_epochs=0)
 FILES = {"model.keras", "recipe.toml", "splits.csv", "history.csv", "environment.json"}
 HAS_TENSORBOARD = importlib.util.find_spec("tensorflow") is not None
 
@@ -166,9 +167,9 @@ def test_precision_of_the_recipe_is_that_of_its_network_alone():
     assert keras.config.dtype_policy() == before
 
 
-def test_patience_stops_a_run_that_gets_no_better(split, tmp_path):
+def test_patience_stops_a_run_that_gets_no_better(split, tmp_path, without_graphs):
     # Steps too small to change a weight: every epoch validates as the first, which stays the best.
-    recipe = dataclasses.replace(RECIPE, epochs=9, patience=2, learning_rate=1e-30, normalization="none")
+    recipe = dataclasses.replace(QUICK, epochs=9, patience=2, learning_rate=1e-30, normalization="none")
     history = fit(recipe, split, tmp_path)
     assert [row["epoch"] for row in history] == [1, 2, 3]
     assert len({row["val_loss"] for row in history}) == 1
@@ -177,8 +178,10 @@ def test_patience_stops_a_run_that_gets_no_better(split, tmp_path):
 
 
 # === Without a validation part ===
-def test_without_validation_its_part_is_trained_with_and_the_last_epoch_kept(split, phantom_samples, tmp_path):
-    recipe = dataclasses.replace(RECIPE, validation=False, epochs=2, warmup_epochs=0)
+def test_without_validation_its_part_is_trained_with_and_the_last_epoch_kept(
+    split, phantom_samples, tmp_path, without_graphs
+):
+    recipe = dataclasses.replace(QUICK, validation=False, epochs=2)
     history = fit(recipe, split, tmp_path, fold=1)
     assert not any(name.startswith("val_") for name in history[0])
     written = read_split(tmp_path / "splits.csv", phantom_samples, fold=1)
@@ -191,24 +194,23 @@ def test_without_validation_its_part_is_trained_with_and_the_last_epoch_kept(spl
     assert fit(recipe, written, tmp_path, resume=True) == history
 
 
-def test_part_that_is_scored_is_never_trained_with(split, tmp_path):
+def test_part_that_is_scored_is_never_trained_with(split, tmp_path, without_graphs):
     scored = Split(split.train, split.test, ())
-    history = fit(dataclasses.replace(RECIPE, validation=False, epochs=1, warmup_epochs=0), scored, tmp_path)
+    history = fit(dataclasses.replace(QUICK, validation=False), scored, tmp_path)
     assert "val_loss" in history[0]
     found = read_fingerprints(read_metadata(tmp_path), tmp_path)
     np.testing.assert_array_equal(found, fingerprint_samples(split.train))
 
 
-def test_all_of_a_dataset_can_be_trained_with(phantom_samples, tmp_path):
+def test_all_of_a_dataset_can_be_trained_with(phantom_samples, tmp_path, without_graphs):
     everything = Split(tuple(phantom_samples), (), ())
-    fit(dataclasses.replace(RECIPE, validation=False, epochs=1, warmup_epochs=0), everything, tmp_path)
+    fit(dataclasses.replace(QUICK, validation=False), everything, tmp_path)
     assert read_split(tmp_path / "splits.csv", phantom_samples) == everything
 
 
 # === Mirrored ===
-def test_mirrored_model_is_the_networks_mean(split, tmp_path):
-    recipe = dataclasses.replace(RECIPE, flip_tta=True, epochs=1, warmup_epochs=0)
-    fit(recipe, split, tmp_path)
+def test_mirrored_model_is_the_networks_mean(split, tmp_path, without_graphs):
+    fit(dataclasses.replace(QUICK, flip_tta=True), split, tmp_path)
     image = np.random.default_rng(0).uniform(0, 255, (1, 32, 32, 1)).astype(np.float32)
     network = keras.models.load_model(tmp_path / "checkpoints/0001.keras")
     model = keras.models.load_model(tmp_path / "model.keras")
@@ -217,8 +219,8 @@ def test_mirrored_model_is_the_networks_mean(split, tmp_path):
     np.testing.assert_allclose(found["mask"], (here + there[:, :, ::-1]) / 2, atol=1e-6)
 
 
-def test_mask_that_follows_the_class_has_a_lesion_where_the_class_has_one(split, tmp_path):
-    fit(dataclasses.replace(RECIPE, mask_follows_class=True, epochs=1, warmup_epochs=0), split, tmp_path)
+def test_mask_that_follows_the_class_has_a_lesion_where_the_class_has_one(split, tmp_path, without_graphs):
+    fit(dataclasses.replace(QUICK, mask_follows_class=True), split, tmp_path)
     model = keras.models.load_model(tmp_path / "model.keras")
     images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 1)).astype(np.float32)
     found = model.predict_on_batch(images)
@@ -259,7 +261,7 @@ def test_network_in_half_precision_is_kept_in_float32_and_answers_nearly_as_it_d
 
 
 # === Taken up again ===
-def test_killed_run_ends_as_one_that_was_not(run, split, phantom_folder, tmp_path):
+def test_killed_run_ends_as_one_that_was_not(run, split, phantom_folder, tmp_path, wait_for):
     """A real kill, in another process: nothing there can tidy up."""
     whole, _ = run
     out, recipe = tmp_path / "run", tmp_path / "mine.toml"
@@ -270,9 +272,7 @@ def test_killed_run_ends_as_one_that_was_not(run, split, phantom_folder, tmp_pat
         (tmp_path / "log").open("w") as log,
         subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process,
     ):
-        while not (out / "checkpoints/0001.keras").exists():
-            assert process.poll() is None, (tmp_path / "log").read_text()
-            time.sleep(0.01)
+        wait_for((out / "checkpoints/0001.keras").exists, process, tmp_path / "log")
         time.sleep(0.1)  # into the second epoch
         process.send_signal(signal.SIGKILL)
     done = len(read_csv(out / "history.csv"))
@@ -354,10 +354,10 @@ def test_training_that_fails_in_its_first_epoch_leaves_no_run_that_refuses_anoth
         assert not files_of(tmp_path / "run")
 
 
-DIVERGING = dataclasses.replace(RECIPE, learning_rate=1e30, warmup_epochs=0, label_loss="crossentropy")
+DIVERGING = dataclasses.replace(QUICK, learning_rate=1e30, label_loss="crossentropy")
 
 
-def test_training_that_diverges_stops_and_leaves_no_model(tmp_path, split):
+def test_training_that_diverges_stops_and_leaves_no_model(tmp_path, split, without_graphs):
     with pytest.raises(ValueError, match=r"^Expected losses and weights that are finite .* in epoch 1; "):
         fit(DIVERGING, split, tmp_path / "run")
     assert not files_of(tmp_path / "run")
@@ -366,21 +366,22 @@ def test_training_that_diverges_stops_and_leaves_no_model(tmp_path, split):
 @pytest.mark.parametrize(
     "broken", ["loss", *(pytest.param(name, marks=pytest.mark.slow) for name in ("val_loss", "weights"))]
 )
-def test_epoch_that_diverges_is_not_kept_and_those_before_are(tmp_path, split, monkeypatch, broken):
+def test_epoch_that_diverges_is_not_kept_and_those_before_are(tmp_path, split, monkeypatch, broken, without_graphs):
+    recipe = dataclasses.replace(QUICK, epochs=2)
     end = RunKeeper.on_epoch_end
 
     def diverge(self, epoch, logs=None):
-        if epoch == 2 and broken == "weights":
+        if epoch == 1 and broken == "weights":
             self.model.set_weights([np.full_like(weight, np.inf) for weight in self.model.get_weights()])
-        end(self, epoch, logs | ({broken: math.nan} if epoch == 2 and broken in logs else {}))
+        end(self, epoch, logs | ({broken: math.nan} if epoch == 1 and broken in logs else {}))
 
     monkeypatch.setattr(RunKeeper, "on_epoch_end", diverge)
-    with pytest.raises(ValueError, match=r"finite numbers, found .* in epoch 3; .*\. Epochs kept: 2$"):
-        fit(RECIPE, split, tmp_path / "run")
-    assert files_of(tmp_path / "run") == FILES | {"checkpoints/0002.keras"}
-    assert len(read_csv(tmp_path / "run/history.csv")) == 2
+    with pytest.raises(ValueError, match=r"finite numbers, found .* in epoch 2; .*\. Epochs kept: 1$"):
+        fit(recipe, split, tmp_path / "run")
+    assert files_of(tmp_path / "run") == FILES | {"checkpoints/0001.keras"}
+    assert len(read_csv(tmp_path / "run/history.csv")) == 1
     monkeypatch.undo()
-    assert len(fit(RECIPE, split, tmp_path / "run", resume=True)) == 4
+    assert len(fit(recipe, split, tmp_path / "run", resume=True)) == 2
 
 
 def test_another_run_in_the_folder_is_refused(run, split):
@@ -423,11 +424,11 @@ def test_recipe_that_no_network_fits_is_refused_and_leaves_no_run(split, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_folder_of_a_run_that_was_killed_before_it_began_is_taken(split, tmp_path):
+def test_folder_of_a_run_that_was_killed_before_it_began_is_taken(split, tmp_path, without_graphs):
     # The first file that a run writes, and what a kill in the middle of the last one leaves.
     (tmp_path / "environment.json").write_text(json.dumps(dict.fromkeys(RUN.names)))
     (tmp_path / ".busseg-x1").mkdir()
-    fit(dataclasses.replace(RECIPE, epochs=1, warmup_epochs=0), split, tmp_path)
+    fit(QUICK, split, tmp_path)
     assert load_recipe(tmp_path / "recipe.toml").epochs == 1
 
 

@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import keras
 import numpy as np
@@ -156,7 +155,7 @@ def test_environment_has_the_devices_and_processes(jax_runs):
 @needs_jax
 @pytest.mark.slow
 def test_run_of_which_a_process_was_killed_resumes_and_ends_as_one_that_was_not(
-    jax_runs, phantom_folder, recipe, tmp_path
+    jax_runs, phantom_folder, recipe, tmp_path, wait_for
 ):
     out = tmp_path / "run"
     splits = jax_runs / "processes/splits.csv"
@@ -170,9 +169,7 @@ def test_run_of_which_a_process_was_killed_resumes_and_ends_as_one_that_was_not(
         ]
 
     first, second = together("killed")
-    while not (out / "checkpoints/0001.keras").exists():
-        assert first.poll() is None, (tmp_path / "killed0").read_text()
-        time.sleep(0.01)
+    wait_for((out / "checkpoints/0001.keras").exists, first, tmp_path / "killed0")
     second.send_signal(signal.SIGKILL)
     assert first.wait(300) != 0  # JAX misses the other's heartbeat, and ends it
     second.wait(60)
