@@ -420,7 +420,7 @@ def test_predict_tells_each_image_and_writes_its_files(call, echo_file, tmp_path
     assert done.err.splitlines() == [
         f"busseg: warning: nearly one grey: {tmp_path}/{name}.png" for name in ("a", "s/b")
     ]
-    assert f"{tmp_path}/a.png: normal, lesion 0.0% of the image\n" in done.out
+    assert f"{tmp_path}/a.png: normal 100% (benign 0%, malignant 0%), lesion 0.0% of the image\n" in done.out
     assert f"{tmp_path}/s/b.png: normal, lesion 100.0% of the image\n" in done.out  # half the square is white
     files = {f"{name}_{what}.png" for name in "ab" for what in ("mask", "overlay")}
     assert names(out) == files | {"predictions.csv"}

@@ -173,7 +173,8 @@ def at_threshold(answer: Answer, threshold: float) -> Answer:
     if not 0 < threshold <= 1:
         raise ValueError(f"Expected a threshold above 0 and up to 1, found {threshold}")
     mask = (answer.prediction.probability_map >= threshold).astype(np.uint8)
-    return replace(answer, prediction=replace(answer.prediction, mask=mask), threshold=float(threshold))
+    prediction = replace(answer.prediction, mask=mask, threshold=float(threshold))
+    return replace(answer, prediction=prediction, threshold=float(threshold))
 
 
 def explain(predictor: Predictor, answer: Answer) -> dict:

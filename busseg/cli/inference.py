@@ -9,13 +9,13 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress, track
 
 from busseg.cli.program import (
     Sensitivity,
     app,
     load_predictor,
     needs_keras,
+    out_option,
     progress_bar,
     report_failures,
     report_out_of_distribution,
@@ -25,6 +25,7 @@ from busseg.cli.program import (
 )
 from busseg.cli.terminal import say
 from busseg.storage.escaping import printable
+from busseg.storage.progress import bars, track
 
 Inputs = Annotated[
     list[Path],
@@ -49,7 +50,7 @@ Model = Annotated[
 def predict(
     inputs: Inputs,
     model: Model = Path("best"),
-    out: Annotated[Path, typer.Option(help="Folder for masks, overlays and predictions.csv.")] = Path("predictions"),
+    out: Annotated[Path, out_option("Folder for masks, overlays and predictions.csv.")] = Path("predictions"),
     resume: Annotated[bool, typer.Option(help="Resume the prediction in the folder, if there is one.")] = False,
     probability_maps: Annotated[
         bool, typer.Option(help="Also write lesion probabilities, NAME_probability.png.")
@@ -66,17 +67,26 @@ def predict(
         ),
     ] = "threads",
     sensitivity: Sensitivity = None,
+    threshold: Annotated[
+        float, typer.Option(min=0.01, max=0.99, help="Lesion probability from which a pixel belongs to the mask.")
+    ] = 0.5,
     require_region: RequireRegion = False,
 ) -> None:
     """Predict the class and the lesion of images. DICOM is cropped to the 2D regions that the scanner marked, and its
     lesions are also written as DICOM SEG, NAME_seg.dcm.
 
+    Prints a line for each of the first 20 images: the class and its probability, those of the other classes, and the
+    lesion's share of the image.
+
     Example: busseg predict scan.png scans/ --out predictions
+
+    Example: busseg predict 'scans/*.png' --model runs/card --threshold 0.3 -o predictions
     """
     from busseg.inference.batch import predict_files
     from busseg.inference.frames import count_frames
     from busseg.inference.inputs import survey_inputs
     from busseg.inference.predictor import OUT_OF_DISTRIBUTION
+    from busseg.inference.records import format_prediction
     from busseg.storage.claims import check_folder
     from busseg.storage.run_folder import PREDICTION
 
@@ -88,10 +98,10 @@ def predict(
         predict_files = partial(predict_files_on_ray, model)
     files, passed = survey_inputs(inputs)
     check_folder(out, PREDICTION)  # before a model is loaded
-    predictor = load_predictor(model, sensitivity)
+    predictor = load_predictor(model, sensitivity=sensitivity, threshold=threshold)
     images = count_frames(files, require_region)
     failed, warned, malignant, answered = {}, defaultdict(Counter), 0, 0
-    with Progress() as bar:
+    with bars() as bar:
         watch = partial(bar.advance, bar.add_task("Predicting", total=images))
         options = resume, probability_maps, json_lines, overlay_dicom, require_region
         for number, row in enumerate(predict_files(predictor, files, out, *options, watch=watch)):
@@ -99,14 +109,13 @@ def predict(
                 failed.setdefault(row["file"], row)  # one line a file, however many frames
                 continue
             warned[row["file"]][row["warning"]] += 1
-            headline = OUT_OF_DISTRIBUTION
+            decision = ""
             if not row["warning"].startswith(OUT_OF_DISTRIBUTION):
                 answered += 1
                 malignant += _is_malignant(row, sensitivity)
                 decision = f", malignant at sensitivity {sensitivity:g}" if _is_malignant(row, sensitivity) else ""
-                headline = f"{row['label']}{_lesion(row)}{decision}"
             if number < 20:
-                say(f"{_name(row)}: {headline}")
+                say(f"{_name(row)}: {format_prediction(row)}{decision}")
     if images > 20:
         say(f"... and {images - 20} more")
     if sensitivity is not None:
@@ -134,19 +143,10 @@ def _name(row):
     return f"{file}, frame {row['frame']}" if row.get("frame") else file
 
 
-def _lesion(row):
-    if "lesion_fraction" not in row:
-        return ""
-    area = (
-        f" ({float(row['lesion_mm2']):.0f} mm², {float(row['lesion_mm']):.0f} mm across)" if row["lesion_mm2"] else ""
-    )
-    return f", lesion {float(row['lesion_fraction']):.1%} of the image{area}"
-
-
 @app.command()
 def explain(
     inputs: Inputs,
-    out: Annotated[Path, typer.Option(help="Folder for heat maps, arrays and explanations.csv.")],
+    out: Annotated[Path, out_option("Folder for heat maps, arrays and explanations.csv.")],
     model: Model = Path("best"),
     require_region: RequireRegion = False,
 ) -> None:
@@ -171,7 +171,7 @@ def explain(
         predictor, network = open_model(model)
     failed, warned = {}, defaultdict(Counter)
     rows = explain_files(predictor, network, files, out, require_region)
-    for row in track(rows, "Explaining", total=count_frames(files, require_region)):
+    for row in track(rows, "Explaining", count_frames(files, require_region)):
         if row["error"]:
             failed.setdefault(row["file"], row)
         else:
@@ -191,7 +191,7 @@ def export(
             "small."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder to write, or .onnx file.")],
+    out: Annotated[Path, out_option("Folder to write, or .onnx file.")],
     format: Annotated[
         str, typer.Option(help="saved_model: TensorFlow's, a folder. onnx, litert: one file. openvino: a folder.")
     ] = "saved_model",
@@ -236,7 +236,7 @@ def calibrate(
         list[Path],
         typer.Argument(help="Dataset folders of your own scans with their classes; 20 are enough, without masks."),
     ],
-    out: Annotated[Path, typer.Option(help="New file to write: .onnx of a model in ONNX, else .keras.")],
+    out: Annotated[Path, out_option("New file to write: .onnx of a model in ONNX, else .keras.")],
 ) -> None:
     """Calibrate a model on your own labelled scans: its probabilities, and the thresholds for --sensitivity.
 
@@ -274,7 +274,7 @@ def page(
 
     Example: busseg app --port 7860
     """
-    with Console().status("Starting the page ..."):
+    with Console(stderr=True).status("Starting the page ..."):
         try:
             from busseg.app.server import WARNING, is_loopback, serve
         except ModuleNotFoundError as error:

@@ -46,6 +46,7 @@ class Prediction:
             a scale.
         malignant: Whether the probability of malignant reaches the threshold for `sensitivity`; None without one.
         sensitivity: The sensitivity of the `Predictor`, or None.
+        threshold: The threshold of the `Predictor`.
         faint: What is wrong with the image's grey levels, in words, or None; see `find_faint`.
         regions: Tuple of `(left, top, width, height)` in pixels, the predicted parts of a DICOM frame; () for the whole
             frame. None for other images.
@@ -61,6 +62,7 @@ class Prediction:
     spacing_mm: tuple[float, float] | None = None
     malignant: bool | None = None
     sensitivity: float | None = None
+    threshold: float = THRESHOLD
     faint: str | None = None
     regions: tuple[tuple[int, int, int, int], ...] | None = None
     notes: tuple[str, ...] = ()
@@ -129,8 +131,8 @@ class Predictor:
     """A trained model that predicts images of any size.
 
     Attributes: `name`; `path`, None for a `keras.Model`; `image_size`, the side of the model's square input in pixels;
-    `task`, one of `TASKS`; `classes` of the task; `sensitivity`; and `operating_point`, an `OperatingPoint`, None
-    without a sensitivity.
+    `task`, one of `TASKS`; `classes` of the task; `sensitivity`; `threshold`; and `operating_point`, an
+    `OperatingPoint`, None without a sensitivity.
 
     Args:
         model: Name of a model of the package, "best" or "small"; path of a run's folder, of a `.keras`, `.onnx` or
@@ -138,11 +140,12 @@ class Predictor:
         threads: Number of threads of ONNX Runtime; one per core by default.
         sensitivity: Float in `(0, 1)`, the share of malignant images that `Prediction.malignant` should find; the
             threshold is read from the model's file. None for no decision.
+        threshold: Float in `(0, 1)`: pixels with at least this lesion probability are the mask.
 
     Raises:
         FileNotFoundError: If there is no model at the path.
         ValueError: If it is not a model of busseg (input: one square image; outputs: `mask` and `label` for grey
-            images, `label` for RGB), or it has no thresholds for a sensitivity.
+            images, `label` for RGB), it has no thresholds for a sensitivity, or `threshold` is out of its range.
 
     Example:
         >>> prediction = Predictor("best").predict("scan.png")
@@ -154,6 +157,7 @@ class Predictor:
         model: "str | Path | keras.Model" = "best",
         threads: int | None = None,
         sensitivity: float | None = None,
+        threshold: float = THRESHOLD,
     ):
         if isinstance(model, (str, Path)):
             source = model
@@ -165,13 +169,19 @@ class Predictor:
             self._run, inputs, outputs = run_keras(model)
         self.image_size, self.task = _size_and_task(inputs, outputs, source)
         self.classes = TASKS[self.task]
-        self.sensitivity = sensitivity
+        if not 0 < threshold < 1:
+            raise ValueError(f"`threshold` must be in (0, 1). Received: threshold={threshold}")
+        if threshold != THRESHOLD and self.task != "ultrasound":
+            raise ValueError(
+                f"Expected a model that predicts masks for a threshold, found one of {self.task}: {source}"
+            )
+        self.sensitivity, self.threshold = sensitivity, threshold
         self.operating_point = None if sensitivity is None else _operating_point(self.path, sensitivity, source)
 
     @property
     def description(self) -> dict:
         """What a user of the model's file must know, for JSON: busseg's version, task, classes, size, threshold."""
-        threshold = THRESHOLD if self.task == "ultrasound" else None
+        threshold = self.threshold if self.task == "ultrasound" else None
         about = {"busseg": busseg.__version__, "task": self.task, "classes": self.classes}
         return about | {"image_size": self.image_size, "threshold": threshold}
 
@@ -252,7 +262,8 @@ class Predictor:
         if MASK in outputs:
             fields["probability_map"] = fit_to_native(outputs[MASK][..., 0], image.shape)
             fields["faint"] = find_faint(image)
-            fields["mask"] = (fields["probability_map"] >= THRESHOLD).astype(np.uint8)
+            fields["mask"] = (fields["probability_map"] >= self.threshold).astype(np.uint8)
+            fields["threshold"] = self.threshold
         if self.operating_point:
             p_malignant = float(outputs[LABEL][self.classes.index("malignant")])
             fields["malignant"] = p_malignant >= self.operating_point.threshold

@@ -6,13 +6,16 @@ from statistics import median
 
 from busseg.data.sample import TASKS
 from busseg.inference.frames import Frame
-from busseg.inference.predictor import OUT_OF_DISTRIBUTION, Prediction
+from busseg.inference.predictor import OUT_OF_DISTRIBUTION, THRESHOLD, Prediction
 
 _DIGITS = {"lesion_fraction": 6, "lesion_mm2": 2, "lesion_mm": 2, "uncertainty": 6, "ood_score": 6}  # decimals
 
 
-def fields(task: str, sensitivity: float | None = None) -> tuple[str, ...]:
-    """Columns of `predictions.csv` for a task of `TASKS`, with or without a sensitivity."""
+def fields(task: str, sensitivity: float | None = None, threshold: float = THRESHOLD) -> tuple[str, ...]:
+    """Columns of `predictions.csv` for a task of `TASKS`, with or without a sensitivity.
+
+    A threshold other than `THRESHOLD` has a column, so that `resume` cannot mix masks of two thresholds.
+    """
     ultrasound = task == "ultrasound"
     decision = () if sensitivity is None else (decision_column(sensitivity),)
     probabilities = (f"p_{label}" for label in TASKS[task])
@@ -23,6 +26,7 @@ def fields(task: str, sensitivity: float | None = None) -> tuple[str, ...]:
         *decision,
         *probabilities,
         *(("lesion_px", *_DIGITS) if ultrasound else ()),
+        *(("threshold",) if threshold != THRESHOLD else ()),
         "warning",
         "error",
     )
@@ -46,8 +50,8 @@ def facts(prediction: Prediction, classes: Sequence[str]) -> dict:
     Returns:
         Dict with `label` and `probabilities` (class to number); for ultrasound `regions`, `lesion_px`,
         `lesion_fraction`, `lesion_mm2`, `lesion_mm`, `uncertainty`, `ood_score`, `box` (left, top, width, height in
-        pixels) and `contours` (lists of x, y in pixels); the `decision_column`, if a sensitivity was asked for; and
-        `warning`. A value that the `Prediction` lacks is None.
+        pixels) and `contours` (lists of x, y in pixels), and `threshold`, unless it is `THRESHOLD`; the
+        `decision_column`, if a sensitivity was asked for; and `warning`. A value that the `Prediction` lacks is None.
     """
     values = {
         "label": prediction.label,
@@ -62,6 +66,8 @@ def facts(prediction: Prediction, classes: Sequence[str]) -> dict:
             "box": prediction.box,
             "contours": [outline.tolist() for outline in prediction.contours],
         }
+    if prediction.threshold != THRESHOLD:
+        values["threshold"] = prediction.threshold
     if prediction.malignant is not None:
         values[decision_column(prediction.sensitivity)] = prediction.malignant
     return values | {"warning": prediction.warning}
@@ -70,16 +76,43 @@ def facts(prediction: Prediction, classes: Sequence[str]) -> dict:
 def to_row(frame: Frame, prediction: Prediction, task: str) -> dict:
     """The CSV row of a prediction: a dict with `fields`, "" where there is no value."""
     found = facts(prediction, TASKS[task])
-    row = dict.fromkeys(fields(task, prediction.sensitivity), "")
+    row = dict.fromkeys(fields(task, prediction.sensitivity, prediction.threshold), "")
     row |= {"file": str(frame.path), "label": found["label"], "warning": found["warning"] or ""}
     row |= {f"p_{label}": f"{p:.6f}" for label, p in found["probabilities"].items()}
     if prediction.mask is not None:
         row |= {"frame": frame.number or "", "lesion_px": found["lesion_px"]}
         row["regions"] = "" if found["regions"] is None else len(found["regions"])
         row |= {name: f"{found[name]:.{digits}f}" for name, digits in _DIGITS.items() if found[name] is not None}
+    if prediction.threshold != THRESHOLD:
+        row["threshold"] = f"{prediction.threshold:g}"
     if prediction.malignant is not None:
         row[decision_column(prediction.sensitivity)] = prediction.malignant
     return row
+
+
+def format_prediction(row: Mapping) -> str:
+    """A row in words: "benign 87% (normal 5%, malignant 8%), lesion 4.0% of the image", or `OUT_OF_DISTRIBUTION`.
+
+    The number behind each class is its probability.
+
+    Args:
+        row: Dict of a frame without an error, as `to_row` makes it, or as it is read from `predictions.csv`.
+    """
+    if row["warning"].startswith(OUT_OF_DISTRIBUTION):
+        return OUT_OF_DISTRIBUTION
+    percent = {name.removeprefix("p_"): f"{float(p):.0%}" for name, p in row.items() if name.startswith("p_")}
+    confidence = percent.pop(row["label"])
+    others = ", ".join(f"{label} {p}" for label, p in percent.items())
+    return f"{row['label']} {confidence} ({others}){_format_lesion(row)}"
+
+
+def _format_lesion(row):
+    if "lesion_fraction" not in row:
+        return ""
+    area = (
+        f" ({float(row['lesion_mm2']):.0f} mm², {float(row['lesion_mm']):.0f} mm across)" if row["lesion_mm2"] else ""
+    )
+    return f", lesion {float(row['lesion_fraction']):.1%} of the image{area}"
 
 
 def to_line(frame: Frame, prediction: Prediction, task: str) -> str:
