@@ -51,7 +51,7 @@ def test_option_of_one_name_is_described_alike_in_every_verb():
     texts = {}
     for command in VERBS.values():
         for option in command.params:
-            texts.setdefault(option.name, set()).add((option.type.name, option.help))
+            texts.setdefault(option.name, set()).add(option.help)
     same = ("data", "splits", "fold", "groups", "epochs", "sensitivity", "robustness", "require_region")
     assert {name: len(texts[name]) for name in same} == dict.fromkeys(same, 1) | {"data": 2}  # calibrate: own scans
 
@@ -142,9 +142,7 @@ def test_masks_of_two_thresholds_are_not_mixed(call, ramp, echo_file, tmp_path):
     assert err == f"busseg: error: Expected masks of threshold 0.25 to resume, found 0.75: {tmp_path / 'out'}\n"
     status, _, err = call(*arguments, "--resume")
     assert status == 2
-    assert err.endswith(
-        f"Expected a table of the same options to resume, found the column 'threshold': {tmp_path / 'out'}\n"
-    )
+    assert f"Expected a table of the same options to resume, found the column 'threshold': {tmp_path / 'out'}" in err
 
 
 @pytest.mark.parametrize("threshold", [0, 1])
