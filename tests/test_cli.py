@@ -419,9 +419,8 @@ def test_predict_tells_each_image_and_writes_its_files(call, echo_file, tmp_path
         f"busseg: warning: nearly one grey: {tmp_path}/{name}.png" for name in ("a", "s/b")
     ]
     assert f"{tmp_path}/a.png: normal 100% (benign 0%, malignant 0%), lesion 0.0% of the image\n" in done.out
-    assert (
-        f"{tmp_path}/s/b.png: normal 50% (benign 50%, malignant 0%), lesion 100.0% of the image\n" in done.out
-    )  # half the square is white
+    # Half the square is white.
+    assert f"{tmp_path}/s/b.png: normal 50% (benign 50%, malignant 0%), lesion 100.0% of the image\n" in done.out
     files = {f"{name}_{what}.png" for name in "ab" for what in ("mask", "overlay")}
     assert names(out) == files | {"predictions.csv"}
     assert read_image(out / "b_mask.png").shape == (32, 64)
@@ -462,8 +461,8 @@ def test_predict_tells_the_frames_of_a_clip_in_square_millimetres(call, echo_fil
     assert (done.status, done.err) == (0, "")
     for number in (1, 2):  # 24 * 32 pixels of 32 * 40, 0.25 mm2 each
         # The corners are 31 * 0.5 and 23 * 0.5 mm apart: 19.3 mm.
-        line = f"{clip}, frame {number}: benign 75% (normal 25%, malignant 0%), lesion 60.0% of the image (192 mm², 19 mm across)\n"
-        assert line in done.out
+        line = f"{clip}, frame {number}: benign 75% (normal 25%, malignant 0%), lesion 60.0% of the image"
+        assert f"{line} (192 mm², 19 mm across)\n" in done.out
     kinds = ("mask.png", "overlay.png", "overlay.dcm")
     files = {f"clip_frame00{number}_{kind}" for number in (1, 2) for kind in kinds}
     assert names(out) == files | {"clip_seg.dcm", "predictions.csv"}

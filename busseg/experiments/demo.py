@@ -23,7 +23,7 @@ from busseg.storage.run_folder import DEMO, REPORT, evaluation_folder
 from busseg.training.fit import fit
 from busseg.training.recipe import load_recipe
 
-PHANTOMS_PER_CLASS = 120
+PHANTOMS_PER_CLASS = 160
 _FIRST_SEED = 1000  # phantoms that are in no part of the training's dataset
 
 
