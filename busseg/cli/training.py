@@ -29,7 +29,7 @@ from busseg.storage.progress import note
 def demo(
     out: Annotated[Path, out_option("Folder for everything the demo makes.")] = Path("busseg-demo"),
 ) -> None:
-    """Try busseg in a minute: draw phantoms, train on them, evaluate, predict, export.
+    """Try busseg in two minutes: predict with the model it comes with, then train on phantoms, score, predict, export.
 
     Example: busseg demo --out busseg-demo
     """
