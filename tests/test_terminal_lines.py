@@ -157,7 +157,7 @@ def test_threshold_that_is_no_probability_is_wrong_use(call, ramp, echo_file, tm
 def test_threshold_of_a_model_without_masks_is_refused():
     from busseg.models.classifier import build_classifier
 
-    slides = build_classifier(image_size=32, classes=2, width=4, depth=1)
+    slides = build_classifier(32, 2, "plain", width=4, depth=2)
     with pytest.raises(ValueError, match="Expected a model with masks for a threshold, found one of histology"):
         busseg.Predictor(slides, threshold=0.3)
 
