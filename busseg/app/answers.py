@@ -17,8 +17,8 @@ from busseg.imaging.dicom_seg import write_segmentation
 from busseg.inference import records
 from busseg.inference.frames import Frame, find_frames, predict_frame
 from busseg.inference.overlay import draw_heat, draw_overlay
-from busseg.inference.prediction import Prediction
-from busseg.inference.predictor import THRESHOLD, Predictor
+from busseg.inference.prediction import THRESHOLD, Prediction
+from busseg.inference.predictor import Predictor
 from busseg.inference.quality import OUT_OF_DISTRIBUTION
 
 
@@ -178,7 +178,8 @@ def at_threshold(answer: Answer, threshold: float) -> Answer:
         raise ValueError(f"Expected a threshold above 0 and up to 1, found {threshold}")
     assert answer.prediction.probability_map is not None  # of ultrasound
     mask = (answer.prediction.probability_map >= threshold).astype(np.uint8)
-    return replace(answer, prediction=replace(answer.prediction, mask=mask), threshold=float(threshold))
+    prediction = replace(answer.prediction, mask=mask, threshold=float(threshold))
+    return replace(answer, prediction=prediction, threshold=float(threshold))
 
 
 def explain(predictor: Predictor, answer: Answer) -> dict:

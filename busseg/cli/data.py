@@ -13,6 +13,7 @@ from busseg.cli.program import (
     Splits,
     app,
     check_datasets,
+    out_option,
     progress_bar,
     read_samples,
     report_failures,
@@ -36,7 +37,7 @@ class Format(StrEnum):
 @app.command()
 def audit(
     data: Data,
-    out: Annotated[Path, typer.Option(help="Folder for audit.html, audit.json and groups.csv.")] = Path("audit"),
+    out: Annotated[Path, out_option("Folder for audit.html, audit.json and groups.csv.")] = Path("audit"),
 ) -> None:
     """Check datasets before you use them: faulty files and masks, copies, classes, sizes of lesions.
 
@@ -61,7 +62,7 @@ def audit(
 @app.command()
 def split(
     data: Data,
-    out: Annotated[Path, typer.Option(help="CSV file to write.")] = Path("splits.csv"),
+    out: Annotated[Path, out_option("CSV file to write.")] = Path("splits.csv"),
     folds: Annotated[int, typer.Option(min=2, help="Number of folds.")] = 5,
     seed: Annotated[int, typer.Option(help="The same seed gives the same folds.")] = 0,
     groups: Groups = None,
@@ -75,23 +76,30 @@ def split(
 ) -> None:
     """Split datasets into stratified folds. Copies of an image, and the images of a patient, stay in one part.
 
+    Prints the images of each class in each part of each fold, and how many are left out, and why.
+
     Example: busseg split data/busi --folds 5 --out splits.csv
+
+    Example: busseg split data/busi my-scans --groups audit/groups.csv -o splits.csv
     """
     from busseg.data import find_reader
     from busseg.data.protocols import given_splits
     from busseg.data.readers import breakhis
-    from busseg.data.splits import PARTS, grouped_splits, patient_splits, write_splits
+    from busseg.data.split_text import format_splits
+    from busseg.data.splits import grouped_splits, patient_splits, write_splits
 
     check_datasets(data)
     if given:
-        splits = given_splits(read_samples(data, groups))
+        samples = read_samples(data, groups)
+        splits = given_splits(samples)
     elif find_reader(data[0])[0] is breakhis:
-        splits = patient_splits(read_samples(data, groups, "histology"), folds, seed)
+        samples = read_samples(data, groups, "histology")
+        splits = patient_splits(samples, folds, seed)
     else:
-        splits = grouped_splits(read_samples(data, groups, "ultrasound"), folds, seed, keep_conflicts=keep_conflicts)
+        samples = read_samples(data, groups, "ultrasound")
+        splits = grouped_splits(samples, folds, seed, keep_conflicts=keep_conflicts)
     write_splits(out, splits, force=force)
-    for number, fold in enumerate(splits):
-        say(f"fold {number}: " + ", ".join(f"{part} {len(getattr(fold, part))}" for part in PARTS))
+    say(format_splits(splits, samples))
     say(f"Wrote {out}")
 
 

@@ -13,6 +13,7 @@ from busseg.cli.program import (
     Splits,
     app,
     check_datasets,
+    out_option,
     report_failures,
     start_keras_for,
 )
@@ -26,7 +27,7 @@ def evaluate(
         typer.Argument(help="Trained model: best, small, a run's folder, or a file or folder of `busseg export`."),
     ],
     data: Data,
-    out: Annotated[Path, typer.Option(help="Folder for the scores, figures and report.")],
+    out: Annotated[Path, out_option("Folder for the scores, figures and report.")],
     splits: Splits = None,
     fold: Fold = None,
     robustness: Robustness = False,
@@ -58,7 +59,7 @@ def evaluate(
 @app.command()
 def compare(
     folders: Annotated[list[Path], typer.Argument(help="Folders of `busseg evaluate` or `busseg crossval`.")],
-    out: Annotated[Path, typer.Option(help="Folder for the table and the plot.")] = Path("comparison"),
+    out: Annotated[Path, out_option("Folder for the table and the plot.")] = Path("comparison"),
 ) -> None:
     """Compare each model with the first one, on the images that both were scored on.
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress, track
 
 from busseg.cli.program import (
     Sensitivity,
     app,
     load_predictor,
     needs_keras,
+    out_option,
     progress_bar,
     report_failures,
     report_out_of_distribution,
@@ -26,6 +26,7 @@ from busseg.cli.program import (
 )
 from busseg.cli.terminal import say
 from busseg.storage.escaping import printable
+from busseg.storage.progress import bars, track
 
 if TYPE_CHECKING:
     from busseg.inference.operating_point import OperatingPoint
@@ -55,7 +56,7 @@ Model = Annotated[
 def predict(
     inputs: Inputs,
     model: Model = Path("best"),
-    out: Annotated[Path, typer.Option(help="Folder for masks, overlays and predictions.csv.")] = Path("predictions"),
+    out: Annotated[Path, out_option("Folder for masks, overlays and predictions.csv.")] = Path("predictions"),
     resume: Annotated[bool, typer.Option(help="Resume the prediction in the folder, if there is one.")] = False,
     probability_maps: Annotated[
         bool, typer.Option(help="Also write lesion probabilities, NAME_probability.png.")
@@ -72,12 +73,20 @@ def predict(
         ),
     ] = "threads",
     sensitivity: Sensitivity = None,
+    threshold: Annotated[
+        float, typer.Option(min=0.01, max=0.99, help="Lesion probability from which a pixel belongs to the mask.")
+    ] = 0.5,
     require_region: RequireRegion = False,
 ) -> None:
     """Predict the class and the lesion of images. DICOM is cropped to the 2D regions that the scanner marked, and its
     lesions are also written as DICOM SEG, NAME_seg.dcm, and their measurements as DICOM SR, NAME_sr.dcm.
 
+    Prints a line for each of the first 20 images: the class and its probability, those of the other classes, and the
+    lesion's share of the image.
+
     Example: busseg predict scan.png scans/ --out predictions
+
+    Example: busseg predict 'scans/*.png' --model runs/card --threshold 0.3 -o predictions
     """
     from busseg.inference.frames import count_frames
     from busseg.inference.inputs import survey_inputs
@@ -87,10 +96,10 @@ def predict(
     predict_files = _function_of(engine, model)
     files, passed = survey_inputs(inputs)
     check_folder(out, PREDICTION)  # before a model is loaded
-    predictor = load_predictor(model, sensitivity)
+    predictor = load_predictor(model, sensitivity=sensitivity, threshold=threshold)
     images = count_frames(files, require_region)
     options = resume, probability_maps, json_lines, overlay_dicom, require_region
-    with Progress() as bar:
+    with bars() as bar:
         watch = partial(bar.advance, bar.add_task("Predicting", total=images))
         failed, warned, calls = _print_rows(predict_files(predictor, files, out, *options, watch=watch), sensitivity)
     if images > _SHOWN:
@@ -127,6 +136,7 @@ def _print_rows(
         to a `Counter` of its warnings; and for each image that is in distribution, whether it is called malignant.
     """
     from busseg.inference.quality import OUT_OF_DISTRIBUTION
+    from busseg.inference.records import format_prediction
 
     failed: dict[str, dict] = {}
     warned: dict[str, Counter] = defaultdict(Counter)
@@ -136,13 +146,12 @@ def _print_rows(
             failed.setdefault(row["file"], row)  # one line a file, however many frames
             continue
         warned[row["file"]][row["warning"]] += 1
-        headline = OUT_OF_DISTRIBUTION
+        decision = ""
         if not row["warning"].startswith(OUT_OF_DISTRIBUTION):
             calls.append(_is_malignant(row, sensitivity))
             decision = f", malignant at sensitivity {sensitivity:g}" if calls[-1] else ""
-            headline = f"{row['label']}{_lesion(row)}{decision}"
         if number < _SHOWN:
-            say(f"{_name(row)}: {headline}")
+            say(f"{_name(row)}: {format_prediction(row)}{decision}")
     return failed, warned, calls
 
 
@@ -165,19 +174,10 @@ def _name(row):
     return f"{file}, frame {row['frame']}" if row.get("frame") else file
 
 
-def _lesion(row):
-    if "lesion_fraction" not in row:
-        return ""
-    area = (
-        f" ({float(row['lesion_mm2']):.0f} mm², {float(row['lesion_mm']):.0f} mm across)" if row["lesion_mm2"] else ""
-    )
-    return f", lesion {float(row['lesion_fraction']):.1%} of the image{area}"
-
-
 @app.command()
 def explain(
     inputs: Inputs,
-    out: Annotated[Path, typer.Option(help="Folder for heat maps, arrays and explanations.csv.")],
+    out: Annotated[Path, out_option("Folder for heat maps, arrays and explanations.csv.")],
     model: Model = Path("best"),
     require_region: RequireRegion = False,
 ) -> None:
@@ -203,7 +203,7 @@ def explain(
     failed: dict[str, dict] = {}
     warned: dict[str, Counter] = defaultdict(Counter)
     rows = explain_files(predictor, network, files, out, require_region)
-    for row in track(rows, "Explaining", total=count_frames(files, require_region)):
+    for row in track(rows, "Explaining", count_frames(files, require_region)):
         if row["error"]:
             failed.setdefault(row["file"], row)
         else:
@@ -223,7 +223,7 @@ def export(
             "small."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder to write, or .onnx file.")],
+    out: Annotated[Path, out_option("Folder to write, or .onnx file.")],
     format: Annotated[
         str, typer.Option(help="saved_model: TensorFlow's, a folder. onnx, litert: one file. openvino: a folder.")
     ] = "saved_model",
@@ -268,7 +268,7 @@ def calibrate(
         list[Path],
         typer.Argument(help="Dataset folders of your own scans with their classes; 20 are enough, without masks."),
     ],
-    out: Annotated[Path, typer.Option(help="New file to write: .onnx of a model in ONNX, else .keras.")],
+    out: Annotated[Path, out_option("New file to write: .onnx of a model in ONNX, else .keras.")],
 ) -> None:
     """Calibrate a model on your own labelled scans: its probabilities, and the thresholds for --sensitivity.
 
@@ -307,7 +307,7 @@ def page(
 
     Example: busseg app --port 7860
     """
-    with Console().status("Starting the page ..."):
+    with Console(stderr=True).status("Starting the page ..."):
         try:
             from busseg.app.server import WARNING, is_loopback, serve
         except ModuleNotFoundError as error:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import track
 
-from busseg.cli.terminal import complain, forgive_output
+import busseg
+from busseg.cli.terminal import complain, forgive_output, say
+from busseg.storage.progress import track
 
 if TYPE_CHECKING:
     from busseg.data.sample import Sample
@@ -39,6 +40,7 @@ Data = Annotated[
         "masks/, or one of another program's format; see docs/formats.md."
     ),
 ]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Number of epochs, instead of the recipe's.")]
 Splits = Annotated[Path | None, typer.Option(help="CSV file of folds, as `busseg split` writes it.")]
 Fold = Annotated[int | None, typer.Option(min=0, help="Number of the fold; required if the splits file holds several.")]
 Groups = Annotated[
@@ -58,6 +60,26 @@ Sensitivity = Annotated[
     ),
 ]
 Robustness = Annotated[bool, typer.Option("--robustness", help="Score under contrast, blur, speckle and more, too.")]
+
+
+def out_option(help: str) -> typer.models.OptionInfo:
+    """The option that names what a verb writes, the same in every verb."""
+    return typer.Option("--out", "-o", help=help)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        say(f"busseg {busseg.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
 
 
 def main() -> None:
@@ -101,7 +123,9 @@ def starting_keras() -> Iterator[None]:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     from busseg.inference.silence import silence
 
-    with Console().status("Starting Keras ..."), silence():
+    # The spinner has a copy of stderr, which `silence` does not close.
+    stderr = os.fdopen(os.dup(2), "w", errors="backslashreplace")
+    with stderr, Console(file=stderr).status("Starting Keras ..."), silence():
         yield
 
 
@@ -119,12 +143,12 @@ def start_keras_for(model: Path) -> None:
             import keras  # noqa: F401
 
 
-def load_predictor(model: Path, sensitivity: float | None = None) -> "Predictor":
-    """The `Predictor` of a model; Keras is started only if the model needs it."""
+def load_predictor(model: Path, **options) -> "Predictor":
+    """The `Predictor` of a model, with further options of `Predictor`; Keras is started only if the model needs it."""
     from busseg.inference.predictor import Predictor
 
     with starting_keras() if needs_keras(model) else nullcontext():
-        return Predictor(model, sensitivity=sensitivity)
+        return Predictor(model, **options)
 
 
 def check_datasets(data: Sequence[Path]) -> str:
@@ -157,7 +181,7 @@ def read_samples(data: Sequence[Path], groups: Path | None, task: str | None = N
 
 
 def progress_bar(title: str) -> Callable[[Iterable], Iterable]:
-    """A function that wraps an iteration with a progress bar of this title."""
+    """A function that wraps an iteration with a progress bar of this title, see `track`."""
     return lambda things: track(things, title)
 
 

@@ -1,20 +1,35 @@
 """The verbs for training: demo, train, crossval, release."""
 
 import json
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from busseg.cli.program import Data, Fold, Groups, Robustness, Splits, app, check_datasets, read_samples, starting_keras
+from busseg.cli.program import (
+    Data,
+    Epochs,
+    Fold,
+    Groups,
+    Robustness,
+    Splits,
+    app,
+    check_datasets,
+    out_option,
+    read_samples,
+    starting_keras,
+)
 from busseg.cli.terminal import say
+from busseg.storage.progress import note
 
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("busseg-demo"),
+    out: Annotated[Path, out_option("Folder for everything the demo makes.")] = Path("busseg-demo"),
 ) -> None:
-    """Try busseg in a minute: draw phantoms, train on them, evaluate, predict, export.
+    """Try busseg in two minutes: predict with the model it comes with, then train on phantoms, score, predict, export.
 
     Example: busseg demo --out busseg-demo
     """
@@ -30,10 +45,11 @@ def demo(
 @app.command()
 def train(
     data: Data,
-    out: Annotated[Path, typer.Option(help="Folder for the run.")],
+    out: Annotated[Path, out_option("Folder for the run.")],
     recipe: Annotated[
         str | None, typer.Option(help="Name of a recipe, or path of a TOML file; card by default.")
     ] = None,
+    epochs: Epochs = None,
     splits: Splits = None,
     fold: Fold = None,
     everything: Annotated[
@@ -53,7 +69,11 @@ def train(
 ) -> None:
     """Train a network on datasets: a U-Net for ultrasound; with the recipe histology, a classifier of histology.
 
+    Prints one line an epoch, and at the end the scores of the validation part. A stopped run continues with --resume.
+
     Example: busseg train data/busi --out runs/card
+
+    Example: busseg train data/busi --recipe light --epochs 10 -o runs/light
     """
     from busseg.storage.claims import check_folder
     from busseg.storage.run_folder import MODEL, RUN
@@ -66,22 +86,40 @@ def train(
 
     def share_batches(batch_size):
         devices = all_devices(batch_size, coordinator, processes, process)
-        say(f"Every batch is shared among {', '.join(devices.names)}")
+        note(f"Every batch is shared among {', '.join(devices.names)}")
         return devices
 
     shared = data_parallel or (coordinator, processes, process) != (None, None, None)
-    train_model(
-        data, out, recipe=recipe, splits=splits, fold=fold, everything=everything, resume=resume,
+    history = train_model(
+        data, out, recipe=recipe, epochs=epochs, splits=splits, fold=fold, everything=everything, resume=resume,
         find_devices=share_batches if shared else None,
     )  # fmt: skip
     if not process:
         say(f"The model is in {out / MODEL}")
+        _report_run(data, out, history)
+
+
+def _report_run(data: Sequence[Path], out: Path, history: Sequence[Mapping]) -> None:
+    """Print the scores of a run's validation part, and the command to type next."""
+    from busseg.storage.files import read_json
+    from busseg.storage.run_folder import ENVIRONMENT, evaluation_folder
+    from busseg.training.epoch_lines import format_validation
+
+    images = read_json(out / ENVIRONMENT)["images"]
+    say(format_validation(history, images["validation"]))
+    if images["test"]:
+        command = ["busseg", "evaluate", out, *data, "--out", evaluation_folder(out)]
+        say(f"Next, score it on {images['test']} images it has not seen:")
+    else:
+        command = ["busseg", "predict", "scan.png", "--model", out]
+        say("Next, predict scans of your own:")
+    say(f"  {shlex.join(map(str, command))}")
 
 
 @app.command()
 def crossval(
     data: Data,
-    out: Annotated[Path, typer.Option(help="Folder for the runs, the scores and the report.")],
+    out: Annotated[Path, out_option("Folder for the runs, the scores and the report.")],
     protocol: Annotated[
         str | None,
         typer.Option(
@@ -90,6 +128,7 @@ def crossval(
         ),
     ] = None,
     recipe: Annotated[str, typer.Option(help="Name of a recipe, or path of a TOML file.")] = "card",
+    epochs: Epochs = None,
     folds: Annotated[
         int, typer.Option(min=2, help="Number of folds of grouped, random and patient; other protocols fix theirs.")
     ] = 5,
@@ -115,7 +154,7 @@ def crossval(
         from busseg.evaluation.pooling import format_crossval
         from busseg.experiments.crossval import cross_validate
         from busseg.training.recipe import load_recipe
-    chosen = load_recipe(recipe)
+    chosen = load_recipe(recipe, epochs)
     samples = read_samples(data, groups, chosen.task)
     protocol = protocol or Task(chosen.task).protocol
     summary = cross_validate(samples, out, chosen, protocol, folds, seed, jobs, robustness, data=name)
@@ -127,7 +166,7 @@ def crossval(
 def release(
     data: Data,
     crossval: Annotated[list[Path], typer.Option(help="Folder of `busseg crossval`; repeat it to average networks.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    out: Annotated[Path, out_option("Folder to write.")],
     run: Annotated[
         list[Path] | None,
         typer.Option(help="Folder of `busseg train --all`, one for each; without, the networks are only scored."),

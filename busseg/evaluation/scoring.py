@@ -17,7 +17,7 @@ from busseg.evaluation.summary import sum_up, write_summary
 from busseg.evaluation.table import fields, write_rows
 from busseg.imaging.images import read_mask, write_image
 from busseg.inference.metadata import read_metadata
-from busseg.inference.predictor import THRESHOLD
+from busseg.inference.prediction import THRESHOLD
 from busseg.storage.claims import claim_folder
 from busseg.storage.files import replacing
 from busseg.storage.run_folder import EVALUATION, FIGURES, MASKS, PER_IMAGE, REPORT, ROBUSTNESS, SUMMARY

@@ -22,7 +22,7 @@ from busseg.evaluation.scores import (
 )
 from busseg.evaluation.sources import format_sources, mean_of_sources, rows_by_source
 from busseg.evaluation.table import write_rows
-from busseg.inference.predictor import THRESHOLD
+from busseg.inference.prediction import THRESHOLD
 from busseg.storage.files import write_text
 from busseg.storage.run_folder import PER_IMAGE, SUMMARY
 

@@ -12,8 +12,6 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.progress import track
-
 from busseg.data.protocols import SCORED_SIZE, make_splits
 from busseg.data.sample import Sample
 from busseg.data.splits import Split, leaked, write_splits
@@ -24,6 +22,7 @@ from busseg.experiments.score import score_parts
 from busseg.imaging.images import read_image, read_mask
 from busseg.storage.claims import claim_folder
 from busseg.storage.files import blaming, read_json, write_text
+from busseg.storage.progress import note, track
 from busseg.storage.run_folder import CROSSVAL, ROBUSTNESS, SETTINGS, SPLITS, SUMMARY, evaluation_folder, fold_folder
 from busseg.training.recipe import Recipe
 
@@ -50,7 +49,7 @@ class _Fold(NamedTuple):
         from busseg.inference.predictor import Predictor
         from busseg.training.fit import fit
 
-        fit(self.recipe, self.split, self.run, fold=self.number, resume=True)
+        fit(self.recipe, self.split, self.run, fold=self.number, resume=True, title=f"fold {self.number}")
         score_parts(
             Predictor(self.run), {"test": self.scored}, evaluation_folder(self.run), robustness=self.robustness,
             size=self.size, fold=self.number, model=self.run.name,
@@ -122,7 +121,6 @@ def _do_folds(tasks, samples, jobs, out):
         _check_readable(samples)
     if jobs == 1:
         for task in waiting:
-            print(f"\n=== fold {task.number} of 0 to {len(tasks) - 1} ===")
             task.do()
     elif waiting:
         _do_folds_at_once(waiting, jobs, out)
@@ -169,7 +167,7 @@ def _do_folds_at_once(tasks, jobs, out):
         futures = {executor.submit(_do_logged, task): task.number for task in tasks}
         for future in track(as_completed(futures), "Folds", total=len(futures)):
             future.result()
-            print(f"fold {futures[future]} is done")
+            note(f"fold {futures[future]} is done")
     except BrokenProcessPool as error:
         logs = ", ".join(path.name for path in sorted(out.glob("fold-*.log")))
         raise ChildProcessError(

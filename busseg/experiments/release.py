@@ -10,7 +10,6 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from rich.progress import track
 
 from busseg.data.fingerprints import describe_fingerprints, fingerprint_samples
 from busseg.data.sample import CLASSES, Sample
@@ -35,6 +34,7 @@ from busseg.models.serving import (
 from busseg.storage.archives import add_metadata
 from busseg.storage.claims import claim_folder
 from busseg.storage.files import replacing, write_text
+from busseg.storage.progress import track
 from busseg.storage.run_folder import (
     MODEL,
     ONNX_MODEL,

@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich.progress import track
-
 from busseg.data import find_samples
 from busseg.data.sample import Sample
 from busseg.data.splits import PARTS, read_split
@@ -13,6 +11,7 @@ from busseg.evaluation.robustness import measure_robustness, write_robustness
 from busseg.evaluation.scoring import evaluate
 from busseg.inference.predictor import Predictor
 from busseg.storage.claims import claim_folder
+from busseg.storage.progress import track
 from busseg.storage.run_folder import EVALUATION, ROBUSTNESS, SPLITS
 
 

@@ -19,6 +19,7 @@ def train_model(
     out: str | Path,
     *,
     recipe: str | Path | None = None,
+    epochs: int | None = None,
     splits: str | Path | None = None,
     fold: int | None = None,
     everything: bool = False,
@@ -31,6 +32,7 @@ def train_model(
         data: Path of a dataset folder, or a sequence of them; see `find_samples`.
         out: Path of the run's folder; see `fit`.
         recipe: Name of a recipe, or path of a TOML file; "card" by default.
+        epochs: Number of epochs, instead of the recipe's.
         splits: Path of a CSV file of folds; by default the task's protocol makes the folds.
         fold: Number of the fold; 0 by default. A splits file of several folds requires it.
         everything: Whether to train with all images instead of a fold.
@@ -52,7 +54,7 @@ def train_model(
     if resume and (out / RECIPE).exists():
         recipe = recipe or out / RECIPE
         splits = splits or out / SPLITS
-    chosen = load_recipe(recipe or "card")
+    chosen = load_recipe(recipe or "card", epochs)
     split = _choose_split(find_samples(data, chosen.task), chosen.task, splits, fold, everything)
     devices = find_devices(chosen.batch_size) if find_devices else None
     return fit(chosen, split, out, fold=fold or 0, resume=resume, devices=devices)

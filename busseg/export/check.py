@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from busseg.data.phantom import draw_phantom
 from busseg.data.task import Task
 from busseg.data.tissue import draw_tissue
-from busseg.inference.predictor import THRESHOLD, Predictor
+from busseg.inference.prediction import THRESHOLD
+from busseg.inference.predictor import Predictor
 from busseg.inference.runtimes import in_precision, load
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from busseg.data.sample import LABEL, MASK
-from busseg.inference.predictor import THRESHOLD
+from busseg.inference.prediction import THRESHOLD
 
 if TYPE_CHECKING:
     import keras

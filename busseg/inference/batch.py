@@ -69,7 +69,7 @@ def predict_files(
         out: Path of the output folder. A former `predictions.csv` there is replaced.
         resume: Whether to continue the prediction in `out` instead: frames that have a row without an error and all
             results are not predicted again, even if another model predicted them. A DICOM clip is predicted again as a
-            whole. A table of another sensitivity is refused.
+            whole. A table of another sensitivity or threshold is refused.
         probability_maps: Whether to also write `NAME_probability.png`: 0..255 for lesion probabilities of 0..1. Not for
             histology.
         json_lines: Whether to also write `predictions.jsonl`: one JSON object per line and image, with the box and the
@@ -90,14 +90,14 @@ def predict_files(
         BlockingIOError: If another process writes there.
         OSError: If the folder cannot be written.
         ImportError: If a file is DICOM, and a package that reads it is not installed.
-        ValueError: If the table to resume has other columns.
+        ValueError: If the table to resume has other columns or another threshold.
     """
     task = predictor.task
     images = tuple(IMAGES)[: 2 + probability_maps] if task.has_mask else ()
-    columns = fields(task, predictor.sensitivity)
+    columns = fields(task, predictor.sensitivity, predictor.threshold)
     with claim_folder(out, PREDICTION) as out:
         output = Output(out, task, images, json_lines, uuid.uuid4().hex if overlay_dicom else None)
-        done = read_done(inputs, output, columns) if resume else {}
+        done = read_done(inputs, output, columns, predictor.threshold) if resume else {}
         frames, found = tee(_find(inputs, output, done, require_region))
         _begin_tables(output, columns, done)
         to_predict = (frame for frame in found if frame.key not in done)

@@ -20,6 +20,7 @@ from busseg.storage.escaping import printable
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+THRESHOLD = 0.5  # lesion probability from which a pixel is lesion, unless another is given
 _LESION = "#ffbe00"  # `overlay.LESION_RGB`
 
 
@@ -40,6 +41,7 @@ class Prediction:
             a scale.
         malignant: Whether the probability of malignant reaches the threshold for `sensitivity`; None without one.
         sensitivity: The sensitivity of the `Predictor`, or None.
+        threshold: The threshold of the `Predictor`.
         faint: What is wrong with the image's grey levels, in words, or None; see `find_faint`.
         regions: Tuple of `(left, top, width, height)` in pixels, the predicted parts of a DICOM frame; () for the whole
             frame. None for other images.
@@ -61,6 +63,7 @@ class Prediction:
     spacing_mm: tuple[float, float] | None = None
     malignant: bool | None = None
     sensitivity: float | None = None
+    threshold: float = THRESHOLD
     faint: str | None = None
     regions: tuple[tuple[int, int, int, int], ...] | None = None
     notes: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ from busseg.imaging.images import fit_to_native, fit_to_square
 from busseg.imaging.in_memory import InMemory, to_pixels
 from busseg.inference.metadata import read_metadata
 from busseg.inference.operating_point import find_operating_point
-from busseg.inference.prediction import Failure, Prediction
+from busseg.inference.prediction import THRESHOLD, Failure, Prediction
 from busseg.inference.quality import find_faint
 from busseg.inference.runtimes import load, run_keras
 from busseg.storage.run_folder import MODEL
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import keras
 
 Source = str | os.PathLike | InMemory  # one image, in any form
-THRESHOLD = 0.5
 # The models of the package, described in `docs/model-card.md`.
 PACKAGED = {name: Path(__file__).parent / "weights" / f"{name}.onnx" for name in ("best", "small")}
 _EXTRA_OUTPUTS = ("uncertainty", "ood_score")  # of some models, one number per image
@@ -37,8 +36,8 @@ class Predictor:
     """A trained model that predicts images of any size.
 
     Attributes: `name`; `path`, None for a `keras.Model`; `image_size`, the side of the model's square input in pixels;
-    `task`, a `data.task.Task`; `classes` of the task; `sensitivity`; and `operating_point`, an `OperatingPoint`, None
-    without a sensitivity.
+    `task`, a `data.task.Task`; `classes` of the task; `sensitivity`; `threshold`; and `operating_point`, an
+    `OperatingPoint`, None without a sensitivity.
 
     Args:
         model: Name of a model of the package, "best" or "small"; path of a run's folder, of a `.keras`, `.onnx` or
@@ -46,11 +45,12 @@ class Predictor:
         threads: Number of threads of ONNX Runtime; one per core by default.
         sensitivity: Float in `(0, 1)`, the share of malignant images that `Prediction.malignant` should find; the
             threshold is read from the model's file. None for no decision.
+        threshold: Float in `(0, 1)`: pixels with at least this lesion probability are the mask.
 
     Raises:
         FileNotFoundError: If there is no model at the path.
         ValueError: If it is not a model of busseg (input: one square image; outputs: `mask` and `label` for grey
-            images, `label` for RGB), or it has no thresholds for a sensitivity.
+            images, `label` for RGB), it has no thresholds for a sensitivity, or `threshold` is out of its range.
 
     Example:
         >>> prediction = Predictor("best").predict("scan.png")
@@ -63,6 +63,7 @@ class Predictor:
         model: "str | Path | keras.Model" = "best",
         threads: int | None = None,
         sensitivity: float | None = None,
+        threshold: float = THRESHOLD,
     ):
         self.path: Path | None = None
         if isinstance(model, (str, Path)):
@@ -74,7 +75,13 @@ class Predictor:
             self._run, inputs, outputs = run_keras(model)
         self.image_size, self.task = _size_and_task(inputs, outputs, source)
         self.classes = self.task.classes
-        self.sensitivity = sensitivity
+        if not 0 < threshold < 1:
+            raise ValueError(f"`threshold` must be in (0, 1). Received: threshold={threshold}")
+        if threshold != THRESHOLD and not self.task.has_mask:
+            raise ValueError(
+                f"Expected a model that predicts masks for a threshold, found one of {self.task}: {source}"
+            )
+        self.sensitivity, self.threshold = sensitivity, threshold
         self.operating_point = None if sensitivity is None else _operating_point(self.path, sensitivity, source)
 
     @cached_property
@@ -89,7 +96,7 @@ class Predictor:
     @property
     def description(self) -> dict:
         """What a user of the model's file must know, for JSON: busseg's version, task, classes, size, threshold."""
-        threshold = THRESHOLD if self.task.has_mask else None
+        threshold = self.threshold if self.task.has_mask else None
         about = {"busseg": busseg.__version__, "task": str(self.task), "classes": self.classes}
         return about | {"image_size": self.image_size, "threshold": threshold}
 
@@ -188,7 +195,8 @@ class Predictor:
         if MASK in outputs:
             fields["probability_map"] = fit_to_native(outputs[MASK][..., 0], image.shape)
             fields["faint"] = find_faint(image)
-            fields["mask"] = (fields["probability_map"] >= THRESHOLD).astype(np.uint8)
+            fields["mask"] = (fields["probability_map"] >= self.threshold).astype(np.uint8)
+            fields["threshold"] = self.threshold
         if self.operating_point:
             p_malignant = float(outputs[LABEL][self.classes.index("malignant")])
             fields["malignant"] = p_malignant >= self.operating_point.threshold

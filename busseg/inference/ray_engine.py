@@ -111,9 +111,9 @@ def _try_to_reach(address):
 class _Worker:
     """A predictor in a process of its own, which predicts one block of frames after the other."""
 
-    def __init__(self, model, sensitivity, folder, tries, output):
+    def __init__(self, model, sensitivity, threshold, folder, tries, output):
         os.chdir(folder)  # so that relative paths mean the same
-        self.predictor = Predictor(model, threads=1, sensitivity=sensitivity)
+        self.predictor = Predictor(model, threads=1, sensitivity=sensitivity, threshold=threshold)
         self.tries = tries
         self.output = output
 
@@ -169,7 +169,7 @@ def _start_workers(ray, model, predictor, frames, tries, output):
     model = str(model) if str(model) in PACKAGED else Path(model).resolve()
     items = [{"block": number * blocks // len(frames), "frame": frame} for number, frame in enumerate(frames)]
     return ray.data.from_items(items, override_num_blocks=blocks).map_batches(
-        _Worker, fn_constructor_args=(model, predictor.sensitivity, Path.cwd(), tries, output),
+        _Worker, fn_constructor_args=(model, predictor.sensitivity, predictor.threshold, Path.cwd(), tries, output),
         batch_size=None, batch_format="numpy", concurrency=min(workers, blocks), num_cpus=1,
     )  # fmt: skip
 

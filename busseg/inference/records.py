@@ -10,6 +10,7 @@ from busseg.data.task import Task
 from busseg.imaging.dicom import Uids
 from busseg.imaging.findings import NOT_REPORTED, describe
 from busseg.inference.frames import Frame
+from busseg.inference.prediction import THRESHOLD
 from busseg.inference.quality import OUT_OF_DISTRIBUTION
 
 if TYPE_CHECKING:
@@ -20,8 +21,11 @@ _DIGITS = {  # decimals
 }  # fmt: skip
 
 
-def fields(task: Task, sensitivity: float | None = None) -> tuple[str, ...]:
-    """Columns of `predictions.csv` for a task, with or without a sensitivity."""
+def fields(task: Task, sensitivity: float | None = None, threshold: float = THRESHOLD) -> tuple[str, ...]:
+    """Columns of `predictions.csv` for a task, with or without a sensitivity.
+
+    A threshold other than `THRESHOLD` has a column, so that `resume` cannot mix masks of two thresholds.
+    """
     decision = () if sensitivity is None else (decision_column(sensitivity),)
     probabilities = (f"p_{label}" for label in task.classes)
     return (
@@ -31,6 +35,7 @@ def fields(task: Task, sensitivity: float | None = None) -> tuple[str, ...]:
         *decision,
         *probabilities,
         *(("lesion_px", *_DIGITS, *Uids._fields) if task.has_mask else ()),
+        *(("threshold",) if threshold != THRESHOLD else ()),
         "warning",
         "error",
     )
@@ -54,10 +59,9 @@ def facts(prediction: "Prediction", classes: Sequence[str]) -> dict:
     Returns:
         Dict with `label` and `probabilities` (class to number); for ultrasound `regions`, `lesion_px`,
         `lesion_fraction`, `lesion_mm2`, `lesion_mm`, `lesion_across_mm`, `uncertainty`, `ood_score`, `box` (left, top,
-        width, height in pixels), `contours` (polygons along pixel edges, lists of x, y; see
-        `Prediction.contours`), `lesions` (see `_measures`) and `report` (see
-        `describe`); the `decision_column`, if a sensitivity was asked for; and `warning`. A value that the `Prediction`
-        lacks is None.
+        width, height in pixels), `contours` (polygons along pixel edges, lists of x, y; see `Prediction.contours`),
+        `lesions` (see `_measures`) and `report` (see `describe`); `threshold`, unless it is `THRESHOLD`; the
+        `decision_column`, if a sensitivity was asked for; and `warning`. A value that the `Prediction` lacks is None.
     """
     values: dict[str, object] = {
         "label": prediction.label,
@@ -74,6 +78,8 @@ def facts(prediction: "Prediction", classes: Sequence[str]) -> dict:
             "lesions": [_measures(lesion) for lesion in finding.lesions],
             "report": describe(finding),
         }
+    if prediction.threshold != THRESHOLD:
+        values["threshold"] = prediction.threshold
     if prediction.sensitivity is not None and prediction.malignant is not None:
         values[decision_column(prediction.sensitivity)] = prediction.malignant
     return values | {"warning": prediction.warning}
@@ -95,7 +101,7 @@ def _measures(lesion):
 def to_row(frame: Frame, prediction: "Prediction", task: Task) -> dict:
     """The CSV row of a prediction: a dict with `fields`, "" where there is no value."""
     found = facts(prediction, task.classes)
-    row: dict[str, object] = dict.fromkeys(fields(task, prediction.sensitivity), "")
+    row: dict[str, object] = dict.fromkeys(fields(task, prediction.sensitivity, prediction.threshold), "")
     row |= {"file": str(frame.path), "label": found["label"], "warning": found["warning"] or ""}
     row |= {f"p_{label}": f"{p:.6f}" for label, p in found["probabilities"].items()}
     if prediction.mask is not None:
@@ -103,9 +109,36 @@ def to_row(frame: Frame, prediction: "Prediction", task: Task) -> dict:
         row |= prediction.uids._asdict()
         row["regions"] = "" if found["regions"] is None else len(found["regions"])
         row |= {name: f"{found[name]:.{digits}f}" for name, digits in _DIGITS.items() if found[name] is not None}
+    if prediction.threshold != THRESHOLD:
+        row["threshold"] = f"{prediction.threshold:g}"
     if prediction.sensitivity is not None and prediction.malignant is not None:
         row[decision_column(prediction.sensitivity)] = prediction.malignant
     return row
+
+
+def format_prediction(row: Mapping) -> str:
+    """A row in words: "benign 87% (normal 5%, malignant 8%), lesion 4.0% of the image", or `OUT_OF_DISTRIBUTION`.
+
+    The number behind each class is its probability.
+
+    Args:
+        row: Dict of a frame without an error, as `to_row` makes it, or as it is read from `predictions.csv`.
+    """
+    if row["warning"].startswith(OUT_OF_DISTRIBUTION):
+        return OUT_OF_DISTRIBUTION
+    percent = {name.removeprefix("p_"): f"{float(p):.0%}" for name, p in row.items() if name.startswith("p_")}
+    confidence = percent.pop(row["label"])
+    others = ", ".join(f"{label} {p}" for label, p in percent.items())
+    return f"{row['label']} {confidence} ({others}){_format_lesion(row)}"
+
+
+def _format_lesion(row):
+    if "lesion_fraction" not in row:
+        return ""
+    area = (
+        f" ({float(row['lesion_mm2']):.0f} mm², {float(row['lesion_mm']):.0f} mm across)" if row["lesion_mm2"] else ""
+    )
+    return f", lesion {float(row['lesion_fraction']):.1%} of the image{area}"
 
 
 def to_line(frame: Frame, prediction: "Prediction", task: Task) -> str:

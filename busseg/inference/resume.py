@@ -14,7 +14,7 @@ from busseg.storage.run_folder import OVERLAY_DICOM, PREDICTION_LINES, PREDICTIO
 
 
 def read_done(
-    inputs: Mapping[Path, Path], output: Output, columns: Sequence[str]
+    inputs: Mapping[Path, Path], output: Output, columns: Sequence[str], threshold: float
 ) -> dict[tuple[str, str], tuple[dict, str]]:
     """Find the frames that need no new prediction: with a row, without an error, and all results.
 
@@ -22,14 +22,15 @@ def read_done(
         inputs: Dict from path to the results' path, as `find_inputs` gives it.
         output: The `Output` of the run that resumes.
         columns: Columns of its table; see `records.fields`.
+        threshold: Threshold of its masks.
 
     Returns:
         Dict from `Frame.key` to `(row, line)`, in the order of `inputs`; lines are "" without `output.json_lines`.
 
     Raises:
-        ValueError: If the former table has other columns, or a file is broken.
+        ValueError: If the former table has other columns or another threshold, or a file is broken.
     """
-    rows = _read_rows(output.folder, columns)
+    rows = _read_rows(output.folder, columns, threshold)
     lines = read_lines(output.folder / PREDICTION_LINES) if output.json_lines else dict.fromkeys(rows, "")
     keys = defaultdict(list)
     for key in rows:
@@ -43,7 +44,7 @@ def read_done(
     return done
 
 
-def _read_rows(folder, columns):
+def _read_rows(folder, columns, threshold):
     """Dict from `Frame.key` to the row of each frame without an error."""
     path = folder / PREDICTIONS
     rows = read_csv(path, columns) if path.exists() else []
@@ -51,7 +52,12 @@ def _read_rows(folder, columns):
         raise ValueError(f"Expected a table of the same options to resume, found the column {unknown[0]!r}: {folder}")
     if rows and not path.read_bytes().endswith(b"\n"):
         rows.pop()  # a kill cut it short
-    return {_key(row): row for row in rows if not row["error"]}
+    rows = [row for row in rows if not row["error"]]
+    wanted = f"{threshold:g}"
+    for row in rows:
+        if (found := row.get("threshold", wanted)) != wanted:
+            raise ValueError(f"Expected masks of threshold {wanted} to resume, found {found}: {folder}")
+    return {_key(row): row for row in rows}
 
 
 def read_lines(path: Path) -> dict[tuple[str, str], str]:

@@ -2,18 +2,18 @@
 
 import dataclasses
 import importlib.util
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 
 import keras
-from rich.progress import track
 
 from busseg.data.fingerprints import describe_fingerprints, fingerprint_samples
 from busseg.data.splits import PARTS, Split, learnt
 from busseg.storage.claims import check_folder, claim_folder
+from busseg.storage.progress import track
 from busseg.storage.run_folder import LOGS, RECIPE, RUN
 from busseg.training.batches import Batches
+from busseg.training.epoch_lines import EpochLines
 from busseg.training.network import build_model, compile_model, precision
 from busseg.training.parallel import Devices, one_device
 from busseg.training.recipe import Recipe
@@ -29,6 +29,7 @@ def fit(
     resume: bool = False,
     workers: int = 2,
     devices: Devices | None = None,
+    title: str = "",
 ) -> list[dict]:
     """Train a network: a U-Net for ultrasound, a classifier for histology.
 
@@ -49,6 +50,7 @@ def fit(
         workers: Number of threads that prepare batches.
         devices: The `parallel.Devices` to train on; the one that Keras chooses by default. Of several processes, each
             calls this with the same arguments but its own `devices`, and with an `out` that all of them see.
+        title: Text before the line that each epoch prints to stderr, such as "fold 3".
 
     Returns:
         The history: a list of dicts, one per epoch.
@@ -70,7 +72,8 @@ def fit(
             raise FileExistsError(f"Expected a new folder, found another run; resume continues it: {out}")
         history = read_run(out, recipe, split) if begun else []
         with devices.sharing():
-            return _fit(recipe, split, out, fold, history, workers, devices, begun=begun)
+            lines = EpochLines(recipe.epochs, title, shown=devices.keeps)
+            return _fit(recipe, split, out, fold, history, workers, devices, lines, begun=begun)
 
 
 def _parts_to_use(recipe, split):
@@ -85,7 +88,7 @@ def _parts_to_use(recipe, split):
     return split
 
 
-def _fit(recipe, split, out, fold, history, workers, devices, *, begun):
+def _fit(recipe, split, out, fold, history, workers, devices, lines, *, begun):
     keras.utils.set_random_seed(recipe.seed)
     # A resumed run has its weights in its checkpoint, even if the file of the initial ones is gone.
     model = build_model(dataclasses.replace(recipe, weights="none") if history else recipe)
@@ -111,7 +114,7 @@ def _fit(recipe, split, out, fold, history, workers, devices, *, begun):
         callbacks.append(keras.callbacks.TensorBoard(out / LOGS, write_graph=False))
     if not keeper.finished:
         try:
-            _train(model, train, validation, recipe, history, callbacks, devices)
+            _train(model, train, validation, recipe, history, callbacks, lines)
         except Exception:  # such as too little memory; a run without an epoch would refuse another recipe
             if not history and not begun and devices.keeps:
                 forget_run(out)
@@ -138,17 +141,18 @@ def _batches(recipe, split, epoch, workers, devices):
 def _read_all(read, devices):
     """Read all images once: it fills the cache, and a broken file is an error by name before the first epoch."""
     to_read = [(batches, index) for batches in read for index in range(len(batches.samples))]
-    for batches, index in track(to_read, "Reading images", disable=not devices.keeps):
+    for batches, index in track(to_read, "Reading images", shown=devices.keeps):
         batches.load(index)
 
 
-def _train(model, train, validation, recipe, history, callbacks, devices):
+def _train(model, train, validation, recipe, history, callbacks, lines):
     if keras.backend.backend() != "tensorflow":
         # Otherwise Keras builds the metrics by a first batch from the threads that prepare them, and passes what they
         # have prepared since, of the epoch before, to the first epoch.
         model.test_on_batch(*train[0])
     # `Batches` shuffles by seed and epoch; Keras' own shuffling would differ after a restart.
-    model.fit(
-        train, validation_data=validation, epochs=recipe.epochs, initial_epoch=len(history), shuffle=False,
-        callbacks=callbacks, verbose=0 if not devices.keeps else 1 if sys.stdout.isatty() else 2,
-    )  # fmt: skip
+    with lines:
+        model.fit(
+            train, validation_data=validation, epochs=recipe.epochs, initial_epoch=len(history), shuffle=False,
+            callbacks=[*callbacks, lines], verbose=0,
+        )  # fmt: skip

@@ -130,11 +130,12 @@ class Recipe:
         write_text(path, tomli_w.dumps(dataclasses.asdict(self)))
 
 
-def load_recipe(name: str | Path) -> Recipe:
+def load_recipe(name: str | Path, epochs: int | None = None) -> Recipe:
     """Load a recipe. Settings that it lacks have their defaults.
 
     Args:
         name: Name of a recipe of the package, such as "card", or path of a TOML file.
+        epochs: Number of epochs, instead of the recipe's.
 
     Returns:
         A `Recipe`.
@@ -160,6 +161,6 @@ def load_recipe(name: str | Path) -> Recipe:
             hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}."
             raise ValueError(f"Unknown key {key!r}; {hint} In the recipe: {path}")
     try:
-        return Recipe(**values)
+        return Recipe(**values | ({} if epochs is None else {"epochs": epochs}))
     except ValueError as error:
         raise ValueError(f"{error} In the recipe: {path}") from error
