@@ -36,7 +36,7 @@ def _left_out(split, samples):
 
 def _reasons(splits, samples):
     """Lines that say why images are left out: a class that is unknown, or a copy in a part that is scored."""
-    labels: dict[str, set] = {}
+    labels = {}
     for sample in samples:
         labels.setdefault(sample.group, set()).add(sample.label)
     left_out = [{sample.name for sample in _left_out(split, samples)} for split in splits]

@@ -30,9 +30,10 @@ PHANTOMS_PER_CLASS = 160
 def run_demo(out: str | Path) -> dict:
     """Run the demo.
 
-    The folder `out` then holds `first-predictions/`, of the sample images by the model of the package; `phantoms/`, a dataset in the layout of BUSI; `run/`, the training; `evaluation/`, with scores and figures of the
-    phantoms that the training has not seen; `predictions/`, of three of those; and `saved_model/`. A second run in the
-    same folder resumes where the first one stopped.
+    The folder `out` then holds `first-predictions/`, of the sample images by the model of the package; `phantoms/`, a
+    dataset in the layout of BUSI; `run/`, the training; `evaluation/`, with scores and figures of the phantoms that the
+    training has not seen; `predictions/`, of three of those; and `saved_model/`. A second run in the same folder
+    resumes where the first one stopped.
 
     Args:
         out: Path of the folder.
