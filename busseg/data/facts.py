@@ -19,16 +19,16 @@ _SPLITS |= {"validation": "validation", "test": "test", "testing": "test"}
 def facts_of(sample: Sample) -> dict[str, str | float]:
     """The facts of a sample, by their names in `FACTS`; those that it lacks are missing."""
     values = {"group": sample.group, "pixel_mm": sample.pixel_mm} | dict(sample.attributes)
-    return {name: values[name] for name in FACTS if values.get(name) not in (None, "")}
+    return {name: value for name in FACTS if (value := values.get(name)) is not None and value != ""}
 
 
-def with_facts(sample: Sample, values: Mapping[str, object]) -> Sample:
+def with_facts(sample: Sample, values: Mapping[str, str | float | None]) -> Sample:
     """A sample with the facts that a row or a JSON object holds.
 
     Raises:
         ValueError: If `pixel_mm` is no number.
     """
-    known = {name: values[name] for name in FACTS if values.get(name) not in (None, "")}
+    known = {name: value for name in FACTS if (value := values.get(name)) is not None and value != ""}
     try:
         pixel_mm = float(known["pixel_mm"]) if "pixel_mm" in known else sample.pixel_mm
     except (TypeError, ValueError):
@@ -58,10 +58,10 @@ def check_categories(names: Iterable[str], path: Path) -> None:
     Raises:
         ValueError: If not, since an area of a gland or of fat would become a lesion.
     """
-    names = {str(name).strip().lower() for name in names}
-    if len(names) > 1 and not names <= {*Task.ULTRASOUND.classes, LESION}:
+    found = {str(name).strip().lower() for name in names}
+    if len(found) > 1 and not found <= {*Task.ULTRASOUND.classes, LESION}:
         raise ValueError(
-            f"Expected one category, or {', '.join(Task.ULTRASOUND.classes)}, found {', '.join(sorted(names))}: {path}"
+            f"Expected one category, or {', '.join(Task.ULTRASOUND.classes)}, found {', '.join(sorted(found))}: {path}"
         )
 
 
@@ -76,8 +76,8 @@ def label_by_areas(areas: Iterable[str], categories: Iterable[str]) -> str | Non
         "malignant" if one area is, else "benign" if one is. Without an area "normal", if the file distinguishes benign
         from malignant. Otherwise None.
     """
-    areas, categories = ({find_label(name) for name in names} for names in (list(areas), list(categories)))
+    found, known = ({find_label(name) for name in names} for names in (areas, categories))
     for label in ("malignant", "benign", "normal"):
-        if label in areas:
+        if label in found:
             return label
-    return "normal" if not areas and {"benign", "malignant"} <= categories else None
+    return "normal" if not found and {"benign", "malignant"} <= known else None

@@ -30,7 +30,7 @@ def outline_mask(mask: NDArray[np.uint8], *, holes: bool = True) -> list[NDArray
     """
     mask = np.ascontiguousarray(mask != 0, np.uint8)
     _, parts = cv2.connectedComponents(mask, connectivity=8)
-    rings = {}
+    rings: dict[int, list[list[tuple[int, int]]]] = {}
     for ring, (x, y) in _trace(mask):
         rings.setdefault(int(parts[y, x]), []).append(ring)
     return [_join(found if holes else found[:1]) for found in rings.values()]

@@ -56,7 +56,8 @@ def list_samples(root: str | Path) -> tuple[list[Sample], list[Fault]]:
     """The samples as `find_samples` lists them, and all faults; see `tables.compare_with_files`."""
     root = Path(root)
     tables = _tables(root)
-    samples, faults = [], []
+    samples: list[Sample] = []
+    faults: list[Fault] = []
     for table in tables:
         split = find_split(table.parent.name) if len(tables) > 1 else None
         try:
@@ -70,8 +71,8 @@ def list_samples(root: str | Path) -> tuple[list[Sample], list[Fault]]:
     samples, more = compare_with_files(tables[0], samples, images, listed & set(files))
     faults += more
     if samples and not listed:
-        error = f"Expected the column mask_file_name, found none: {tables[0]}"
-        faults.append(("missing_mask", tables[0], FileNotFoundError(error)))
+        line = f"Expected the column mask_file_name, found none: {tables[0]}"
+        faults.append(("missing_mask", tables[0], FileNotFoundError(line)))
     return samples, faults
 
 

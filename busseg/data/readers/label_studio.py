@@ -50,7 +50,8 @@ def list_samples(root: str | Path) -> tuple[list[Sample], list[Fault]]:
     """The samples as `find_samples` lists them, and all faults; see `tables.compare_with_files`."""
     root = Path(root)
     images = {path.name: path for path in root.rglob("*") if is_image(path) and path.is_file()}
-    samples, faults = [], []
+    samples: list[Sample] = []
+    faults: list[Fault] = []
     for path in _files(root):
         try:
             with blaming(path, "an export of Label Studio"):
@@ -60,8 +61,8 @@ def list_samples(root: str | Path) -> tuple[list[Sample], list[Fault]]:
         except (OSError, ValueError) as error:
             faults.append(("bad_label", path, error))
     if not samples and not faults:
-        error = f"Expected annotations that a person submitted, found only predictions: {root}"
-        faults.append(("missing_folder", root, FileNotFoundError(error)))
+        line = f"Expected annotations that a person submitted, found only predictions: {root}"
+        faults.append(("missing_folder", root, FileNotFoundError(line)))
     # Tasks may be annotated in part, so that images without one are no fault.
     annotated = {sample.image for sample in samples} & {*images.values()}
     if samples:

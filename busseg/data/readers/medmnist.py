@@ -71,10 +71,10 @@ def list_samples(root: str | Path) -> tuple[list[Sample], list[Fault]]:
         return [], [("bad_label", path, error)]
     if len({sample.attributes["split"] for sample in samples}) < 2:
         samples = [Sample(**{**vars(sample), "attributes": {}}) for sample in samples]
-    faults = []
+    faults: list[Fault] = []
     if not any(sample.masks for sample in samples):
-        error = f"Expected masks, train_label as in MedSegBench, found only {', '.join(arrays)}: {path}"
-        faults.append(("missing_mask", path, FileNotFoundError(error)))
+        line = f"Expected masks, train_label as in MedSegBench, found only {', '.join(arrays)}: {path}"
+        faults.append(("missing_mask", path, FileNotFoundError(line)))
     return sorted(samples, key=lambda sample: sample.name), faults
 
 

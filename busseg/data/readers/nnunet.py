@@ -65,15 +65,16 @@ def list_samples(root: str | Path) -> tuple[list[Sample], list[Fault]]:
         parts = _read_parts(root / SPLITS)
     except (OSError, ValueError) as error:
         return [], [("bad_label", root / DATASET, error)]
-    samples, faults = [], []
+    samples: list[Sample] = []
+    faults: list[Fault] = []
     for images, labels in FOLDERS:
         found = {path.name: path for path in (root / labels).glob(f"*{end}")}
         for image in sorted((root / images).glob(f"*_0000{end}")):
             case = image.name.removesuffix(f"_0000{end}")
             label_map = found.pop(f"{case}{end}", None)
             if not label_map:
-                error = f"Expected {case}{end} in {root / labels}, found no label map: {image}"
-                faults.append(("missing_mask", image, FileNotFoundError(error)))
+                line = f"Expected {case}{end} in {root / labels}, found no label map: {image}"
+                faults.append(("missing_mask", image, FileNotFoundError(line)))
             name = f"{images}/{image.name}"
             sample = Sample(name=name, image=image, masks=(label_map,) if label_map else (), label=None, group=name)
             split = {"split": "test"} if images == FOLDERS[1][0] else parts.get(case, {})
@@ -82,11 +83,11 @@ def list_samples(root: str | Path) -> tuple[list[Sample], list[Fault]]:
             except (OSError, ValueError) as error:
                 faults.append(("bad_label", image, error))
         for label_map in sorted(found.values()):
-            error = f"Expected {label_map.name.removesuffix(end)}_0000{end} in {root / images}, found none: {label_map}"
-            faults.append(("orphan_mask", label_map, FileNotFoundError(error)))
+            line = f"Expected {label_map.name.removesuffix(end)}_0000{end} in {root / images}, found none: {label_map}"
+            faults.append(("orphan_mask", label_map, FileNotFoundError(line)))
     if not samples and not faults:
-        error = f"Expected images such as CASE_0000{end}, found none: {root / FOLDERS[0][0]}"
-        faults.append(("missing_folder", root / FOLDERS[0][0], FileNotFoundError(error)))
+        line = f"Expected images such as CASE_0000{end}, found none: {root / FOLDERS[0][0]}"
+        faults.append(("missing_folder", root / FOLDERS[0][0], FileNotFoundError(line)))
     return sorted(samples, key=lambda sample: sample.name), faults
 
 

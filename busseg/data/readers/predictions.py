@@ -31,7 +31,8 @@ def list_samples(root: str | Path) -> tuple[list[Sample], list[Fault]]:
     path = Path(root) / PREDICTION_LINES
     if not path.is_file():
         raise FileNotFoundError(f"Expected {path.name}, found none; run busseg predict with --json-lines: {root}")
-    samples, faults = [], []
+    samples: list[Sample] = []
+    faults: list[Fault] = []
     with blaming(path, "predictions of breast ultrasound"):
         for number, line in enumerate(predictions.read(path), 1):
             if "error" in line:

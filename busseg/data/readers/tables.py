@@ -65,7 +65,8 @@ def compare_with_files(
     Returns:
         See `list_table`.
     """
-    images, masks, found, faults = set(images), set(masks), {}, []
+    images, masks, found = set(images), set(masks), {}
+    faults: list[Fault] = []
     if not images:
         error = f"Expected the images of {table.name}, found none: {table.parent}"
         faults.append(("missing_folder", table.parent, FileNotFoundError(error)))

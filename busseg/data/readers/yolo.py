@@ -60,7 +60,8 @@ def list_samples(root: str | Path) -> tuple[list[Sample], list[Fault]]:
         names = _read_names(table)
     except (OSError, ValueError) as error:
         return [], [("bad_label", table, error)]
-    samples, faults = [], []
+    samples: list[Sample] = []
+    faults: list[Fault] = []
     for labels in _label_folders(root):
         images = labels.with_name("images")
         texts = {path.relative_to(labels).with_suffix(""): path for path in labels.rglob("*.txt")}
@@ -71,8 +72,8 @@ def list_samples(root: str | Path) -> tuple[list[Sample], list[Fault]]:
             except (OSError, ValueError) as error:
                 faults.append(("bad_label", text, error))
         for text in sorted(texts.values()):
-            error = f"Expected an image {text.stem} in {images}, found none: {text}"
-            faults.append(("orphan_mask", text, FileNotFoundError(error)))
+            line = f"Expected an image {text.stem} in {images}, found none: {text}"
+            faults.append(("orphan_mask", text, FileNotFoundError(line)))
     if not samples and not faults:
         faults.append(("missing_folder", root, FileNotFoundError(f"Expected images, found none: {root / 'images'}")))
     if len({sample.attributes.get("split") for sample in samples}) < 2:  # YOLO demands a name, so one means nothing

@@ -16,7 +16,7 @@ CARRIES = ("classes", "groups", "scales", "attributes", "splits", "folds")
 _UNSPLIT = "train"  # the name that `datasets` gives to all images of a dataset without a split
 
 
-def add(folder: Path, item: Item, image: NDArray[np.uint8], mask: NDArray[np.uint8] | None) -> dict[str, str]:
+def add(folder: Path, item: Item, image: NDArray[np.uint8], mask: NDArray[np.uint8] | None) -> dict[str, str | float]:
     """Write one image and, if it is known, its mask; returns the row of the table."""
     part = folder / (item.split or _UNSPLIT)
     row = {"file_name": f"images/{item.stem}.png"}
@@ -27,7 +27,7 @@ def add(folder: Path, item: Item, image: NDArray[np.uint8], mask: NDArray[np.uin
     return row | ({"label": item.sample.label} if item.sample.label else {}) | facts_of(item.sample)
 
 
-def finish(folder: Path, items: Sequence[Item], rows: Sequence[dict[str, str]], size: int) -> list[str]:
+def finish(folder: Path, items: Sequence[Item], rows: Sequence[dict[str, str | float]], size: int) -> list[str]:
     """Write the table of each part."""
     columns = [name for name in ("file_name", "mask_file_name", "label", *FACTS) if any(name in row for row in rows)]
     for part, places in by_split(items, _UNSPLIT).items():

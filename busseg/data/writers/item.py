@@ -78,7 +78,7 @@ def number_categories(samples: Iterable[Sample]) -> dict[str, int]:
 
 def by_split(items: Sequence[Item], unsplit: str) -> dict[str, list[int]]:
     """Dict from the name of each part to the places of its items; without a split all are in the part `unsplit`."""
-    parts = {}
+    parts: dict[str, list[int]] = {}
     for place, item in enumerate(items):
         parts.setdefault(item.split or unsplit, []).append(place)
     return parts

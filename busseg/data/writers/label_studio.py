@@ -42,7 +42,7 @@ def add(folder: Path, item: Item, image: NDArray[np.uint8], mask: NDArray[np.uin
     if item.sample.label:
         value = {"choices": [item.sample.label]}
         results.append({"id": "class-1", "from_name": "class", "type": "choices", **size, "value": value})
-    prediction = {"model_version": "busseg", "result": results}
+    prediction: dict[str, str | float | list[dict]] = {"model_version": "busseg", "result": results}
     if "score" in item.sample.attributes:
         prediction["score"] = float(item.sample.attributes["score"])
     data = {"image": f"/data/local-files/?d={name}", **facts_of(item.sample)}

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from busseg.data.facts import find_split
 from busseg.data.readers.medmnist import NAMES, SPLITS
+from busseg.data.splits import PARTS
 from busseg.data.task import Task
 from busseg.data.writers.item import Item, by_split, to_grey
 from busseg.imaging.images import fit_to_square
@@ -43,8 +43,8 @@ def finish(folder: Path, items: Sequence[Item], records: Sequence[tuple], size: 
     classes = next((task.classes for task in Task if labels[0] in task.classes), ())
     arrays = {NAMES: np.array(classes)} if classes else {}
     parts = by_split(items, "train")
-    for split in SPLITS:
-        places = parts.get(find_split(split), [])
+    for split, part in zip(SPLITS, PARTS):
+        places = parts.get(part, [])
         arrays[f"{split}_images"] = _stack([images[place] for place in places], images[0].shape)
         if masks[0] is not None:
             arrays[f"{split}_label"] = _stack([masks[place] for place in places], images[0].shape)
@@ -52,7 +52,7 @@ def finish(folder: Path, items: Sequence[Item], records: Sequence[tuple], size: 
             numbers = [classes.index(labels[place]) for place in places]
             arrays[f"{split}_labels"] = np.array(numbers, np.uint8).reshape(-1, 1)
     folder.mkdir()
-    np.savez_compressed(folder / f"{folder.name}.npz", **arrays)
+    np.savez_compressed(folder / f"{folder.name}.npz", **arrays)  # type: ignore[arg-type]  # no array is allow_pickle
     return notes
 
 

@@ -34,7 +34,9 @@ def finish(folder: Path, items: Sequence[Item], records: Sequence[list[str]], si
         text = "".join(f"{number} {polygon}\n" for polygon in polygons)
         write_text(folder / "labels" / _folder(item) / f"{item.stem}.txt", text)
     parts = {_folder(item) for item in items}
-    content = {part: f"images/{part if part in parts else 'train'}" for part in ("train", "val")}
+    content: dict[str, str | dict[int, str]] = {
+        part: f"images/{part if part in parts else 'train'}" for part in ("train", "val")
+    }
     content |= {"test": "images/test"} if "test" in parts else {}
     content["names"] = {number - 1: name for name, number in numbers.items()}
     write_text(folder / DATA, import_yaml(folder / DATA).safe_dump(content, sort_keys=False))

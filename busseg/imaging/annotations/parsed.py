@@ -30,7 +30,7 @@ def read_any_json(path: Path) -> dict | list:
         return []
 
 
-def check_shape(height: object, width: object) -> tuple[int, int]:
+def check_shape(height: float | str, width: float | str) -> tuple[int, int]:
     """The size that a file states for an image, `(height, width)`.
 
     Raises:

@@ -23,10 +23,10 @@ def from_counts(counts: Sequence[int], length: int) -> NDArray[np.uint8]:
     Raises:
         ValueError: If the counts do not sum to the length.
     """
-    counts = np.asarray(counts, np.int64)
-    if counts.ndim != 1 or (counts < 0).any() or counts.sum() != length:
-        raise ValueError(f"Expected run lengths of {length} pixels together, found {counts.sum()}")
-    return np.repeat(np.arange(len(counts)) % 2, counts).astype(np.uint8)
+    runs = np.asarray(counts, np.int64)
+    if runs.ndim != 1 or (runs < 0).any() or runs.sum() != length:
+        raise ValueError(f"Expected run lengths of {length} pixels together, found {runs.sum()}")
+    return np.repeat(np.arange(len(runs)) % 2, runs).astype(np.uint8)
 
 
 # === COCO: column by column ===
@@ -66,7 +66,8 @@ def compress(counts: Sequence[int]) -> str:
 
 def decompress(text: str) -> list[int]:
     """The run lengths of `compress`."""
-    counts, number, shift = [], 0, 0
+    counts: list[int] = []
+    number, shift = 0, 0
     for character in text.encode("ascii"):
         bits = character - 48
         number |= (bits & 31) << shift
