@@ -43,7 +43,7 @@ def test_version_is_printed(call):
 @pytest.mark.parametrize("verb", VERBS)
 def test_out_has_the_same_short_form_in_every_verb(verb):
     options = {name: option for option in VERBS[verb].params for name in option.opts}
-    assert ("--out" in options) == (verb not in ("app", "download"))
+    assert ("--out" in options) == (verb not in ("app", "convert", "download"))
     assert options.get("-o") is options.get("--out")
 
 
@@ -158,7 +158,7 @@ def test_threshold_of_a_model_without_masks_is_refused():
     from busseg.models.classifier import build_classifier
 
     slides = build_classifier(32, 2, "plain", width=4, depth=2)
-    with pytest.raises(ValueError, match="Expected a model with masks for a threshold, found one of histology"):
+    with pytest.raises(ValueError, match=r"Expected a model that predicts masks .*, found one of histology"):
         busseg.Predictor(slides, threshold=0.3)
 
 

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from busseg.app.addresses import png_address
 from busseg.app.clips import ClipAnswer, DecodedClips, answer_clip
+from busseg.data.sample import THRESHOLD
 from busseg.explain.occlusion import occlusion
 from busseg.imaging.dicom import Scan
 from busseg.imaging.dicom_seg import write_segmentation
 from busseg.inference import records
 from busseg.inference.frames import Frame, find_frames, predict_frame
 from busseg.inference.overlay import draw_heat, draw_overlay
-from busseg.inference.prediction import THRESHOLD, Prediction
+from busseg.inference.prediction import Prediction
 from busseg.inference.predictor import Predictor
 from busseg.inference.quality import OUT_OF_DISTRIBUTION
 

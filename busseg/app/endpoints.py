@@ -11,7 +11,7 @@ from busseg.app.clips import DecodedClips
 from busseg.app.keeping import Results, Uploads
 from busseg.app.packing import answer_files
 from busseg.data.phantom import draw_phantom
-from busseg.inference.prediction import THRESHOLD
+from busseg.data.sample import THRESHOLD
 from busseg.inference.predictor import Predictor
 
 # Class -> seed of a phantom that the shipped model classifies correctly, as an example on the page.

@@ -13,7 +13,7 @@ import gradio as gr
 from busseg.app.endpoints import PHANTOMS, Endpoints
 from busseg.app.packing import MAX_IMAGES
 from busseg.app.views import view_facts, view_heat, view_image, view_strip, view_table
-from busseg.inference.prediction import THRESHOLD
+from busseg.data.sample import THRESHOLD
 
 MAX_FILE_MB = 50
 KEPT_S = 1800  # an answer stays in memory, for its threshold to be moved

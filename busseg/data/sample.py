@@ -8,6 +8,7 @@ CLASSES = ("normal", "benign", "malignant")  # of ultrasound
 # Attributes that tables of scores report. `patient` pools the views of one patient in the scores.
 ATTRIBUTES = ("patient", "birads", "histology", "device", "side")
 MASK = "mask"
+THRESHOLD = 0.5  # of the lesion probability: a pixel with at least this one belongs to the predicted mask
 LABEL = "label"
 # A fault of a dataset: its kind, one of `findings.FINDINGS`; the path; and the error to raise.
 Fault = tuple[str, Path, Exception]

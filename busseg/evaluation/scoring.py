@@ -10,14 +10,13 @@ import cv2
 import numpy as np
 
 from busseg.data.fingerprints import knows, read_fingerprints
-from busseg.data.sample import ATTRIBUTES
+from busseg.data.sample import ATTRIBUTES, THRESHOLD
 from busseg.evaluation.figures import draw_confusion, draw_review_sheet
 from busseg.evaluation.scores import mask_scores
 from busseg.evaluation.summary import sum_up, write_summary
 from busseg.evaluation.table import fields, write_rows
 from busseg.imaging.images import read_mask, write_image
 from busseg.inference.metadata import read_metadata
-from busseg.inference.prediction import THRESHOLD
 from busseg.storage.claims import claim_folder
 from busseg.storage.files import replacing
 from busseg.storage.run_folder import EVALUATION, FIGURES, MASKS, PER_IMAGE, REPORT, ROBUSTNESS, SUMMARY

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from busseg.data.sample import CLASSES
+from busseg.data.sample import CLASSES, THRESHOLD
 from busseg.evaluation.intervals import bootstrap_intervals
 from busseg.evaluation.known import UNKNOWN, format_known, summarise_known
 from busseg.evaluation.operating import decision_scores, selective_scores
@@ -22,7 +22,6 @@ from busseg.evaluation.scores import (
 )
 from busseg.evaluation.sources import format_sources, mean_of_sources, rows_by_source
 from busseg.evaluation.table import write_rows
-from busseg.inference.prediction import THRESHOLD
 from busseg.storage.files import write_text
 from busseg.storage.run_folder import PER_IMAGE, SUMMARY
 

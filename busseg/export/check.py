@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from busseg.data.phantom import draw_phantom
+from busseg.data.sample import THRESHOLD
 from busseg.data.task import Task
 from busseg.data.tissue import draw_tissue
-from busseg.inference.prediction import THRESHOLD
 from busseg.inference.predictor import Predictor
 from busseg.inference.runtimes import in_precision, load
 

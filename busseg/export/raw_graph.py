@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from busseg.data.sample import LABEL, MASK
-from busseg.inference.prediction import THRESHOLD
+from busseg.data.sample import LABEL, MASK, THRESHOLD
 
 if TYPE_CHECKING:
     import keras

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import cv2
 from numpy.typing import NDArray
 
+from busseg.data.sample import THRESHOLD
 from busseg.data.task import Task
 from busseg.imaging.dicom import Uids
 from busseg.imaging.findings import Finding
@@ -20,7 +21,6 @@ from busseg.storage.escaping import printable
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-THRESHOLD = 0.5  # lesion probability from which a pixel is lesion, unless another is given
 _LESION = "#ffbe00"  # `overlay.LESION_RGB`
 
 
@@ -199,9 +199,10 @@ class Prediction:
         import matplotlib.pyplot as plt
 
         axes = plt.subplots()[1] if axes is None else axes
+        # Matplotlib draws the first pixel from -0.5 to 0.5, contours count it from 0 to 1.
         axes.imshow(self._pixels(), cmap="gray", vmin=0, vmax=255)
         for outline in self.contours or ():
-            axes.fill(*outline.T, fill=False, edgecolor=_LESION, linewidth=1.5)
+            axes.fill(*(outline.T - 0.5), fill=False, edgecolor=_LESION, linewidth=1.5)
         axes.set_title(self.headline)
         axes.axis("off")
         return axes

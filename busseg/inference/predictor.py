@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 import busseg
-from busseg.data.sample import LABEL, MASK
+from busseg.data.sample import LABEL, MASK, THRESHOLD
 from busseg.data.task import Task
 from busseg.imaging.clips import read_picture
 from busseg.imaging.images import fit_to_native, fit_to_square
 from busseg.imaging.in_memory import InMemory, to_pixels
 from busseg.inference.metadata import read_metadata
 from busseg.inference.operating_point import find_operating_point
-from busseg.inference.prediction import THRESHOLD, Failure, Prediction
+from busseg.inference.prediction import Failure, Prediction
 from busseg.inference.quality import find_faint
 from busseg.inference.runtimes import load, run_keras
 from busseg.storage.run_folder import MODEL

@@ -6,11 +6,11 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+from busseg.data.sample import THRESHOLD
 from busseg.data.task import Task
 from busseg.imaging.dicom import Uids
 from busseg.imaging.findings import NOT_REPORTED, describe
 from busseg.inference.frames import Frame
-from busseg.inference.prediction import THRESHOLD
 from busseg.inference.quality import OUT_OF_DISTRIBUTION
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from busseg.data.sample import CLASSES
+from busseg.data.task import Task
 from busseg.evaluation.compare import compare
 from busseg.evaluation.compare_plot import DRAWN, draw_comparison
 from busseg.evaluation.compare_text import format_comparison
@@ -472,7 +473,7 @@ def test_dataset_without_classes_or_normals_is_compared_by_its_masks(tmp_path):
 class Bright:
     """Predicts like the echo model, without Keras: what is brighter than half is lesion, and all is benign."""
 
-    task, classes, operating_point, path = "ultrasound", CLASSES, None, None
+    task, classes, operating_point, path = Task.ULTRASOUND, CLASSES, None, None
     read = staticmethod(read_image)
 
     def predict(self, image):

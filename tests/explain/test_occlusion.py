@@ -48,8 +48,8 @@ def test_predicted_class_is_explained_by_default(predictor):
 @pytest.mark.parametrize(("height", "width", "passes"), [(60, 80, 8 * 10), (80, 80, 10 * 10), (3, 400, 10)])
 def test_network_is_passed_once_a_patch(predictor, monkeypatch, height, width, passes):
     batches = []
-    whole = predictor.predict_batch
-    monkeypatch.setattr(predictor, "predict_batch", lambda images: batches.append(len(images)) or whole(images))
+    whole = predictor.try_batch
+    monkeypatch.setattr(predictor, "try_batch", lambda images: batches.append(len(images)) or whole(images))
     occlusion(predictor, lit(height, width, (0, 2), (0, 2)))
     assert sum(batches) == 1 + passes  # and once for the image as it is
 

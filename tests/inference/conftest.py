@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from busseg.data.sample import CLASSES
+from busseg.data.sample import CLASSES, THRESHOLD
 from busseg.data.task import Task
 from busseg.inference.predictor import Predictor
 
@@ -38,6 +38,7 @@ class Echo(Predictor):
     def __init__(self):
         self.name, self.path, self.task, self.classes, self.image_size = "echo", None, Task.ULTRASOUND, CLASSES, 32
         self.sensitivity = self.operating_point = None
+        self.threshold = THRESHOLD
         self.files_read = []
 
     def read(self, source):

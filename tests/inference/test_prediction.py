@@ -9,6 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from busseg.data.task import Task
+from busseg.imaging.polygons import fill_polygons
 from busseg.inference.overlay import draw_overlay
 from busseg.inference.prediction import Failure, Prediction
 from busseg.inference.quality import OUT_OF_DISTRIBUTION
@@ -29,9 +30,17 @@ def test_lesion_is_measured_boxed_and_outlined():
     assert (prediction.lesion_px, prediction.lesion_fraction) == (42, 42 / 1200)
     assert prediction.box == (2, 5, 18, 16)
     assert prediction.confidence == pytest.approx(0.7)
-    assert [len(outline) for outline in sorted(prediction.contours, key=len)] == [2, 2 * (4 + 10) - 4]
-    drawn = np.zeros_like(mask)
-    assert np.array_equal(cv2.drawContours(drawn, prediction.contours, -1, 1, cv2.FILLED), mask)
+    large, small = prediction.contours  # from top to bottom
+    assert large.tolist() == [[10, 5], [20, 5], [20, 9], [10, 9]]
+    assert small.tolist() == [[2, 20], [4, 20], [4, 21], [2, 21]]
+
+
+def test_contours_of_a_lesion_with_a_hole_fill_to_its_mask():
+    mask = np.zeros((30, 40), np.uint8)
+    mask[5:15, 10:20] = 1
+    mask[8:12, 13:17] = 0
+    mask[20, 30] = 1
+    np.testing.assert_array_equal(fill_polygons(predicted(mask).contours, mask.shape), mask)
 
 
 def test_image_without_a_lesion_has_no_box():
@@ -110,7 +119,7 @@ def test_plot_draws_image_outline_and_headline(whole):
     np.testing.assert_array_equal(axes.images[0].get_array(), whole.image)
     (outline,) = axes.patches
     x, y = outline.get_xy().T
-    assert (x.min(), x.max(), y.min(), y.max()) == (10, 19, 5, 8)
+    assert (x.min(), x.max(), y.min(), y.max()) == (9.5, 19.5, 4.5, 8.5)  # Matplotlib draws pixel 0 from -0.5 to 0.5
     np.testing.assert_array_equal(outline.get_xy()[0], outline.get_xy()[-1])  # closed
 
 
