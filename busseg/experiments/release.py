@@ -165,7 +165,8 @@ def _average(samples, crossvals, runs, out, float16):
         calibrated[folds == fold] = apply_temperature(probabilities[folds == fold], others)
 
     ood_score = {
-        fold: _ood_out_of_fold(samples, fold_folder(crossvals[0], fold), fold) for fold in track(np.unique(folds), "Measuring OOD scores")
+        fold: _ood_out_of_fold(samples, fold_folder(crossvals[0], fold), fold)
+        for fold in track(np.unique(folds), "Measuring OOD scores")
     }
     limit = _limit(ood_score.values())
     flagged = [ood_score[fold] > _limit(d for other, d in ood_score.items() if other != fold) for fold in ood_score]
