@@ -274,7 +274,7 @@ def echo_model():
 
 @pytest.fixture(scope="session")
 def told_model(echo_model):
-    """`echo_model` that tells its uncertainty, and an ood_score that is twice the mean of the image / 255."""
+    """`echo_model` with an uncertainty, and with an ood_score of twice the mean of the image / 255."""
     import keras
 
     from busseg.models.serving import add_uncertainty

@@ -124,7 +124,7 @@ class Predictor:
 
         Raises:
             FileNotFoundError: If there is no such file, or no image in the folder.
-            ValueError: If the source is none of the above, or one image is broken or its prediction not finite.
+            ValueError: If a single image cannot be read, its prediction is not finite, or the source has another type.
             ImportError: If the file is DICOM, and a package that reads it is not installed.
 
         Example:
