@@ -164,9 +164,9 @@ def write_scan(patient):
     """Function that writes ultrasound DICOM to a path, which it returns.
 
     `pixels` are uint8 or uint16 `(height, width)`, or with frames before and colours behind; or a list of encoded
-    pictures, one a frame, with `Rows` and `Columns` told. `region` is the B-mode region, `(left, top, width, height)`,
+    pictures, one a frame, with their `Rows` and `Columns`. `region` is the B-mode region, `(left, top, width, height)`,
     and `spacing_cm` its `(across, down)`; `others` are more regions, `(kind, rectangle)`, where 1 is the kind of
-    two-dimensional tissue. Attributes with other values, or more of them, are told by their keywords.
+    two-dimensional tissue. Attributes with other values, or more of them, are given by their keywords.
     """
     pydicom = pytest.importorskip("pydicom", reason="needs busseg[dicom]")
     from pydicom.encaps import encapsulate
@@ -251,9 +251,9 @@ def breast_folder():
 
 
 def _real_folder(name):
-    """The folder that `BUSSEG_NAME` tells, or the first found in its usual places."""
-    told = os.environ.get(f"BUSSEG_{name.upper()}")
-    for place in (told, REPOSITORY.parent / "shared/data" / name, REPOSITORY / "data" / name):
+    """The folder that `BUSSEG_NAME` names, or the first found in its usual places."""
+    named = os.environ.get(f"BUSSEG_{name.upper()}")
+    for place in (named, REPOSITORY.parent / "shared/data" / name, REPOSITORY / "data" / name):
         if place and Path(place).is_dir():
             return Path(place)
     pytest.skip(f"needs {name}; see data/README.md")
@@ -280,8 +280,8 @@ def told_model(echo_model):
     from busseg.models.serving import add_uncertainty
 
     ood_score = 2 * keras.ops.mean(echo_model.output["mask"], axis=(1, 2))
-    told = keras.Model(echo_model.input, {**echo_model.output, "ood_score": ood_score}, name="told")
-    return add_uncertainty(told)
+    scored = keras.Model(echo_model.input, {**echo_model.output, "ood_score": ood_score}, name="scored")
+    return add_uncertainty(scored)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Read datasets whose images a CSV or Excel table lists, one image a row."""
 
+import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -124,17 +125,23 @@ def read_excel(path: str | Path, required: Sequence[str] = ()) -> list[dict[str,
 
 
 def import_openpyxl(path: str | Path) -> ModuleType:
-    """Import openpyxl, which reads Excel files.
+    """Import openpyxl, which reads Excel files; see `import_extra`."""
+    return import_extra("openpyxl", "openpyxl to read Excel", "excel", path)
+
+
+def import_extra(module: str, what: str, extra: str, path: str | Path) -> ModuleType:
+    """Import a package that an extra of busseg installs.
 
     Args:
+        module: Its name in Python.
+        what: Its name and what it is for, for the error.
+        extra: Name of the extra.
         path: Path of the file that needs it, for the error.
 
     Raises:
         ImportError: If it is not installed; the line says how to install it.
     """
     try:
-        import openpyxl
+        return importlib.import_module(module)
     except ImportError as error:
-        line = f'Expected openpyxl to read Excel, found none; pip install "busseg[excel]": {path}'
-        raise ImportError(line) from error
-    return openpyxl
+        raise ImportError(f'Expected {what}, found none; pip install "busseg[{extra}]": {path}') from error

@@ -4,8 +4,10 @@ Layout: https://docs.ultralytics.com/datasets/segment/
 """
 
 from pathlib import Path
+from types import ModuleType
 
 from busseg.data.facts import check_categories, find_split, label_by_areas
+from busseg.data.readers.tables import import_extra
 from busseg.data.sample import Fault, Sample, without_faults
 from busseg.imaging.annotations import yolo
 from busseg.imaging.images import is_image
@@ -108,18 +110,6 @@ def _to_sample(root, image, text, names):
     )
 
 
-def import_yaml(path: str | Path):
-    """Import PyYAML, which reads and writes `data.yaml`.
-
-    Args:
-        path: Path of the file that needs it, for the error.
-
-    Raises:
-        ImportError: If it is not installed; the line says how to install it.
-    """
-    try:
-        import yaml
-    except ImportError as error:
-        line = f'Expected PyYAML to read YAML, found none; pip install "busseg[formats]": {path}'
-        raise ImportError(line) from error
-    return yaml
+def import_yaml(path: str | Path) -> ModuleType:
+    """Import PyYAML, which reads and writes `data.yaml`; see `import_extra`."""
+    return import_extra("yaml", "PyYAML to read YAML", "formats", path)
