@@ -1,4 +1,4 @@
-"""Draw the figures of the documentation into `docs/images/`, from `docs/evidence/` and from phantoms.
+"""Draw the figures of the documentation into `docs/images/`, from `docs/evidence/` and the sample images.
 
 python docs/figures.py
 """
@@ -10,8 +10,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from busseg.data.phantom import draw_phantom
+from busseg.data.sample_images import samples
 from busseg.evaluation.scores import calibration, labels_and_probabilities
+from busseg.imaging.images import read_image
 from busseg.inference.overlay import draw_contour
 from busseg.inference.predictor import Predictor
 from busseg.storage.files import read_csv
@@ -20,23 +21,22 @@ DOCS = Path(__file__).parent
 EVIDENCE, IMAGES = DOCS / "evidence", DOCS / "images"
 NEW_HOSPITAL = EVIDENCE / "small-leave-out-breast"
 GREY, BLUE, RED = "#8a8f98", "#1f6f8b", "#c0503a"
-PHANTOMS = {"normal": 3, "benign": 1, "malignant": 5}  # class and seed
 
 
 def draw_predictions():
-    """Phantoms, and below each the outline of the predicted lesion and the predicted class."""
+    """The sample images, and below each the outline of the predicted lesion, the predicted and the true class."""
     predictor = Predictor()
-    figure = Figure(figsize=(9, 5.4), layout="constrained", dpi=110)
-    for (above, below), (label, seed) in zip(figure.subplots(2, 3).T, PHANTOMS.items()):
-        image, _ = draw_phantom(label, seed)
+    figure = Figure(figsize=(7.6, 5.4), layout="constrained", dpi=110)
+    for (above, below), sample in zip(figure.subplots(2, len(samples())).T, samples()):
+        image = read_image(sample.path)
         prediction = predictor.predict(image)
         above.imshow(image, cmap="gray", vmin=0, vmax=255)
         below.imshow(draw_contour(image, prediction.mask))
-        below.set_xlabel(f"{prediction.label}, probability {prediction.confidence:.2f}", fontsize=12)
+        below.set_xlabel(f"{prediction.label}, {prediction.confidence:.2f}\nhistology: {sample.label}", fontsize=9)
         for axis in (above, below):
             axis.set(xticks=[], yticks=[])
-    figure.axes[0].set_ylabel("input", fontsize=12)
-    figure.axes[3].set_ylabel("lesion and class", fontsize=12)
+    figure.axes[0].set_ylabel("image")
+    figure.axes[len(samples())].set_ylabel("lesion and class")
     return figure
 
 
