@@ -323,6 +323,7 @@ def test_unknown_weights_are_refused_by_name(names, tmp_path, echo_file):
     assert names(tmp_path) == []
 
 
+# === Fixed batches ===
 def test_litert_of_one_image_at_a_time_answers_several(tmp_path, tiny_run, tiny_exports):
     from ai_edge_litert.interpreter import Interpreter
 

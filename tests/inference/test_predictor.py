@@ -71,6 +71,26 @@ def test_path_and_pixels_answer_alike(echo, tmp_path):
         assert_same(one, echo.predict(image), tolerance=0)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")  # Keras, under NumPy 2
+def test_uncertainty_and_ood_score_are_answered_by_every_format(tmp_path, tiny_run):
+    network = load_keras(tiny_run)
+    size = texture_features(network).output_shape[1]
+    model = add_uncertainty(average(add_ood_score(network, np.zeros(size), np.eye(size)[:, :3]), flip_tta=True))
+    model.save(tmp_path / "wrapped.keras")
+    for format, name in STORED.items():
+        FORMATS[format](tmp_path / "wrapped.keras", tmp_path / name)
+    image = noise(40, 50)
+    expected = Predictor(model).predict(image)
+    assert expected.uncertainty > 0
+    assert expected.ood_score > 0
+    for name in ("wrapped.keras", *STORED.values()):
+        prediction = Predictor(tmp_path / name).predict(image)
+        assert_same(prediction, expected)
+        assert prediction.uncertainty == pytest.approx(expected.uncertainty, abs=1e-5)
+        assert prediction.ood_score == pytest.approx(expected.ood_score, rel=1e-5)
+
+
 # === Tissue ===
 @pytest.mark.slow
 @pytest.mark.parametrize(("classes", "task", "formats"), [(2, "histology", list(FORMATS)), (8, "subtypes", ["onnx"])])
@@ -184,23 +204,3 @@ def test_objects_that_are_no_image_are_refused(echo, pixels):
     for predict in (echo.predict, lambda image: echo.predict_batch([image])):
         with pytest.raises(ValueError, match=r"^Expected .*, found .*"):
             predict(pixels)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")  # Keras, under NumPy 2
-def test_uncertainty_and_ood_score_are_answered_by_every_format(tmp_path, tiny_run):
-    network = load_keras(tiny_run)
-    size = texture_features(network).output_shape[1]
-    model = add_uncertainty(average(add_ood_score(network, np.zeros(size), np.eye(size)[:, :3]), flip_tta=True))
-    model.save(tmp_path / "wrapped.keras")
-    for format, name in STORED.items():
-        FORMATS[format](tmp_path / "wrapped.keras", tmp_path / name)
-    image = noise(40, 50)
-    expected = Predictor(model).predict(image)
-    assert expected.uncertainty > 0
-    assert expected.ood_score > 0
-    for name in ("wrapped.keras", *STORED.values()):
-        prediction = Predictor(tmp_path / name).predict(image)
-        assert_same(prediction, expected)
-        assert prediction.uncertainty == pytest.approx(expected.uncertainty, abs=1e-5)
-        assert prediction.ood_score == pytest.approx(expected.ood_score, rel=1e-5)

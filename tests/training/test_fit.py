@@ -194,6 +194,7 @@ def test_mask_that_follows_the_class_has_a_lesion_where_the_class_has_one(split,
     assert found["uncertainty"].shape == (4, 1)
 
 
+# === In half precision ===
 @pytest.mark.parametrize("resumed", [False, True])
 def test_network_in_half_precision_is_kept_in_float32_and_answers_nearly_as_it_did(
     full_recipe, precisions, tmp_path, resumed
