@@ -164,3 +164,45 @@ def secret(tmp_path_factory):
     path = tmp_path_factory.mktemp("secret") / "secret.png"
     write_image(path, draw_phantom("benign", 1)[0])
     return path
+
+
+@pytest.fixture(scope="session")
+def scans(tmp_path_factory):
+    """Dict from each class to a phantom that `best` classifies correctly."""
+    folder = tmp_path_factory.mktemp("scans")
+    seeds = {"normal": 0, "benign": 1, "malignant": 1}  # see `busseg.app.endpoints.PHANTOMS`
+    for label, seed in seeds.items():
+        write_image(folder / f"{label}.png", draw_phantom(label, seed)[0])
+    return {label: folder / f"{label}.png" for label in seeds}
+
+
+@pytest.fixture(scope="session")
+def foul(tmp_path_factory):
+    """Dict from what is wrong with a file to its path: a text named .png, and a PNG of 100 megapixels."""
+    folder = tmp_path_factory.mktemp("foul")
+    (folder / "text.png").write_text("This is no image.")
+    write_image(folder / "huge.png", np.zeros((10_000, 10_000), np.uint8))
+    return {"text": folder / "text.png", "huge": folder / "huge.png"}
+
+
+@pytest.fixture(scope="session")
+def refused():
+    """Dict from what is wrong with a file of `foul` to the line that says so."""
+    return {
+        "text": "Expected an image or a video, found text: text.png",
+        "huge": "Expected at most 25000000 pixels, found 10000 x 10000: huge.png",
+    }
+
+
+@pytest.fixture(scope="session")
+def phantom_clip(tmp_path_factory, write_scan):
+    """A DICOM clip of three phantoms, which the model can read."""
+    phantoms = np.stack([draw_phantom("malignant", seed=seed)[0] for seed in (1, 2, 3)])
+    return write_scan(tmp_path_factory.mktemp("clip") / "clip.dcm", phantoms)
+
+
+@pytest.fixture(scope="session")
+def new_client():
+    """Function that returns a client of Gradio, as programs use, of a `Server`."""
+    gradio_client = pytest.importorskip("gradio_client")
+    return lambda server: gradio_client.Client(server.address, verbose=False, analytics_enabled=False)

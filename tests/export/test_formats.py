@@ -1,6 +1,5 @@
 import json
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -31,10 +30,6 @@ any_format = pytest.mark.parametrize(
 )
 
 
-def names(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
-
-
 # Run where busseg is not: load the export, answer the batches of an .npz file, report the signature.
 SAVED_MODEL = """
 import json, sys
@@ -51,6 +46,8 @@ describe = lambda specs: {name: [spec.shape.as_list(), spec.dtype.name] for name
 signature = serve.structured_input_signature[1], serve.structured_outputs
 print(json.dumps({"signature": [describe(specs) for specs in signature], "modules": list(sys.modules)}))
 """
+
+
 ONNX = """
 import json, sys
 import numpy as np
@@ -67,6 +64,8 @@ describe = lambda specs: {spec.name: [sides(spec.shape), {"tensor(float)": "floa
 signature = session.get_inputs(), session.get_outputs()
 print(json.dumps({"signature": [describe(specs) for specs in signature], "modules": list(sys.modules)}))
 """
+
+
 LITERT = """
 import json, sys
 import numpy as np
@@ -85,6 +84,8 @@ describe = lambda ends: {
 signature = serve.get_input_details(), serve.get_output_details()
 print(json.dumps({"signature": [describe(ends) for ends in signature], "modules": list(sys.modules)}))
 """
+
+
 OPENVINO = """
 import json, sys
 import numpy as np
@@ -153,90 +154,15 @@ def test_model_of_half_precision_is_exported_in_float32(tmp_path, export, name):
     assert 1e-6 < difference < 1 / 64  # another precision, the same weights
 
 
-@pytest.mark.parametrize("path", ["export", "new/folders/export"])
-def test_folder_holds_the_saved_model_and_nothing_is_left_beside_it(tmp_path, echo_file, path):
-    out = tmp_path / path
-    export_saved_model(str(echo_file), str(out))
-    assert {"saved_model.pb", "variables/variables.index"} <= set(names(out))
-    assert names(out.parent)[0] == "export"
-    assert {name.split("/")[0] for name in names(out.parent)} == {"export"}
-
-
-def test_empty_folder_is_filled(tmp_path, echo_file):
-    export_saved_model(echo_file, tmp_path)
-    assert (tmp_path / "saved_model.pb").is_file()
-
-
-def test_saved_model_is_replaced_as_a_whole(tmp_path, echo_file, tiny_exports):
-    shutil.copytree(tiny_exports["saved_model"], tmp_path / "export")
-    export_saved_model(echo_file, tmp_path / "export")
-    np.testing.assert_allclose(
-        Predictor(tmp_path / "export").predict(np.full((32, 32), 255, np.uint8)).probabilities, (0, 1, 0), atol=1e-6
-    )
-    assert {name.split("/")[0] for name in names(tmp_path)} == {"export"}
-
-
-@pytest.mark.parametrize("format", ["saved_model", "openvino"])
-def test_export_with_another_file_beside_it_is_refused_and_untouched(tmp_path, echo_file, tiny_exports, format):
-    folder = shutil.copytree(tiny_exports[format], tmp_path / "export")
-    (folder / "variables").mkdir(exist_ok=True)
-    (folder / "variables" / "thesis.tex").touch()
-    before = names(folder)
-    with pytest.raises(FileExistsError, match=r"found something else: .*export$"):
-        FORMATS[format](echo_file, folder)
-    assert names(folder) == before
-
-
-@pytest.mark.parametrize(("format", "marker"), [("saved_model", "assets.extra"), ("openvino", "model.xml")])
-def test_model_of_another_program_is_refused_and_untouched(tmp_path, echo_file, tiny_exports, format, marker):
-    folder = shutil.copytree(tiny_exports[format], tmp_path / "export")
-    if (folder / marker).is_dir():
-        shutil.rmtree(folder / marker)
-    else:
-        (folder / marker).write_bytes((folder / marker).read_bytes().replace(b"busseg", b"others"))
-    before = names(folder)
-    with pytest.raises(FileExistsError, match=r"found something else: .*export$"):
-        FORMATS[format](echo_file, folder)
-    assert names(folder) == before
-
-
-def test_onnx_file_of_another_program_is_refused_unless_forced(tmp_path, echo_file, tiny_exports):
-    out = tmp_path / "export.onnx"
-    other = onnx.load(tiny_exports["onnx"])
-    del other.metadata_props[:]
-    onnx.save(other, out)
-    before = out.read_bytes()
-    with pytest.raises(FileExistsError, match=r"something else \(--force replaces it\): .*export\.onnx$"):
-        export_onnx(echo_file, out)
-    assert out.read_bytes() == before
-    export_onnx(echo_file, out, force=True)
-    assert out.read_bytes() != before
-
-
-@pytest.mark.parametrize("name", ["thesis.tex", "model.keras"])
-def test_folder_with_something_else_is_refused_and_untouched(tmp_path, echo_file, name):
-    (tmp_path / "export").mkdir()
-    (tmp_path / "export" / name).touch()
-    with pytest.raises(FileExistsError, match=r"^Expected a new name or a SavedModel .* something else: .*export$"):
-        export_saved_model(echo_file, tmp_path / "export")
-    assert names(tmp_path) == ["export", f"export/{name}"]
-
-
-def test_file_in_place_of_the_folder_is_refused(tmp_path, echo_file):
-    (tmp_path / "export").touch()
-    with pytest.raises(FileExistsError, match=r"found something else: .*export$"):
-        export_saved_model(echo_file, tmp_path / "export")
-
-
 @any_format
-def test_missing_source_leaves_nothing(tmp_path, export, name):
+def test_missing_source_leaves_nothing(names, tmp_path, export, name):
     with pytest.raises(FileNotFoundError, match=r"found none: .*gone\.keras$"):
         export(tmp_path / "gone.keras", tmp_path / name)
     assert names(tmp_path) == []
 
 
 @any_format
-def test_source_of_another_program_leaves_nothing(tmp_path, export, name):
+def test_source_of_another_program_leaves_nothing(names, tmp_path, export, name):
     keras.Sequential([keras.Input((32, 32, 1)), keras.layers.Flatten()]).save(tmp_path / "other.keras")
     with pytest.raises(ValueError, match=r"^Expected a model with the outputs .*: .*other\.keras$"):
         export(tmp_path / "other.keras", tmp_path / name)
@@ -255,7 +181,7 @@ class Drifting(keras.layers.Layer):
 
 
 @any_format
-def test_export_that_answers_otherwise_leaves_nothing(tmp_path, export, name):
+def test_export_that_answers_otherwise_leaves_nothing(names, tmp_path, export, name):
     image = keras.Input((32, 32, 1), name="image")
     mask = keras.layers.Rescaling(1 / 255, name="mask")(image)
     label = Drifting(name="label")(keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(mask)))
@@ -265,7 +191,7 @@ def test_export_that_answers_otherwise_leaves_nothing(tmp_path, export, name):
     assert names(tmp_path) == ["model.keras"]
 
 
-def test_model_whose_answers_are_no_numbers_leaves_nothing(tmp_path, echo_file):
+def test_model_whose_answers_are_no_numbers_leaves_nothing(names, tmp_path, echo_file):
     model = load_keras(echo_file)
     model.get_layer("label").bias.assign([1, 0, np.nan])
     model.save(tmp_path / "model.keras")
@@ -313,28 +239,6 @@ def test_every_format_has_its_metadata(tiny_run, tiny_exports):
         assert json.loads(metadata[format]) == {"busseg": busseg.__version__, **expected, **read_metadata(tiny_run)}
 
 
-# === ONNX ===
-def test_onnx_file_is_replaced_and_nothing_is_left_beside_it(tmp_path, echo_file, tiny_exports):
-    out = tmp_path / "new/folders/export.onnx"
-    export_onnx(str(echo_file), str(out))
-    assert names(tmp_path) == ["new", "new/folders", "new/folders/export.onnx"]
-    shutil.copy(tiny_exports["onnx"], out)
-    export_onnx(echo_file, out)
-    white = Predictor(out).predict(np.full((32, 32), 255, np.uint8))
-    np.testing.assert_allclose(white.probabilities, (0, 1, 0), atol=1e-6)
-    assert names(out.parent) == ["export.onnx"]
-
-
-@pytest.mark.parametrize("content", [b"", b"my thesis", None], ids=["empty", "text", "folder"])
-def test_what_is_no_onnx_file_is_refused_and_untouched(tmp_path, echo_file, content):
-    out = tmp_path / "export.onnx"
-    out.mkdir() if content is None else out.write_bytes(content)
-    with pytest.raises(FileExistsError, match=r"^Expected a new name or an ONNX file .*: .*export\.onnx$"):
-        export_onnx(echo_file, out)
-    assert names(tmp_path) == ["export.onnx"]
-    assert out.is_dir() if content is None else out.read_bytes() == content
-
-
 def test_tensors_that_a_network_holds_are_exported(tmp_path):
     """As those of `keras.applications`' preprocessing: here `image / [1, 3, 5] - [2, 4, 6]`, a mean a channel."""
     image = keras.Input((32, 32, 1), name="image")
@@ -348,13 +252,7 @@ def test_tensors_that_a_network_holds_are_exported(tmp_path):
     np.testing.assert_allclose(found, (15 / 1 - 2, 15 / 3 - 4, 15 / 5 - 6), atol=1e-5)
 
 
-def test_name_without_onnx_is_refused(tmp_path, echo_file):
-    with pytest.raises(ValueError, match=r"^Expected the name of a file that ends in \.onnx, found another: .*export$"):
-        export_onnx(echo_file, tmp_path / "export")
-    assert names(tmp_path) == []
-
-
-def test_layer_that_onnx_does_not_know_leaves_nothing(tmp_path):
+def test_layer_that_onnx_does_not_know_leaves_nothing(names, tmp_path):
     image = keras.Input((32, 32, 1), name="image")
     mask = keras.layers.Identity(name="mask")(keras.ops.erfinv(keras.layers.Rescaling(1 / 512)(image)))
     label = keras.layers.Dense(3, name="label")(keras.layers.GlobalAveragePooling2D()(mask))
@@ -419,47 +317,13 @@ def wide_model(tmp_path_factory):
     return model, path
 
 
-def test_unknown_weights_are_refused_by_name(tmp_path, echo_file):
+def test_unknown_weights_are_refused_by_name(names, tmp_path, echo_file):
     with pytest.raises(ValueError, match=r"^Expected weights of float32, float16 for this format, found 'int8'$"):
         export_openvino(echo_file, tmp_path / "export", weights="int8")
     assert names(tmp_path) == []
 
 
-# === LiteRT and OpenVINO ===
-@pytest.mark.parametrize("content", [b"", b"my thesis", None], ids=["empty", "text", "folder"])
-def test_what_is_no_litert_file_is_refused_and_untouched(tmp_path, echo_file, content):
-    out = tmp_path / "export.tflite"
-    out.mkdir() if content is None else out.write_bytes(content)
-    with pytest.raises(FileExistsError, match=r"^Expected a new name or a LiteRT file .*: .*export\.tflite$"):
-        export_litert(echo_file, out)
-    assert names(tmp_path) == ["export.tflite"]
-    assert out.is_dir() if content is None else out.read_bytes() == content
-
-
-def test_name_without_tflite_is_refused(tmp_path, echo_file):
-    with pytest.raises(ValueError, match=r"^Expected the name of a file that ends in \.tflite, found another: .*"):
-        export_litert(echo_file, tmp_path / "export.lite")
-    assert names(tmp_path) == []
-
-
-def test_folder_with_something_else_than_openvino_is_refused_and_untouched(tmp_path, echo_file, tiny_exports):
-    folder = shutil.copytree(tiny_exports["saved_model"], tmp_path / "export")
-    before = names(folder)
-    with pytest.raises(FileExistsError, match=r"^Expected a new name or an OpenVINO model .* else: .*export$"):
-        export_openvino(echo_file, folder)
-    assert names(folder) == before
-
-
-@pytest.mark.parametrize("format", ["litert", "openvino"])
-def test_export_is_replaced_and_nothing_is_left_beside_it(tmp_path, echo_file, tiny_exports, format):
-    out = tmp_path / tiny_exports[format].name
-    (shutil.copytree if out.suffix == "" else shutil.copy)(tiny_exports[format], out)
-    FORMATS[format](echo_file, out)
-    white = Predictor(out).predict(np.full((32, 32), 255, np.uint8))
-    np.testing.assert_allclose(white.probabilities, (0, 1, 0), atol=1e-6)
-    assert {name.split("/")[0] for name in names(tmp_path)} == {out.name}
-
-
+# === Fixed batches ===
 def test_litert_of_one_image_at_a_time_answers_several(tmp_path, tiny_run, tiny_exports):
     from ai_edge_litert.interpreter import Interpreter
 
@@ -475,7 +339,7 @@ def test_litert_of_one_image_at_a_time_answers_several(tmp_path, tiny_run, tiny_
         np.testing.assert_allclose(mine.probabilities, other.probabilities, atol=1e-5)
 
 
-def test_other_fixed_batches_are_refused(tmp_path, echo_file):
+def test_other_fixed_batches_are_refused(names, tmp_path, echo_file):
     with pytest.raises(ValueError, match=r"^Expected a batch of 1, or none for any length, found 8$"):
         export_litert(echo_file, tmp_path / "eight.tflite", batch=8)
     assert names(tmp_path) == []

@@ -56,3 +56,9 @@ class Echo(Predictor):
 def echo_predictor():
     """A predictor whose predictions are arithmetic; it needs no Keras."""
     return Echo()
+
+
+@pytest.fixture(scope="session")
+def names():
+    """Function that lists the files in a folder and in those below it."""
+    return lambda folder: sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

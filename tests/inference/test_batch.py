@@ -41,10 +41,6 @@ def put(folder, *names, shape=(32, 32)):
         write_image(folder / name, np.full(shape, number, np.uint8))
 
 
-def names(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
 # === The decision at a sensitivity ===
 @pytest.fixture(scope="module")
 def decided(echo_file, tmp_path_factory):
@@ -86,7 +82,7 @@ def test_decisions_of_two_sensitivities_do_not_come_into_one_table(tmp_path, dec
 
 
 # === Predicting ===
-def test_every_image_gets_its_mask_its_overlay_and_its_row(tmp_path, predictor):
+def test_every_image_gets_its_mask_its_overlay_and_its_row(names, tmp_path, predictor):
     write_image(tmp_path / "s/half.png", np.repeat(np.uint8([[0, 255]]), 16, axis=1).repeat(32, axis=0))
     write_image(tmp_path / "s/deep/black.png", np.zeros((20, 60), np.uint8))
     out = tmp_path / "out"
@@ -109,7 +105,7 @@ def test_every_image_gets_its_mask_its_overlay_and_its_row(tmp_path, predictor):
             np.testing.assert_array_equal(np.asarray(overlay), draw_overlay(read_image(path), prediction))
 
 
-def test_probability_maps_and_json_lines_come_when_asked_for(tmp_path, predictor):
+def test_probability_maps_and_json_lines_come_when_asked_for(names, tmp_path, predictor):
     image = np.zeros((32, 32), np.uint8)
     image[4:8, 10:20] = 200
     write_image(tmp_path / "a.png", image)
@@ -133,7 +129,7 @@ def test_probability_maps_and_json_lines_come_when_asked_for(tmp_path, predictor
     assert second == {"file": str(tmp_path / "b.png"), "error": rows[1]["error"]}
 
 
-def test_image_unlike_the_known_ones_is_warned_of_and_predicted_all_the_same(tmp_path, told_model):
+def test_image_unlike_the_known_ones_is_warned_of_and_predicted_all_the_same(names, tmp_path, told_model):
     write_image(tmp_path / "dark.png", np.full((32, 32), 51, np.uint8))
     write_image(tmp_path / "bright.png", np.full((32, 32), 204, np.uint8))
     inputs = find_inputs([tmp_path / "dark.png", tmp_path / "bright.png"])
@@ -165,7 +161,7 @@ def test_many_files_of_many_kinds_answer_as_one_by_one(tmp_path, predictor):
         np.testing.assert_array_equal(read_image(tmp_path / "out" / f"{target}_mask.png"), prediction.mask * 255)
 
 
-def test_broken_files_get_a_row_and_the_others_are_predicted(tmp_path, predictor):
+def test_broken_files_get_a_row_and_the_others_are_predicted(names, tmp_path, predictor):
     put(tmp_path, "a.png", "z.png")
     (tmp_path / "empty.png").touch()
     (tmp_path / "notes.png").write_text("hello")
@@ -180,7 +176,7 @@ def test_broken_files_get_a_row_and_the_others_are_predicted(tmp_path, predictor
     assert [row["label"] for row in read_csv(tmp_path / "out/predictions.csv")] == ["normal", "", "", "", "normal"]
 
 
-def test_image_that_the_model_has_no_answer_to_gets_a_row_with_its_error(tmp_path, torn_model):
+def test_image_that_the_model_has_no_answer_to_gets_a_row_with_its_error(names, tmp_path, torn_model):
     put(tmp_path, "a.png", "z.png")
     white = tmp_path / "white.png"
     write_image(white, np.full((32, 32), 255, np.uint8))
@@ -191,7 +187,7 @@ def test_image_that_the_model_has_no_answer_to_gets_a_row_with_its_error(tmp_pat
     assert names(tmp_path / "out") == ["a_mask.png", "a_overlay.png", "predictions.csv", "z_mask.png", "z_overlay.png"]
 
 
-def test_batch_of_broken_files_alone_gets_its_row_too(tmp_path, predictor):
+def test_batch_of_broken_files_alone_gets_its_row_too(names, tmp_path, predictor):
     (tmp_path / "a.png").touch()
     rows = list(predict_files(predictor, find_inputs([tmp_path / "a.png"]), tmp_path / "out"))
     assert names(tmp_path / "out") == ["predictions.csv"]
@@ -215,7 +211,7 @@ def test_former_predictions_among_the_scans_are_no_scans(tmp_path, predictor):
     assert find_inputs([tmp_path / "s"]) == inputs
 
 
-def test_folder_with_other_files_is_refused_before_anything_is_predicted(tmp_path, predictor):
+def test_folder_with_other_files_is_refused_before_anything_is_predicted(names, tmp_path, predictor):
     put(tmp_path, "a.png", "out/thesis.png")
     with pytest.raises(FileExistsError, match=rf"predictions\.csv, found other files: {re.escape(str(tmp_path))}/out$"):
         next(predict_files(predictor, find_inputs([tmp_path / "a.png"]), tmp_path / "out"))

@@ -17,17 +17,13 @@ def put(folder, *names):
         write_image(folder / name, np.full((32, 32), number, np.uint8))
 
 
-def names(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
 @pytest.fixture
 def scans(tmp_path):
     put(tmp_path, *(f"s/{number:03}.png" for number in range(100)))
     return find_inputs([tmp_path / "s"])
 
 
-def test_stopped_prediction_keeps_its_rows_and_resume_adds_the_rest(tmp_path, echo_model, scans, counting):
+def test_stopped_prediction_keeps_its_rows_and_resume_adds_the_rest(names, tmp_path, echo_model, scans, counting):
     whole, out = tmp_path / "whole", tmp_path / "out"
     expected = list(predict_files(Predictor(echo_model), scans, whole, json_lines=True))
     with pytest.raises(KeyboardInterrupt):
@@ -93,7 +89,7 @@ def test_nothing_is_left_to_do_for_a_prediction_that_is_done(tmp_path, echo_mode
     assert (tmp_path / "out/predictions.csv").read_text() == before
 
 
-def test_only_a_few_images_are_ahead(tmp_path, echo_model, scans, counting):
+def test_only_a_few_images_are_ahead(names, tmp_path, echo_model, scans, counting):
     predictor = counting(echo_model)
     rows = predict_files(predictor, scans, tmp_path / "out")
     next(rows)

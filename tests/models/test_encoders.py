@@ -75,10 +75,6 @@ def numpy_of(tensor):
     return keras.ops.convert_to_numpy(tensor)
 
 
-def answers(model, images):
-    return {name: numpy_of(x) for name, x in model(images).items()}
-
-
 # === Every encoder ===
 @pytest.mark.parametrize("name", slow_unless_light(ENCODERS))
 def test_pyramid_is_as_deep_as_wished_and_halves_the_sides_at_every_level(name):
@@ -105,7 +101,7 @@ def saved_network(network, tmp_path_factory):
     return path
 
 
-def test_network_behind_any_encoder_gives_probabilities(network):
+def test_network_behind_any_encoder_gives_probabilities(network, answers):
     outputs = answers(network, speckle(SIZE))
     assert {name: x.shape for name, x in outputs.items()} == {"mask": (2, SIZE, SIZE, 1), "label": (2, 3)}
     np.testing.assert_allclose(outputs["label"].sum(-1), 1, rtol=1e-5)
@@ -115,7 +111,7 @@ def test_network_behind_any_encoder_gives_probabilities(network):
         assert probabilities.std() > 0
 
 
-def test_saved_network_answers_the_same_and_learns_in_every_convolution(network, saved_network):
+def test_saved_network_answers_the_same_and_learns_in_every_convolution(network, saved_network, answers):
     images = speckle(SIZE)
     keras.utils.set_random_seed(0)  # of the blocks that stochastic depth leaves out
     loaded = keras.models.load_model(saved_network)

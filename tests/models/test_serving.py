@@ -30,10 +30,6 @@ def network():
     return model
 
 
-def answers(model, images):
-    return {name: keras.ops.convert_to_numpy(x) for name, x in model(images).items()}
-
-
 def saying(mask, label):
     """A network that answers with a lesion of `mask(image)` and the classes of `label(image)`."""
     image = keras.Input((4, 4, 1))
@@ -45,7 +41,7 @@ def left_mean(image):
 
 
 # === The mirror ===
-def test_answer_is_the_mean_of_an_image_and_its_mirror_image(network, images):
+def test_answer_is_the_mean_of_an_image_and_its_mirror_image(network, images, answers):
     here, there = answers(network, images), answers(network, images[:, :, ::-1])
     mean = answers(average(network, flip_tta=True), images)
     np.testing.assert_allclose(mean["mask"], (here["mask"] + there["mask"][:, :, ::-1]) / 2, atol=1e-6)
@@ -53,14 +49,14 @@ def test_answer_is_the_mean_of_an_image_and_its_mirror_image(network, images):
     np.testing.assert_allclose(mean["label"], product / product.sum(1, keepdims=True), atol=1e-6)
 
 
-def test_mirrored_image_has_the_mirrored_answer(network, images):
+def test_mirrored_image_has_the_mirrored_answer(network, images, answers):
     model = average(network, flip_tta=True)
     here, there = answers(model, images), answers(model, images[:, :, ::-1])
     np.testing.assert_allclose(here["mask"], there["mask"][:, :, ::-1], atol=1e-6)
     np.testing.assert_allclose(here["label"], there["label"], atol=1e-6)
 
 
-def test_networks_of_several_sizes_answer_at_the_first_ones(network, images):
+def test_networks_of_several_sizes_answer_at_the_first_ones(network, images, answers):
     image = keras.Input((SIZE // 2, SIZE // 2, 1))
     label = keras.ops.softmax(keras.ops.mean(image, axis=(1, 2)) * np.float32([0.01, 0.02, 0]))
     smaller = keras.Model(image, {"mask": image / 255, "label": label}, name="smaller")
@@ -72,7 +68,7 @@ def test_networks_of_several_sizes_answer_at_the_first_ones(network, images):
     np.testing.assert_allclose(both["label"], product / product.sum(1, keepdims=True), atol=1e-5)
 
 
-def test_mean_of_networks_without_mirror_image_is_that_of_their_answers(network, images):
+def test_mean_of_networks_without_mirror_image_is_that_of_their_answers(network, images, answers):
     smaller = keras.models.clone_model(network)
     here, there = answers(network, images), answers(smaller, images)
     both = answers(average(network, smaller), images)
@@ -91,7 +87,7 @@ def test_mean_of_networks_without_mirror_image_is_that_of_their_answers(network,
         ([0.2, 0.4, 0.6, 0.8], [0.8, 0.15, 0.05], 0.2),  # no lesion, so no place to be wrong about
     ],
 )
-def test_uncertainty_is_what_the_less_certain_answer_lacks(pixels, label, expected):
+def test_uncertainty_is_what_the_less_certain_answer_lacks(pixels, label, expected, answers):
     probabilities = keras.ops.convert_to_tensor(np.float32([label]))
     model = saying(lambda x: 1 * x, lambda x: 0 * left_mean(x) + probabilities)
     image = np.float32(pixels * 4).reshape(1, 4, 4, 1)
@@ -99,12 +95,17 @@ def test_uncertainty_is_what_the_less_certain_answer_lacks(pixels, label, expect
 
 
 # === Mask and class ===
-def answering(peak, label):
-    """What `make_mask_follow_class` makes of a mask that rises to `peak`, and of a label."""
-    image = np.float32([0, 0.25, 0.5, 1] * 4).reshape(1, 4, 4, 1) * peak
-    probabilities = keras.ops.convert_to_tensor(np.float32([label]))
-    model = saying(lambda x: 1 * x, lambda x: 0 * left_mean(x) + probabilities)
-    return answers(make_mask_follow_class(model), image)["mask"][0, 0, :, 0]
+@pytest.fixture
+def answering(answers):
+    """Function that returns what `make_mask_follow_class` makes of a mask that rises to `peak`, and of a label."""
+
+    def answering(peak, label):
+        image = np.float32([0, 0.25, 0.5, 1] * 4).reshape(1, 4, 4, 1) * peak
+        probabilities = keras.ops.convert_to_tensor(np.float32([label]))
+        model = saying(lambda x: 1 * x, lambda x: 0 * left_mean(x) + probabilities)
+        return answers(make_mask_follow_class(model), image)["mask"][0, 0, :, 0]
+
+    return answering
 
 
 @pytest.mark.parametrize(
@@ -117,12 +118,12 @@ def answering(peak, label):
         (0.4, [0.5, 0.3, 0.2], [0, 0.1, 0.2, 0.4]),
     ],
 )
-def test_mask_agrees_with_the_class(peak, label, expected):
+def test_mask_agrees_with_the_class(answering, peak, label, expected):
     np.testing.assert_allclose(answering(peak, label), expected, atol=1e-6)
 
 
 # === Temperature ===
-def test_temperature_divides_the_logits_of_the_mean_too(network, images):
+def test_temperature_divides_the_logits_of_the_mean_too(network, images, answers):
     before = answers(average(network, flip_tta=True), images)["label"]
     set_temperature(network, 2.5)
     after = answers(average(network, flip_tta=True), images)["label"]
@@ -131,7 +132,7 @@ def test_temperature_divides_the_logits_of_the_mean_too(network, images):
 
 
 @pytest.mark.parametrize("flip_tta", [False, True])
-def test_model_built_around_networks_passes_its_temperature_on_to_each(network, images, flip_tta):
+def test_model_built_around_networks_passes_its_temperature_on_to_each(network, images, flip_tta, answers):
     other = build_unet(image_size=SIZE, width=4, depth=2)
     model = make_mask_follow_class(add_uncertainty(average(network, other, flip_tta=flip_tta)))
     before = answers(model, images)["label"]
@@ -161,7 +162,7 @@ def test_network_of_one_skip_has_a_texture_too(images):
     assert texture_features(build_unet(image_size=SIZE, width=4, depth=1))(images).shape == (3, 2 * 4)
 
 
-def test_ood_score_is_the_distance_in_whitened_features(network, images):
+def test_ood_score_is_the_distance_in_whitened_features(network, images, answers):
     features = keras.ops.convert_to_numpy(texture_features(network)(images))
     random = np.random.default_rng(1)
     mean, whitening = random.normal(size=24).astype(np.float32), random.normal(size=(24, 5)).astype(np.float32)
@@ -174,7 +175,7 @@ def test_ood_score_is_the_distance_in_whitened_features(network, images):
 
 
 @pytest.mark.parametrize("build", [lambda x: x, add_uncertainty, average])
-def test_network_is_found_inside_every_wrapper(network, images, build):
+def test_network_is_found_inside_every_wrapper(network, images, build, answers):
     found = answers(network_inside(make_mask_follow_class(build(network))), images)
     expected = answers(network, images)
     assert found.keys() == expected.keys()
@@ -182,7 +183,7 @@ def test_network_is_found_inside_every_wrapper(network, images, build):
         np.testing.assert_array_equal(found[name], values)
 
 
-def test_all_of_it_is_saved_and_loaded(network, images, tmp_path):
+def test_all_of_it_is_saved_and_loaded(network, images, answers, tmp_path):
     set_temperature(network, 2)
     model = make_mask_follow_class(
         add_uncertainty(

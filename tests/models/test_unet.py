@@ -11,18 +11,6 @@ SIZE, WIDTH = 32, 4
 
 
 @pytest.fixture
-def images():
-    return np.random.default_rng(0).uniform(0, 255, (2, SIZE, SIZE, 1)).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def lite():
-    """Behind an EfficientNet-Lite, with the adding decoder; to be left as it is found."""
-    keras.utils.set_random_seed(0)
-    return shaken(small_unet(encoder="efficientnet_lite0", decoder="add"))
-
-
-@pytest.fixture
 def precision(request):
     """The global dtype policy that the test names, for its duration."""
     before = keras.config.dtype_policy()
@@ -31,29 +19,10 @@ def precision(request):
     keras.config.set_dtype_policy(before)
 
 
-def small_unet(**options):
-    return build_unet(**{"image_size": SIZE, "width": WIDTH} | options)
-
-
-def numpy_of(tensor):
-    return keras.ops.convert_to_numpy(tensor)
-
-
-def answers(model, images):
-    return {name: numpy_of(x) for name, x in model(images).items()}
-
-
 def train_for_a_step(model, images):
     model.compile("adam", {"mask": "binary_crossentropy", "label": "categorical_crossentropy"}, run_eagerly=True)
     labels = np.eye(model.output["label"].shape[-1], dtype=np.float32)[: len(images)]
     model.train_on_batch(images, {"mask": (images > 128).astype(np.float32), "label": labels})
-
-
-def shaken(model):
-    """The model with other weights, each a little off, so that biases and moving means are not what they began as."""
-    random = np.random.default_rng(3)
-    model.set_weights([weight + random.normal(0, 0.02, weight.shape) for weight in model.get_weights()])
-    return model
 
 
 def check_shapes(outputs, count, size, classes):
@@ -89,7 +58,7 @@ def check_answers(outputs, count, size, classes):
         {"decoder": "add", "normalization": "none", "attention_gates": True, "cbam": True},
     ],
 )
-def test_every_variant_gives_probabilities_and_learns_in_every_convolution(images, options):
+def test_every_variant_gives_probabilities_and_learns_in_every_convolution(images, options, small_unet, answers):
     keras.utils.set_random_seed(0)
     model = small_unet(**{"depth": 1} | options)
     classes = options.get("classes", 3)
@@ -98,15 +67,15 @@ def test_every_variant_gives_probabilities_and_learns_in_every_convolution(image
     # The hidden units of a CBAM are few, and may all be at rest for two images.
     resting = ("squeeze", "excite")
     kernels = [v for v in model.trainable_variables if v.name == "kernel" and v.path.split("/")[-2] not in resting]
-    before = [numpy_of(kernel) for kernel in kernels]
+    before = [keras.ops.convert_to_numpy(kernel) for kernel in kernels]
     train_for_a_step(model, images)
     for kernel, old in zip(kernels, before, strict=True):
-        new = numpy_of(kernel)
+        new = keras.ops.convert_to_numpy(kernel)
         assert np.isfinite(new).all(), kernel.path
         assert not np.array_equal(new, old), kernel.path
 
 
-def test_narrowest_network_has_one_of_everything(images):
+def test_narrowest_network_has_one_of_everything(images, small_unet, answers):
     model = small_unet(width=1, depth=1, normalization="group", attention_gates=True, cbam=True)
     check_shapes(answers(model, images), 2, SIZE, 3)
     assert model.get_layer("decoder0_gate").filters == 1
@@ -124,7 +93,7 @@ def test_outputs_are_named_like_their_layers():
 
 
 @pytest.mark.parametrize("size", [16, 32, 48])
-def test_without_an_image_size_any_multiple_of_the_stride_will_do(size):
+def test_without_an_image_size_any_multiple_of_the_stride_will_do(size, small_unet, answers):
     model = small_unet(image_size=None, cbam=True, attention_gates=True)
     assert model.input_shape == (None, None, None, 1)
     image = np.random.default_rng(0).uniform(0, 255, (1, size, size, 1))
@@ -132,7 +101,7 @@ def test_without_an_image_size_any_multiple_of_the_stride_will_do(size):
 
 
 @pytest.mark.slow
-def test_one_model_answers_and_learns_from_one_size_after_the_other():
+def test_one_model_answers_and_learns_from_one_size_after_the_other(small_unet):
     model = small_unet(image_size=None, depth=2)
     model.compile("sgd", {"mask": "mse", "label": "mse"})
     for height, width in ((32, 32), (48, 64), (64, 64)):
@@ -143,7 +112,7 @@ def test_one_model_answers_and_learns_from_one_size_after_the_other():
 
 
 @pytest.mark.parametrize("options", [{}, {"encoder": "efficientnet_lite0", "decoder": "add"}])
-def test_size_of_the_image_changes_no_weight(images, options):
+def test_size_of_the_image_changes_no_weight(images, options, small_unet, answers, shaken):
     fixed, free = shaken(small_unet(**options)), small_unet(image_size=None, **options)
     free.set_weights(fixed.get_weights())
     for name, expected in answers(fixed, images).items():
@@ -171,7 +140,7 @@ def test_number_of_parameters(options, expected):
     assert expected in (count, None)  # the model card names the default's
 
 
-def test_attention_gates_and_cbam_add_their_own_parameters():
+def test_attention_gates_and_cbam_add_their_own_parameters(small_unet):
     plain = small_unet(depth=2).count_params()
     # Skips of 4 and 8 channels are compared with gates of 8 and 16 in spaces of 2 and 4.
     gates = sum(skip * f + (2 * skip * f + f) + (f + 1) for skip, f in ((4, 2), (8, 4)))
@@ -182,7 +151,7 @@ def test_attention_gates_and_cbam_add_their_own_parameters():
 
 
 @pytest.mark.parametrize("normalization", ["batch", "none"])
-def test_parameters_of_the_adding_decoder(normalization):
+def test_parameters_of_the_adding_decoder(normalization, small_unet):
     model = small_unet(width=5, depth=2, decoder="add", normalization=normalization)
 
     def level(skip, coarser, filters):
@@ -195,126 +164,9 @@ def test_parameters_of_the_adding_decoder(normalization):
     assert sum(layer.count_params() for layer in layers) == decoder
 
 
-def test_decoder_behind_a_wide_encoder_has_its_own_width(lite):
-    # Levels of Lite0: 16, 24, 40, 112 and 320 channels. The decoder's filters: 4, 8, 16 and 32.
-    below, skips, filters = (320, 32, 16, 8), (112, 40, 24, 16), (32, 16, 8, 4)
-    decoder = sum((b + 1) * f + (s + 1) * f + 9 * f * f + 4 * f for b, s, f in zip(below, skips, filters))
-    assert sum(layer.count_params() for layer in lite.layers if layer.name.startswith("decoder")) == decoder
-    assert lite.get_layer("mask_conv").count_params() == 4 + 1
-    assert lite.get_layer("label_norm").count_params() == 2 * 2 * 320  # a scale and a shift
-    assert lite.get_layer("label").count_params() == (2 * 320 + 1) * 3
-
-
-# === What depends on what ===
-def test_label_depends_on_the_bottleneck_and_not_on_the_decoder(images):
-    model = shaken(small_unet())
-    before = answers(model, images)
-    for layer in (layer for layer in model.layers if layer.name.startswith("decoder") and layer.weights):
-        layer.set_weights([weight * 0.5 for weight in layer.get_weights()])
-    without_decoder = answers(model, images)
-    np.testing.assert_array_equal(without_decoder["label"], before["label"])
-    assert not np.allclose(without_decoder["mask"], before["mask"])
-
-    layer = model.get_layer("encoder4_conv2")
-    layer.set_weights([weight * -1 for weight in layer.get_weights()])
-    assert not np.allclose(answers(model, images)["label"], before["label"])
-
-
-def test_label_sees_average_and_maximum_of_the_bottleneck(images):
-    model = small_unet()
-    pooled = keras.Model(model.input, [model.get_layer("encoder4_relu2").output, model.get_layer("label_pool").output])
-    bottleneck, pool = (keras.ops.convert_to_numpy(x) for x in pooled(images))
-    expected = np.concatenate([bottleneck.mean((1, 2)), bottleneck.max((1, 2))], axis=-1)
-    np.testing.assert_allclose(pool, expected, rtol=1e-5)
-
-
-def test_mask_depends_on_every_skip(images):
-    model = shaken(small_unet())
-    before = answers(model, images)["mask"]
-    for level in range(4):
-        layer = model.get_layer(f"decoder{level}_conv1")
-        kernel = layer.get_weights()[0]
-        cut = kernel.copy()
-        cut[:, :, : WIDTH * 2**level] = 0  # the skip comes first
-        layer.set_weights([cut])
-        assert not np.allclose(answers(model, images)["mask"], before, atol=1e-6), level
-        layer.set_weights([kernel])
-
-
-def test_label_behind_another_encoder_sees_pooled_features_brought_to_one_scale(images, lite):
-    assert "label_norm" not in [layer.name for layer in small_unet().layers]
-    layers = [lite.get_layer(name) for name in ("label_pool", "label_norm")]
-    pooled, brought = (numpy_of(x) for x in keras.Model(lite.input, [layer.output for layer in layers])(images))
-    scale, shift = layers[1].get_weights()
-    mean, variance = (statistic(-1, keepdims=True) for statistic in (pooled.mean, pooled.var))
-    np.testing.assert_allclose(
-        brought, (pooled - mean) / np.sqrt(variance + 1e-3) * scale + shift, rtol=1e-3, atol=1e-4
-    )
-
-
-@pytest.mark.parametrize("encoder", ["plain", "efficientnet_lite0"])
-def test_mask_depends_on_every_skip_that_is_added(images, encoder, lite):
-    model = lite if encoder == "efficientnet_lite0" else shaken(small_unet(decoder="add"))
-    before = answers(model, images)["mask"]
-    for level in range(4):
-        layer = model.get_layer(f"decoder{level}_from_skip")
-        weights = layer.get_weights()
-        layer.set_weights([np.zeros_like(weight) for weight in weights])
-        cut = answers(model, images)["mask"]
-        layer.set_weights(weights)
-        assert not np.allclose(cut, before, atol=1e-6), level
-    np.testing.assert_array_equal(answers(model, images)["mask"], before)
-
-
-def test_added_are_the_enlarged_level_below_and_the_skip(images):
-    model = shaken(small_unet(depth=1, decoder="add"))
-    layers = [model.get_layer(name) for name in ("encoder1_relu2", "encoder0_relu2", "decoder0_add")]
-    below, skip, added = (numpy_of(x) for x in keras.Model(model.input, [layer.output for layer in layers])(images))
-
-    def convolved(x, name):  # a 1x1 convolution is a matrix product at each place
-        kernel, bias = model.get_layer(name).get_weights()
-        return x @ kernel[0, 0] + bias
-
-    # Enlarged before it is narrowed, here: more work, and the same numbers.
-    enlarged = numpy_of(keras.layers.UpSampling2D(interpolation="bilinear")(below))
-    expected = convolved(enlarged, "decoder0_from_below") + convolved(skip, "decoder0_from_skip")
-    np.testing.assert_allclose(added, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_cbam_weighs_the_skips_and_the_bottleneck_and_not_what_the_encoder_passes_on(images):
-    model = shaken(small_unet(cbam=True))
-    before = answers(model, images)
-    for level in range(5):
-        layer = model.get_layer(f"encoder{level}_cbam")
-        weights = layer.get_weights()
-        layer.set_weights([weight + 1 for weight in weights])
-        changed = answers(model, images)
-        layer.set_weights(weights)
-        assert not np.allclose(changed["mask"], before["mask"], atol=1e-6), level
-        assert np.array_equal(changed["label"], before["label"]) == (level < 4), level
-
-
-def test_grey_levels_are_0_to_255():
-    model = small_unet(normalization="none")
-    first = keras.Model(model.input, model.get_layer("encoder0_conv1").output)
-    image = np.full((1, SIZE, SIZE, 1), 255, np.float32)
-    kernel = keras.ops.convert_to_numpy(model.get_layer("encoder0_conv1").kernel)
-    # Amid a white image the first convolution sees ones.
-    np.testing.assert_allclose(
-        keras.ops.convert_to_numpy(first(image))[0, SIZE // 2, SIZE // 2], kernel.sum((0, 1, 2)), rtol=1e-4, atol=1e-5
-    )
-
-
-def test_dropout_acts_in_training_only(images):
-    model = small_unet(dropout=0.5, normalization="none")
-    np.testing.assert_array_equal(answers(model, images)["label"], answers(model, images)["label"])
-    once, again = (keras.ops.convert_to_numpy(model(images, training=True)["label"]) for _ in range(2))
-    assert not np.array_equal(once, again)
-
-
 # === Frozen levels ===
 @pytest.mark.parametrize(("encoder", "frozen"), [("plain", 5), ("efficientnet_lite0", 2)])
-def test_frozen_levels_keep_weights_and_statistics_also_when_loaded(images, tmp_path, encoder, frozen):
+def test_frozen_levels_keep_weights_and_statistics_also_when_loaded(images, small_unet, tmp_path, encoder, frozen):
     keras.utils.set_random_seed(0)
     small_unet(encoder=encoder, frozen=frozen, decoder="add").save(tmp_path / "model.keras")
     model = keras.models.load_model(tmp_path / "model.keras")
@@ -329,7 +181,7 @@ def test_frozen_levels_keep_weights_and_statistics_also_when_loaded(images, tmp_
         assert all(np.array_equal(old, new) for old, new in pairs) == (name.split("_")[0] in kept), name
 
 
-def test_frozen_depthwise_kernels_stay_and_all_else_moves(images):
+def test_frozen_depthwise_kernels_stay_and_all_else_moves(images, small_unet):
     keras.utils.set_random_seed(0)
     model = small_unet(encoder="efficientnet_lite0", frozen_depthwise=True, fold_batch_norm=True, decoder="add")
     before = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
@@ -340,15 +192,17 @@ def test_frozen_depthwise_kernels_stay_and_all_else_moves(images):
         assert np.array_equal(kernel, model.get_layer(name).get_weights()[0]) == (name in kept), name
 
 
-def test_frozen_level_is_normalized_by_its_statistics_also_while_training(images):
+def test_frozen_level_is_normalized_by_its_statistics_also_while_training(images, small_unet, shaken):
     model = shaken(small_unet(frozen=1))
     first = keras.Model(model.input, model.get_layer("encoder0_relu2").output)
-    np.testing.assert_array_equal(numpy_of(first(images, training=True)), numpy_of(first(images)))
+    np.testing.assert_array_equal(
+        keras.ops.convert_to_numpy(first(images, training=True)), keras.ops.convert_to_numpy(first(images))
+    )
 
 
 # === Saved, and in half precision ===
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"], indirect=True)
-def test_saved_model_answers_the_same_in_any_precision(images, tmp_path, precision):
+def test_saved_model_answers_the_same_in_any_precision(images, small_unet, answers, shaken, tmp_path, precision):
     model = shaken(small_unet(attention_gates=True, cbam=True))
     outputs = answers(model, images)
     check_answers(outputs, 2, SIZE, 3)

@@ -15,10 +15,6 @@ from busseg.storage.run_folder import PREDICTION, RUN
 OURS = dict.fromkeys(RUN.names)
 
 
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
-
-
 @pytest.fixture
 def hold():
     """Start processes that claim a place, by a line of code, and hold it until they are killed."""
@@ -40,27 +36,27 @@ def hold():
 
 
 # === Folders ===
-def test_new_folder_is_made_with_its_parents(tmp_path):
+def test_new_folder_is_made_with_its_parents(names, tmp_path):
     with claim_folder(str(tmp_path / "runs" / "one"), RUN) as folder:
         (folder / "a.txt").touch()
     assert folder == tmp_path / "runs" / "one"
     assert names(folder) == ["a.txt"]
 
 
-def test_new_folder_that_stays_empty_is_removed(tmp_path):
+def test_new_folder_that_stays_empty_is_removed(names, tmp_path):
     with pytest.raises(RuntimeError), claim_folder(tmp_path / "run", RUN):
         raise RuntimeError
     assert names(tmp_path) == []
 
 
-def test_empty_folder_is_taken_and_stays(tmp_path):
+def test_empty_folder_is_taken_and_stays(names, tmp_path):
     (tmp_path / ".DS_Store").touch()
     with claim_folder(tmp_path, RUN):
         pass
     assert names(tmp_path) == [".DS_Store"]
 
 
-def test_folder_of_an_earlier_output_is_taken_as_it_is(tmp_path):
+def test_folder_of_an_earlier_output_is_taken_as_it_is(names, tmp_path):
     write_text(tmp_path / RUN.marker, json.dumps(OURS))
     (tmp_path / "notes.txt").touch()
     with claim_folder(tmp_path, RUN):
@@ -68,7 +64,7 @@ def test_folder_of_an_earlier_output_is_taken_as_it_is(tmp_path):
     assert names(tmp_path) == [RUN.marker, "notes.txt"]
 
 
-def test_folder_with_other_files_is_refused_and_untouched(tmp_path):
+def test_folder_with_other_files_is_refused_and_untouched(names, tmp_path):
     (tmp_path / "thesis.tex").touch()
     found = rf"^Expected .*environment\.json, found other files: {re.escape(str(tmp_path))}$"
     with pytest.raises(FileExistsError, match=found), claim_folder(tmp_path, RUN):
@@ -96,7 +92,7 @@ def test_file_in_place_of_a_folder_is_refused(tmp_path, make):
             pass
 
 
-def test_what_a_killed_process_left_is_cleared(tmp_path, hold):
+def test_what_a_killed_process_left_is_cleared(names, tmp_path, hold):
     killed = hold("claim_folder(sys.argv[1], RUN) as out, replacing(out / 'deep' / 'a')", tmp_path)
     (tmp_path / "deep" / "b.png").touch()
     write_text(tmp_path / RUN.marker, json.dumps(OURS))
@@ -119,7 +115,7 @@ def table(tmp_path):
     return tmp_path / "a.csv"
 
 
-def test_own_file_and_a_new_name_may_be_written(table):
+def test_own_file_and_a_new_name_may_be_written(table, names):
     for path in (table, table.parent / "new" / "b.csv"):
         with claim(path, "a table", is_table) as claimed:
             write_csv(claimed, ["file"], [{"file": "a.png"}])
@@ -180,7 +176,7 @@ def test_second_process_waits_for_one_that_is_about_to_end(tmp_path, hold):
         assert time.monotonic() - began < 2
 
 
-def test_a_process_may_claim_again_what_it_has(tmp_path):
+def test_a_process_may_claim_again_what_it_has(names, tmp_path):
     with claim_folder(tmp_path, RUN), claim_folder(tmp_path / ".." / tmp_path.name, RUN):
         pass
     assert names(tmp_path) == []

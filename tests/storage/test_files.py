@@ -1,6 +1,4 @@
-import csv
 import errno
-import io
 import os
 import shutil
 import signal
@@ -11,24 +9,11 @@ from pathlib import Path
 import pytest
 
 from busseg.storage import files
-from busseg.storage.files import (
-    append_row,
-    append_text,
-    clear_leftovers,
-    names_in,
-    read_csv,
-    replacing,
-    write_csv,
-    write_text,
-)
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+from busseg.storage.files import append_row, append_text, clear_leftovers, names_in, replacing, write_csv, write_text
 
 
 # === Replacing ===
-def test_new_content_stands_alone(tmp_path):
+def test_new_content_stands_alone(names, tmp_path):
     path = tmp_path / "new" / "folder" / "a.txt"
     write_text(path, "µ")
     write_text(path, "new")
@@ -44,7 +29,7 @@ def test_temporary_path_keeps_the_name(tmp_path):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_error_leaves_the_old_content_and_nothing_beside_it(tmp_path, error):
+def test_error_leaves_the_old_content_and_nothing_beside_it(names, tmp_path, error):
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(error), replacing(path) as temporary:  # noqa: PT012
@@ -68,7 +53,7 @@ def test_error_of_the_system_names_a_file(tmp_path, error, expected):
     assert str(caught.value) == expected.format(path=tmp_path / "a.txt")
 
 
-def test_error_of_a_first_write_leaves_nothing(tmp_path):
+def test_error_of_a_first_write_leaves_nothing(names, tmp_path):
     with pytest.raises(RuntimeError), replacing(tmp_path / "a.txt") as temporary:  # noqa: PT012
         temporary.write_text("half")
         raise RuntimeError
@@ -76,7 +61,7 @@ def test_error_of_a_first_write_leaves_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["model", "replaced"])
-def test_folder_is_replaced_as_a_whole(tmp_path, name):
+def test_folder_is_replaced_as_a_whole(names, tmp_path, name):
     path = tmp_path / name
     path.mkdir()
     (path / "old").touch()
@@ -87,7 +72,7 @@ def test_folder_is_replaced_as_a_whole(tmp_path, name):
     assert names(tmp_path) == [name]
 
 
-def test_error_leaves_the_old_folder(tmp_path):
+def test_error_leaves_the_old_folder(names, tmp_path):
     path = tmp_path / "model"
     path.mkdir()
     (path / "old").touch()
@@ -98,7 +83,7 @@ def test_error_leaves_the_old_folder(tmp_path):
 
 
 @pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: path.write_text("old")])
-def test_writer_that_wrote_nothing_leaves_the_old_content(tmp_path, make):
+def test_writer_that_wrote_nothing_leaves_the_old_content(names, tmp_path, make):
     path = tmp_path / "model"
     make(path)
     with pytest.raises(FileNotFoundError), replacing(path):
@@ -107,7 +92,7 @@ def test_writer_that_wrote_nothing_leaves_the_old_content(tmp_path, make):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
-def test_killed_writer_leaves_the_old_file_whole(tmp_path):
+def test_killed_writer_leaves_the_old_file_whole(names, tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     writer = (
@@ -126,7 +111,7 @@ def test_killed_writer_leaves_the_old_file_whole(tmp_path):
     assert names(tmp_path) == ["a.txt"]
 
 
-def test_folder_in_place_of_a_file_is_refused_and_untouched(tmp_path):
+def test_folder_in_place_of_a_file_is_refused_and_untouched(names, tmp_path):
     (tmp_path / "a.txt").mkdir()
     (tmp_path / "a.txt" / "thesis.tex").touch()
     with pytest.raises(FileExistsError, match=r"^Expected a file to replace, found a folder: .*a\.txt$"):
@@ -172,7 +157,7 @@ def test_every_file_of_a_folder_is_on_the_disk_before_it_takes_the_name(tmp_path
     assert flushed[-2:] == ["model", tmp_path.name]
 
 
-def test_content_that_does_not_reach_the_disk_leaves_the_old(tmp_path, monkeypatch):
+def test_content_that_does_not_reach_the_disk_leaves_the_old(names, tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("old")
 
     def fail(what):
@@ -226,7 +211,7 @@ print("done")
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 @pytest.mark.parametrize("way", ["one step", "two steps"])
-def test_folder_stands_whenever_its_writer_is_killed(tmp_path, way):
+def test_folder_stands_whenever_its_writer_is_killed(names, tmp_path, way):
     path = tmp_path / "model"
     found = set()
     for kill_at in range(1, 40):
@@ -254,7 +239,7 @@ def test_hidden_folder_of_a_process_that_lives_is_left_alone(tmp_path):
     assert (tmp_path / "a.txt").read_text() == "new"
 
 
-def test_leftovers_in_folders_are_cleared_if_asked(tmp_path):
+def test_leftovers_in_folders_are_cleared_if_asked(names, tmp_path):
     left = tmp_path / "deep" / f"{files.HIDDEN}1234"
     left.mkdir(parents=True)
     (left / ".lock").touch()
@@ -263,98 +248,6 @@ def test_leftovers_in_folders_are_cleared_if_asked(tmp_path):
     assert left.exists()
     clear_leftovers(tmp_path, deep=True)
     assert names(tmp_path / "deep") == []
-
-
-# === CSV ===
-HOSTILE = [
-    "=cmd|' /C calc'!A0",
-    "'=x",
-    "-1+2",
-    "@x",
-    "\t=x",
-    "\r=x",
-    "a\rb",
-    "a\nb",
-    "\x1b[2J",
-    "\udcc8\udce9.png",
-    "-0.5",
-]
-
-
-def test_names_of_any_kind_come_back(tmp_path):
-    rows = [{"file": name} for name in HOSTILE]
-    write_csv(tmp_path / "a.csv", ("file",), rows[:2])
-    for row in rows[2:]:
-        append_row(tmp_path / "a.csv", ("file",), row)
-    assert read_csv(tmp_path / "a.csv") == rows
-
-
-def test_no_cell_is_a_formula_and_the_file_is_utf_8(tmp_path):
-    write_csv(tmp_path / "a.csv", ("file", "drop"), [{"file": name, "drop": -0.5} for name in HOSTILE])
-    text = (tmp_path / "a.csv").read_bytes().decode("utf-8")
-    cells = [cell for row in csv.reader(io.StringIO(text, newline="")) for cell in row]
-    assert len(cells) == 2 * (1 + len(HOSTILE))
-    assert {cell for cell in cells if cell[0] in "=+-@\t\r"} == {"-0.5"}  # which is a number
-
-
-@pytest.mark.parametrize(
-    ("content", "found"),
-    [
-        (b"file,label\n" + b"a" * 200_000 + b",b\n", r"found something else \(field larger than field limit"),
-        (b"file,label\na,b,c,d\n", "Expected 2 cells a row, found 4"),
-        (b"\xff\xfe", "found other bytes"),
-        (b"\0\0\0", "Expected the column 'file', found "),
-    ],
-)
-def test_broken_table_is_refused_in_one_line(tmp_path, content, found):
-    (tmp_path / "a.csv").write_bytes(content)
-    with pytest.raises(ValueError, match=rf"{found}.*: .*a\.csv$"):
-        read_csv(tmp_path / "a.csv", required=("file",))
-
-
-def test_rows_come_back(tmp_path):
-    rows = [{"file": 'a, "b" (1).png', "label": "größer"}, {"file": "two\nlines", "label": ""}]
-    write_csv(tmp_path / "a.csv", ("file", "label"), rows)
-    assert read_csv(tmp_path / "a.csv", required=("label", "file")) == rows
-
-
-def test_written_csv_is_plain(tmp_path):
-    write_csv(tmp_path / "a.csv", ("fold", "file"), [{"fold": 0, "file": "a.png"}])
-    assert (tmp_path / "a.csv").read_bytes() == b"fold,file\n0,a.png\n"
-
-
-def test_row_with_an_unknown_field_leaves_the_old_file(tmp_path):
-    (tmp_path / "a.csv").write_text("old")
-    with pytest.raises(ValueError, match="size"):
-        write_csv(tmp_path / "a.csv", ("file",), [{"file": "a.png", "size": 1}])
-    assert (tmp_path / "a.csv").read_text() == "old"
-
-
-@pytest.mark.parametrize("content", [b"\xef\xbb\xbffile,label\r\na.png,benign\r\n", b"file,label\na.png,benign"])
-def test_what_spreadsheets_save_is_read(tmp_path, content):
-    (tmp_path / "a.csv").write_bytes(content)
-    assert read_csv(tmp_path / "a.csv", required=("file",)) == [{"file": "a.png", "label": "benign"}]
-
-
-def test_cells_that_a_short_row_lacks_are_empty(tmp_path):
-    (tmp_path / "a.csv").write_text("file,label\na.png\n")
-    assert read_csv(tmp_path / "a.csv") == [{"file": "a.png", "label": ""}]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("file,größe\n".encode("latin-1"), "UTF-8, found other bytes"),
-        (b"\x89PNG\r\n", "UTF-8, found other bytes"),
-        (b"file,label\n", r"the column 'part', found file, label"),
-        (b"part;file\n", r"the column 'part', found part;file"),
-        (b"", "the column 'part', found no header"),
-    ],
-)
-def test_bad_csv_is_named_with_what_was_found(tmp_path, content, message):
-    (tmp_path / "a.csv").write_bytes(content)
-    with pytest.raises(ValueError, match=rf"^Expected .*{message}: .*a\.csv$"):
-        read_csv(tmp_path / "a.csv", required=("part",))
 
 
 @pytest.mark.parametrize(
@@ -371,8 +264,3 @@ def test_bad_csv_is_named_with_what_was_found(tmp_path, content, message):
 def test_names_identify_the_kind_of_a_file(tmp_path, name, content, expected):
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     assert names_in(tmp_path / name) == expected
-
-
-def test_missing_csv_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"gone\.csv"):
-        read_csv(tmp_path / "gone.csv")

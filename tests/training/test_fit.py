@@ -2,12 +2,7 @@ import dataclasses
 import importlib.util
 import json
 import math
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import keras
 import numpy as np
@@ -18,41 +13,21 @@ from busseg.data.readers.busi import find_samples
 from busseg.data.splits import Split, grouped_splits, read_split
 from busseg.inference.metadata import read_metadata
 from busseg.models.encoders import encode
-from busseg.storage.files import read_csv, write_csv
+from busseg.storage.files import read_csv
 from busseg.storage.run_folder import RUN
-from busseg.training import fit as fitting
 from busseg.training.batches import Batches
 from busseg.training.fit import fit
 from busseg.training.network import build_model, compile_model
 from busseg.training.recipe import Recipe, load_recipe
 from busseg.training.run import RunKeeper
 
-# Everything that a resumed run could get wrong: batch normalisation, dropout, sampling, augmentation, warm-up, decay.
-RECIPE = Recipe(
+QUICK = Recipe(
     image_size=32, width=4, depth=1, dropout=0.5, augmentation="card", balance="sampling", mask_loss="bce_dice",
-    epochs=4, batch_size=4, learning_rate=1e-2, warmup_epochs=2, seed=5,
+    epochs=1, batch_size=16, learning_rate=1e-2, warmup_epochs=0, seed=5,
 )  # fmt: skip
-QUICK = dataclasses.replace(RECIPE, epochs=1, batch_size=16, warmup_epochs=0)
-FILES = {"model.keras", "recipe.toml", "splits.csv", "history.csv", "environment.json"}
+
+
 HAS_TENSORBOARD = importlib.util.find_spec("tensorflow") is not None
-
-
-@pytest.fixture(scope="module")
-def split(phantom_samples):
-    return grouped_splits(phantom_samples)[0]
-
-
-@pytest.fixture(scope="module")
-def run(split, tmp_path_factory):
-    """A whole run: its folder, to be read only, and the history that `fit` returned."""
-    out = tmp_path_factory.mktemp("runs") / "whole"
-    return out, fit(RECIPE, split, out, fold=3)
-
-
-def files_of(out):
-    """The files of a run but TensorBoard's."""
-    paths = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-    return {path for path in paths if not path.startswith("logs/")}
 
 
 def state_of(path):
@@ -63,19 +38,10 @@ def state_of(path):
     return [(variable.path, keras.ops.convert_to_numpy(variable)) for variable in variables]
 
 
-def assert_same_run(out, expected):
-    """Assert that two folders hold the same history, model and last checkpoint, to the last bit."""
-    assert read_csv(out / "history.csv") == read_csv(expected / "history.csv")
-    last = f"checkpoints/{len(read_csv(out / 'history.csv')):04d}.keras"
-    for name in ("model.keras", last):
-        for (path, found), (_, wanted) in zip(state_of(out / name), state_of(expected / name), strict=True):
-            np.testing.assert_array_equal(found, wanted, err_msg=f"{name}: {path}")
-
-
 # === What a run leaves ===
-def test_folder_holds_what_is_promised_and_no_more(run):
+def test_folder_holds_what_is_promised_and_no_more(run, run_files, files_of):
     out, _ = run
-    assert files_of(out) == FILES | {"checkpoints/0004.keras"}
+    assert files_of(out) == run_files | {"checkpoints/0004.keras"}
     assert {path.name for path in out.iterdir() if path.is_dir()} == {"checkpoints"} | (
         {"logs"} if HAS_TENSORBOARD else set()
     )
@@ -87,9 +53,9 @@ def test_logs_are_tensorboards(run):
     assert {path.parent.name for path in (out / "logs").rglob("events.out.tfevents*")} == {"train", "validation"}
 
 
-def test_recipe_and_split_can_be_read_back(run, split, phantom_samples):
+def test_recipe_and_split_can_be_read_back(run, split, phantom_samples, full_recipe):
     out, _ = run
-    assert load_recipe(out / "recipe.toml") == RECIPE
+    assert load_recipe(out / "recipe.toml") == full_recipe
     assert read_split(out / "splits.csv", phantom_samples, fold=3) == split
 
 
@@ -116,11 +82,11 @@ def test_history_is_a_row_an_epoch_and_is_returned(run):
     assert read_csv(out / "history.csv") == [{name: str(value) for name, value in row.items()} for row in history]
 
 
-def test_learning_rate_warms_up_and_falls_by_a_cosine(run):
+def test_learning_rate_warms_up_and_falls_by_a_cosine(run, full_recipe):
     _, history = run
     warm_up = [0.5, 1]
     cosine = [0.5 * (1 + math.cos(math.pi * epoch / 2)) for epoch in (1, 2)]
-    expected = [RECIPE.learning_rate * share for share in warm_up + cosine]
+    expected = [full_recipe.learning_rate * share for share in warm_up + cosine]
     assert [row["learning_rate"] for row in history] == pytest.approx(expected, abs=1e-9)
 
 
@@ -130,9 +96,9 @@ def test_run_learns(run):
     assert all(math.isfinite(value) for row in history for value in row.values())
 
 
-def test_model_is_that_of_the_epoch_with_the_lowest_validation_loss(run, split):
+def test_model_is_that_of_the_epoch_with_the_lowest_validation_loss(run, split, full_recipe):
     out, history = run
-    validation = Batches(split.validation, RECIPE.image_size, RECIPE.batch_size)
+    validation = Batches(split.validation, full_recipe.image_size, full_recipe.batch_size)
     scores = keras.models.load_model(out / "model.keras").evaluate(validation, verbose=0, return_dict=True)
     best = min(history, key=lambda row: row["val_loss"])
     assert {f"val_{name}": value for name, value in scores.items()} == {
@@ -140,9 +106,9 @@ def test_model_is_that_of_the_epoch_with_the_lowest_validation_loss(run, split):
     }
 
 
-def test_network_is_the_recipes():
+def test_network_is_the_recipes(full_recipe):
     model = build_model(
-        dataclasses.replace(RECIPE, encoder="efficientnet_lite0", decoder="add", frozen=1, fold_batch_norm=True)
+        dataclasses.replace(full_recipe, encoder="efficientnet_lite0", decoder="add", frozen=1, fold_batch_norm=True)
     )
     frozen = {layer.name.split("_")[0] for layer in model.layers if layer.weights and not layer.trainable}
     assert frozen == {"encoder0"}
@@ -150,30 +116,30 @@ def test_network_is_the_recipes():
     assert not any(layer.name.startswith("encoder") and layer.name.endswith("_norm") for layer in model.layers)
 
 
-def test_network_begins_with_the_recipes_weights(tmp_path):
+def test_network_begins_with_the_recipes_weights(full_recipe, tmp_path):
     image = keras.Input((None, None, 1))
-    encoder = keras.Model(image, encode(image, width=RECIPE.width, depth=RECIPE.depth))
+    encoder = keras.Model(image, encode(image, width=full_recipe.width, depth=full_recipe.depth))
     encoder.save_weights(tmp_path / "mine.weights.h5")
-    model = build_model(dataclasses.replace(RECIPE, weights=str(tmp_path / "mine.weights.h5")))
+    model = build_model(dataclasses.replace(full_recipe, weights=str(tmp_path / "mine.weights.h5")))
     for layer in (layer for layer in encoder.layers if layer.weights):
         for given, expected in zip(model.get_layer(layer.name).get_weights(), layer.get_weights(), strict=True):
             np.testing.assert_array_equal(given, expected)
 
 
-def test_precision_of_the_recipe_is_that_of_its_network_alone():
+def test_precision_of_the_recipe_is_that_of_its_network_alone(full_recipe):
     before = keras.config.dtype_policy()
-    model = build_model(dataclasses.replace(RECIPE, precision="mixed_bfloat16"))
+    model = build_model(dataclasses.replace(full_recipe, precision="mixed_bfloat16"))
     assert model.get_layer("encoder0_conv1").compute_dtype == "bfloat16"
     assert keras.config.dtype_policy() == before
 
 
-def test_patience_stops_a_run_that_gets_no_better(split, tmp_path, without_graphs):
+def test_patience_stops_a_run_that_gets_no_better(split, run_files, files_of, tmp_path, without_graphs):
     # Steps too small to change a weight: every epoch validates as the first, which stays the best.
     recipe = dataclasses.replace(QUICK, epochs=9, patience=2, learning_rate=1e-30, normalization="none")
     history = fit(recipe, split, tmp_path)
     assert [row["epoch"] for row in history] == [1, 2, 3]
     assert len({row["val_loss"] for row in history}) == 1
-    assert files_of(tmp_path) == FILES | {"checkpoints/0003.keras"}
+    assert files_of(tmp_path) == run_files | {"checkpoints/0003.keras"}
     assert fit(recipe, split, tmp_path, resume=True) == history
 
 
@@ -229,13 +195,11 @@ def test_mask_that_follows_the_class_has_a_lesion_where_the_class_has_one(split,
 
 
 # === In half precision ===
-def precisions(path):
-    return {layer.compute_dtype for layer in keras.models.load_model(path, compile=False).layers if layer.weights}
-
-
 @pytest.mark.parametrize("resumed", [False, True])
-def test_network_in_half_precision_is_kept_in_float32_and_answers_nearly_as_it_did(tmp_path, resumed):
-    recipe = dataclasses.replace(RECIPE, precision="mixed_bfloat16")
+def test_network_in_half_precision_is_kept_in_float32_and_answers_nearly_as_it_did(
+    full_recipe, precisions, tmp_path, resumed
+):
+    recipe = dataclasses.replace(full_recipe, precision="mixed_bfloat16")
     trained = build_model(recipe)
     random = np.random.default_rng(0)
     trained.set_weights([weight + random.normal(0, 0.02, weight.shape) for weight in trained.get_weights()])
@@ -260,104 +224,24 @@ def test_network_in_half_precision_is_kept_in_float32_and_answers_nearly_as_it_d
         assert 0 < difference < 0.02, name
 
 
-# === Taken up again ===
-def test_killed_run_ends_as_one_that_was_not(run, split, phantom_folder, tmp_path, wait_for):
-    """A real kill, in another process: nothing there can tidy up."""
-    whole, _ = run
-    out, recipe = tmp_path / "run", tmp_path / "mine.toml"
-    RECIPE.save(recipe)
-    command = [sys.executable, "-m", "busseg.cli", "train", str(phantom_folder), "--out", str(out), "--recipe", recipe]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    with (
-        (tmp_path / "log").open("w") as log,
-        subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process,
-    ):
-        wait_for((out / "checkpoints/0001.keras").exists, process, tmp_path / "log")
-        time.sleep(0.1)  # into the second epoch
-        process.send_signal(signal.SIGKILL)
-    done = len(read_csv(out / "history.csv"))
-    assert 1 <= done < RECIPE.epochs
-
-    fit(RECIPE, split, out, resume=True)
-
-    assert_same_run(out, whole)
-
-
-@pytest.fixture
-def fit_interrupted(split, monkeypatch):
-    """`fit`, interrupted in the middle of the epoch after so many."""
-
-    def fit_for(epochs, recipe, out):
-        class Interrupted(RunKeeper):
-            def on_train_batch_end(self, batch, logs=None):
-                if len(self.history) == epochs and batch == 1:
-                    raise KeyboardInterrupt
-
-        monkeypatch.setattr(fitting, "RunKeeper", Interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            fit(recipe, split, out)
-        monkeypatch.undo()
-
-    return fit_for
-
-
-@pytest.mark.slow
-def test_interrupted_run_ends_as_one_that_was_not_with_any_leftovers(run, split, tmp_path, fit_interrupted):
-    whole, _ = run
-    out = tmp_path / "run"
-    fit_interrupted(2, RECIPE, out)
-    assert files_of(out) == FILES | {"checkpoints/0002.keras"}
-    # A kill after the history was written, and one before the checkpoint of the epoch before was removed.
-    rows = read_csv(out / "history.csv")
-    write_csv(out / "history.csv", list(rows[0]), [*rows, dict.fromkeys(rows[0], 0) | {"epoch": 3}])
-    shutil.copy(out / "checkpoints/0002.keras", out / "checkpoints/0001.keras")
-
-    history = fit(RECIPE, split, out, resume=True)
-
-    assert_same_run(out, whole)
-    assert [{name: str(value) for name, value in row.items()} for row in history] == read_csv(whole / "history.csv")
-    assert files_of(out) == FILES | {"checkpoints/0004.keras"}
-
-
-@pytest.mark.slow
-def test_optimizer_resumes_its_state_in_half_precision_too(split, tmp_path, fit_interrupted):
-    # The optimizer that scales the loss has a state of its own, and knows the epochs only from its count of steps.
-    recipe = dataclasses.replace(RECIPE, precision="mixed_float16", epochs=2, warmup_epochs=0)
-    fit_interrupted(1, recipe, tmp_path)
-    history = fit(recipe, split, tmp_path, resume=True)
-    assert precisions(tmp_path / "checkpoints/0002.keras") == {"float16", "float32"}
-    assert precisions(tmp_path / "model.keras") == {"float32"}
-    expected = [RECIPE.learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / 2)) for epoch in (1, 2)]
-    assert [row["learning_rate"] for row in history] == pytest.approx(expected, abs=1e-9)
-
-
-def test_finished_run_is_left_as_it_is(run, split):
-    out, history = run
-
-    def contents():
-        return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.rglob("*") if path.is_file()}
-
-    before = contents()
-    assert fit(RECIPE, split, out, fold=3, resume=True) == history
-    assert contents() == before
-
-
 # === Wrong use ===
-def test_training_that_fails_in_its_first_epoch_leaves_no_run_that_refuses_another(tmp_path, split, monkeypatch):
+def test_training_that_fails_in_its_first_epoch_leaves_no_run_that_refuses_another(
+    full_recipe, files_of, tmp_path, split, monkeypatch
+):
     def fail(*arguments, **options):
         raise MemoryError
 
     monkeypatch.setattr(keras.Model, "fit", fail)
     for batch_size in (16, 8):
         with pytest.raises(MemoryError):
-            fit(dataclasses.replace(RECIPE, batch_size=batch_size), split, tmp_path / "run")
+            fit(dataclasses.replace(full_recipe, batch_size=batch_size), split, tmp_path / "run")
         assert not files_of(tmp_path / "run")
 
 
 DIVERGING = dataclasses.replace(QUICK, learning_rate=1e30, label_loss="crossentropy")
 
 
-def test_training_that_diverges_stops_and_leaves_no_model(tmp_path, split, without_graphs):
+def test_training_that_diverges_stops_and_leaves_no_model(files_of, tmp_path, split, without_graphs):
     with pytest.raises(ValueError, match=r"^Expected losses and weights that are finite .* in epoch 1; "):
         fit(DIVERGING, split, tmp_path / "run")
     assert not files_of(tmp_path / "run")
@@ -366,7 +250,9 @@ def test_training_that_diverges_stops_and_leaves_no_model(tmp_path, split, witho
 @pytest.mark.parametrize(
     "broken", ["loss", *(pytest.param(name, marks=pytest.mark.slow) for name in ("val_loss", "weights"))]
 )
-def test_epoch_that_diverges_is_not_kept_and_those_before_are(tmp_path, split, monkeypatch, broken, without_graphs):
+def test_epoch_that_diverges_is_not_kept_and_those_before_are(
+    run_files, files_of, tmp_path, split, monkeypatch, broken, without_graphs
+):
     recipe = dataclasses.replace(QUICK, epochs=2)
     end = RunKeeper.on_epoch_end
 
@@ -378,49 +264,30 @@ def test_epoch_that_diverges_is_not_kept_and_those_before_are(tmp_path, split, m
     monkeypatch.setattr(RunKeeper, "on_epoch_end", diverge)
     with pytest.raises(ValueError, match=r"finite numbers, found .* in epoch 2; .*\. Epochs kept: 1$"):
         fit(recipe, split, tmp_path / "run")
-    assert files_of(tmp_path / "run") == FILES | {"checkpoints/0001.keras"}
+    assert files_of(tmp_path / "run") == run_files | {"checkpoints/0001.keras"}
     assert len(read_csv(tmp_path / "run/history.csv")) == 1
     monkeypatch.undo()
     assert len(fit(recipe, split, tmp_path / "run", resume=True)) == 2
 
 
-def test_another_run_in_the_folder_is_refused(run, split):
-    out, _ = run
-    with pytest.raises(FileExistsError, match=r"^Expected a new folder, found another run; resume continues it: "):
-        fit(RECIPE, split, out)
-
-
-def test_folder_with_something_else_is_refused(split, tmp_path):
+def test_folder_with_something_else_is_refused(split, full_recipe, tmp_path):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(
         FileExistsError, match=r"^Expected an empty folder or one with environment\.json, found other files"
     ):
-        fit(RECIPE, split, tmp_path)
+        fit(full_recipe, split, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_resuming_with_another_recipe_is_refused(run, split):
-    out, _ = run
-    with pytest.raises(ValueError, match=r"^Expected the recipe of the run to resume, found another: .*recipe\.toml$"):
-        fit(dataclasses.replace(RECIPE, epochs=5), split, out, resume=True)
-
-
-def test_resuming_with_another_split_is_refused(run, split):
-    out, _ = run
-    other = Split(split.train, split.test, split.validation)
-    with pytest.raises(ValueError, match=r"^Expected the split of the run to resume, found another: .*splits\.csv$"):
-        fit(RECIPE, other, out, resume=True)
-
-
-def test_split_without_validation_is_refused_and_leaves_nothing(split, tmp_path):
+def test_split_without_validation_is_refused_and_leaves_nothing(split, full_recipe, tmp_path):
     with pytest.raises(ValueError, match=r"^Expected a validation part to choose the model by, found none"):
-        fit(RECIPE, dataclasses.replace(split, validation=()), tmp_path / "run")
+        fit(full_recipe, dataclasses.replace(split, validation=()), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_recipe_that_no_network_fits_is_refused_and_leaves_no_run(split, tmp_path):
+def test_recipe_that_no_network_fits_is_refused_and_leaves_no_run(split, full_recipe, tmp_path):
     with pytest.raises(ValueError, match="The nearest is 96"):
-        fit(dataclasses.replace(RECIPE, image_size=100, depth=5), split, tmp_path)
+        fit(dataclasses.replace(full_recipe, image_size=100, depth=5), split, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -432,12 +299,12 @@ def test_folder_of_a_run_that_was_killed_before_it_began_is_taken(split, tmp_pat
     assert load_recipe(tmp_path / "recipe.toml").epochs == 1
 
 
-def test_broken_image_is_named_before_the_first_epoch_and_leaves_no_run(phantom_folder, tmp_path):
+def test_broken_image_is_named_before_the_first_epoch_and_leaves_no_run(phantom_folder, full_recipe, tmp_path):
     shutil.copytree(phantom_folder, tmp_path / "data")
     split = grouped_splits(find_samples(tmp_path / "data"))[0]
     broken = split.validation[-1].image  # the last to be read
     broken.write_bytes(broken.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"phantom \w+ \(\d+\)\.png") as error:
-        fit(RECIPE, split, tmp_path / "run")
+        fit(full_recipe, split, tmp_path / "run")
     assert str(broken) in str(error.value)
     assert not (tmp_path / "run").exists()

@@ -2,60 +2,23 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from busseg.data.sample import CLASSES
-from busseg.data.task import Task
 from busseg.evaluation.compare import compare
-from busseg.evaluation.compare_plot import DRAWN, draw_comparison
 from busseg.evaluation.compare_text import format_comparison
-from busseg.evaluation.scoring import evaluate
 from busseg.evaluation.summary import write_scores
 from busseg.evaluation.table import fields
-from busseg.imaging.images import read_image
-from busseg.inference.prediction import Prediction
 from busseg.storage.files import read_csv
 
 IMAGES = 30
-
-
-def row(number, dice=0.8, label=None, predicted=None, part="test", **more):
-    """One of ten benign, ten malignant and ten normal images, each a group; right and clean by default."""
-    label = label or ("benign", "malignant", "normal")[number % 3]
-    values = dict.fromkeys(fields(CLASSES)) | {
-        "file": f"{number}.png",
-        "part": part,
-        "group": f"g{number}",
-        "label": label,
-    }
-    predicted = predicted or label
-    values |= {f"p_{name}": 0.8 if name == predicted else 0.1 for name in CLASSES}
-    values |= {"predicted": predicted, "width_px": 100, "height_px": 80}
-    if label == "normal":
-        values |= {"clean": True, "true_px": 0, "predicted_px": 0}
-    else:
-        values |= dict.fromkeys(("iou", "sensitivity", "precision", "nsd"), dice) | {"dice": dice, "true_px": 50}
-        values |= {"predicted_px": 50, "hd95_px": 100 * (1 - dice), "assd_px": 50 * (1 - dice)}
-    return values | more
 
 
 def dice_of(number):
     return 0.5 + 0.01 * number
 
 
-def folder(path, rows, **about):
-    """An evaluation of these rows."""
-    path.mkdir(parents=True)
-    write_scores(path, rows, **about)
-    return path
-
-
-def plain(path, numbers=range(IMAGES), **about):
-    return folder(path, [row(number, dice_of(number)) for number in numbers], **about)
-
-
 # === Scores ===
-def test_folder_compared_with_itself_differs_by_nothing(tmp_path):
+def test_folder_compared_with_itself_differs_by_nothing(plain, tmp_path):
     a = plain(tmp_path / "a")
     comparison = compare([a, a])
     (one,) = comparison["differences"]
@@ -68,7 +31,7 @@ def test_folder_compared_with_itself_differs_by_nothing(tmp_path):
     assert [model["name"] for model in comparison["models"]] == ["a (1)", "a (2)"]
 
 
-def test_scores_and_intervals_are_those_of_the_summaries(tmp_path):
+def test_scores_and_intervals_are_those_of_the_summaries(plain, tmp_path):
     folders = [plain(tmp_path / "a"), plain(tmp_path / "b", range(12))]
     for path, model in zip(folders, compare(folders)["models"], strict=True):
         summary = json.loads((path / "summary.json").read_text())["parts"]["test"]
@@ -76,7 +39,7 @@ def test_scores_and_intervals_are_those_of_the_summaries(tmp_path):
             assert model[name] == summary[name]
 
 
-def test_known_difference_is_found(tmp_path):
+def test_known_difference_is_found(row, folder, plain, tmp_path):
     better = [row(number, dice_of(number) + 0.1) for number in range(IMAGES)]
     wrong = {"predicted": "malignant", **{f"p_{name}": 0.1 for name in CLASSES}, "p_malignant": 0.8}
     better[0] |= wrong  # a benign one
@@ -96,7 +59,7 @@ def test_known_difference_is_found(tmp_path):
     assert one["differences"]["clean_normal_rate"]["difference"] == pytest.approx(-1 / 10)
 
 
-def test_each_is_compared_with_the_first(tmp_path):
+def test_each_is_compared_with_the_first(row, folder, tmp_path):
     folders = [
         folder(tmp_path / name, [row(number, dice) for number in range(IMAGES)])
         for name, dice in (("a", 0.5), ("b", 0.6), ("c", 0.3))
@@ -107,17 +70,22 @@ def test_each_is_compared_with_the_first(tmp_path):
 
 
 # === Several sources ===
-def two_sources(dice=dice_of, **more):
-    """The rows of ten images here and twenty there; of every patient there are two."""
-    rows = [row(number, dice(number)) | more for number in range(IMAGES)]
-    for number, one in enumerate(rows):
-        source = "here" if number < 10 else "there"
-        one |= {"source": source, "file": f"{source}/{one['file']}", "patient": str(number // 2)}
+@pytest.fixture
+def two_sources(row):
+    """Function that returns the rows of ten images here and twenty there; of every patient there are two."""
+
+    def rows(dice=dice_of, **more):
+        rows = [row(number, dice(number)) | more for number in range(IMAGES)]
+        for number, one in enumerate(rows):
+            source = "here" if number < 10 else "there"
+            one |= {"source": source, "file": f"{source}/{one['file']}", "patient": str(number // 2)}
+        return rows
+
     return rows
 
 
 @pytest.mark.slow
-def test_sources_are_compared_apart_and_their_mean_counts_each_once(tmp_path):
+def test_sources_are_compared_apart_and_their_mean_counts_each_once(folder, two_sources, tmp_path):
     better = two_sources(lambda number: dice_of(number) + (0.1 if number < 10 else 0.3))
     comparison = compare([folder(tmp_path / "a", two_sources()), folder(tmp_path / "b", better)], tmp_path / "out")
     (one,) = comparison["differences"]
@@ -143,7 +111,7 @@ def test_sources_are_compared_apart_and_their_mean_counts_each_once(tmp_path):
     assert (table["b", "there", "dice"]["images"], table["b", "", "dice"]["images"]) == ("20", "30")
 
 
-def test_one_source_is_compared_as_ever(tmp_path):
+def test_one_source_is_compared_as_ever(plain, tmp_path):
     comparison = compare([plain(tmp_path / "a"), plain(tmp_path / "b")])
     assert comparison["differences"][0]["sources"] == {}
     assert comparison["models"][0]["sources"] == {}
@@ -151,7 +119,7 @@ def test_one_source_is_compared_as_ever(tmp_path):
     assert "By patient" not in format_comparison(comparison)
 
 
-def test_evaluation_of_one_source_is_compared_with_that_of_several(tmp_path):
+def test_evaluation_of_one_source_is_compared_with_that_of_several(folder, two_sources, tmp_path):
     alone = [one | {"file": one["file"].removeprefix("here/")} for one in two_sources()[:10]]
     several = folder(tmp_path / "several", two_sources())
     comparison = compare([folder(tmp_path / "alone", alone), several])
@@ -161,7 +129,7 @@ def test_evaluation_of_one_source_is_compared_with_that_of_several(tmp_path):
     assert comparison["notes"] == ["several and alone are compared on 10 common images; 20 only in several."]
 
 
-def test_names_that_clash_without_their_source_keep_it(tmp_path):
+def test_names_that_clash_without_their_source_keep_it(folder, two_sources, tmp_path):
     numbers = [*range(10), *range(20)]
     rows = [one | {"file": f"{one['source']}/{n}.png"} for n, one in zip(numbers, two_sources(), strict=True)]
     alone = [one | {"file": one["file"].removeprefix("here/")} for one in rows[:10]]
@@ -174,7 +142,7 @@ def test_names_that_clash_without_their_source_keep_it(tmp_path):
     ("parts", "chosen"),
     [(("train", "validation", "test"), "test"), (("all",), "all"), (("validation",), "validation")],
 )
-def test_part_is_chosen(tmp_path, parts, chosen):
+def test_part_is_chosen(row, folder, tmp_path, parts, chosen):
     for name in "ab":
         folder(tmp_path / name, [row(number, part=part) for part in parts for number in range(6)])
     comparison = compare([tmp_path / "a", tmp_path / "b"])
@@ -182,13 +150,13 @@ def test_part_is_chosen(tmp_path, parts, chosen):
     assert comparison["differences"][0]["images"] == 6
 
 
-def test_several_parts_without_a_test_are_refused(tmp_path):
+def test_several_parts_without_a_test_are_refused(row, folder, tmp_path):
     a = folder(tmp_path / "a", [row(1, part="train"), row(2, part="validation")])
     with pytest.raises(ValueError, match=r"^Expected the part test or all, found train, validation: .*summary\.json$"):
         compare([a, a])
 
 
-def test_images_that_could_not_be_read_are_left_out(tmp_path):
+def test_images_that_could_not_be_read_are_left_out(row, folder, plain, tmp_path):
     failed = dict.fromkeys(fields(CLASSES)) | {
         "file": "3.png",
         "part": "test",
@@ -203,7 +171,7 @@ def test_images_that_could_not_be_read_are_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("lacking", ["per_image.csv", "summary.json"])
-def test_folder_that_is_no_evaluation_is_refused(tmp_path, lacking):
+def test_folder_that_is_no_evaluation_is_refused(plain, tmp_path, lacking):
     a, b = plain(tmp_path / "a"), plain(tmp_path / "b")
     (b / lacking).unlink()
     with pytest.raises(
@@ -215,7 +183,7 @@ def test_folder_that_is_no_evaluation_is_refused(tmp_path, lacking):
 @pytest.mark.parametrize(
     "text", ["{", "[]", "{}", '{"parts": {"test": {"masks": {}, "label": null}}}', '{"parts": []}', "\u00ff"]
 )
-def test_summary_of_other_things_is_refused(tmp_path, text):
+def test_summary_of_other_things_is_refused(plain, tmp_path, text):
     a = plain(tmp_path / "a")
     (a / "summary.json").write_bytes(text.encode("latin-1"))
     expected = "the scores of an evaluation|the part test or all|a JSON file|an object of JSON"
@@ -223,7 +191,7 @@ def test_summary_of_other_things_is_refused(tmp_path, text):
         compare([a, a])
 
 
-def test_images_with_a_copy_in_training_are_compared_apart(tmp_path):
+def test_images_with_a_copy_in_training_are_compared_apart(row, folder, plain, tmp_path):
     # b is better by 0.1 on the ten images that it was trained with a copy of, and by nothing on the others.
     copied = range(10)
     rows = [row(n, dice_of(n) + 0.1 * (n in copied), leaked=n in copied) for n in range(IMAGES)]
@@ -236,31 +204,31 @@ def test_images_with_a_copy_in_training_are_compared_apart(tmp_path):
     assert "The same on the 10 of them with a copy in training" in format_comparison(comparison)
 
 
-def test_nothing_is_said_of_copies_where_none_is_trained_with(tmp_path):
+def test_nothing_is_said_of_copies_where_none_is_trained_with(plain, tmp_path):
     comparison = compare([plain(tmp_path / "a"), plain(tmp_path / "b")])
     assert comparison["differences"][0]["leaked"]["differences"] == {}
     assert "copy in training" not in format_comparison(comparison)
 
 
-def test_image_of_several_folds_leaks_only_where_its_fold_has_a_copy(tmp_path):
+def test_image_of_several_folds_leaks_only_where_its_fold_has_a_copy(row, folder, tmp_path):
     rows = [row(number, fold=fold, leaked=number < 5 and fold == 1) for fold in (0, 1) for number in range(IMAGES)]
     (one,) = compare([folder(tmp_path / name, rows) for name in "ab"])["differences"]
     assert (one["images"], one["leaked"]["images"]) == (2 * IMAGES, 5)
 
 
 @pytest.mark.parametrize("names", [["only one"], ["same", "same"], ["a", "b", "c"]])
-def test_names_must_differ_and_match_the_folders(tmp_path, names):
+def test_names_must_differ_and_match_the_folders(plain, tmp_path, names):
     a = plain(tmp_path / "a")
     with pytest.raises(ValueError, match=r"^Expected a name of its own for each of 2 folders"):
         compare([a, a], names=names)
 
 
-def test_one_folder_is_nothing_to_compare(tmp_path):
+def test_one_folder_is_nothing_to_compare(plain, tmp_path):
     with pytest.raises(ValueError, match=r"^Expected at least two folders to compare, found 1"):
         compare([plain(tmp_path / "a")])
 
 
-def test_file_under_two_labels_is_named(tmp_path):
+def test_file_under_two_labels_is_named(row, folder, plain, tmp_path):
     rows = [row(0, label="malignant"), *(row(number) for number in range(1, IMAGES))]
     with pytest.raises(
         ValueError, match=r"^Expected one label for each file, found benign in a and malignant in b: 0\.png$"
@@ -278,7 +246,7 @@ def test_file_under_two_labels_is_named(tmp_path):
         (["card", "card/evaluation"], ["card", "evaluation"]),
     ],
 )
-def test_names_are_the_parts_in_which_the_paths_differ(tmp_path, paths, names):
+def test_names_are_the_parts_in_which_the_paths_differ(row, tmp_path, paths, names):
     folders = [tmp_path / path for path in paths]
     for path in sorted(folders):
         path.mkdir(parents=True, exist_ok=True)
@@ -287,7 +255,7 @@ def test_names_are_the_parts_in_which_the_paths_differ(tmp_path, paths, names):
 
 
 # === What does not compare ===
-def test_different_images_are_noted(tmp_path):
+def test_different_images_are_noted(plain, tmp_path):
     comparison = compare([plain(tmp_path / "a", range(20)), plain(tmp_path / "b", range(5, IMAGES))])
     (one,) = comparison["differences"]
     assert (one["images"], one["only_a"], one["only_b"]) == (15, 5, 10)
@@ -296,7 +264,7 @@ def test_different_images_are_noted(tmp_path):
     assert f"Note: {note}" in format_comparison(comparison)
 
 
-def test_images_of_one_name_and_another_size_are_noted(tmp_path):
+def test_images_of_one_name_and_another_size_are_noted(row, folder, plain, tmp_path):
     rows = [row(number, width_px=256 if number < 4 else 100) for number in range(IMAGES)]
     comparison = compare([plain(tmp_path / "a"), folder(tmp_path / "b", rows)])
     assert comparison["notes"] == [
@@ -305,7 +273,7 @@ def test_images_of_one_name_and_another_size_are_noted(tmp_path):
     ]
 
 
-def test_no_common_image_is_noted_and_leaves_no_difference(tmp_path):
+def test_no_common_image_is_noted_and_leaves_no_difference(plain, tmp_path):
     comparison = compare([plain(tmp_path / "a", range(9)), plain(tmp_path / "b", range(9, 20))], tmp_path / "out")
     assert comparison["differences"][0]["differences"] == {}
     assert comparison["notes"] == ["b and a are compared on 0 common images; 9 only in a, 11 only in b."]
@@ -313,7 +281,7 @@ def test_no_common_image_is_noted_and_leaves_no_difference(tmp_path):
     assert (tmp_path / "out" / "compare.png").is_file()
 
 
-def test_file_in_several_folds_is_compared_fold_by_fold(tmp_path):
+def test_file_in_several_folds_is_compared_fold_by_fold(row, folder, tmp_path):
     rows = [row(number, fold=fold) for number in range(6) for fold in (0, 1)]
     comparison = compare([folder(tmp_path / "a", rows), folder(tmp_path / "b", rows[:9])])
     assert comparison["differences"][0]["images"] == 9
@@ -323,7 +291,7 @@ def test_file_in_several_folds_is_compared_fold_by_fold(tmp_path):
     ]
 
 
-def test_settings_that_differ_are_noted(tmp_path):
+def test_settings_that_differ_are_noted(plain, tmp_path):
     a = plain(tmp_path / "a", protocol="grouped", seed=0, size=None, leak={"images": 0, "share": 0.0})
     b = plain(tmp_path / "b", protocol="tang", seed=1, size=256, leak={"images": 6, "share": 0.2})
     c = plain(tmp_path / "c")
@@ -334,165 +302,6 @@ def test_settings_that_differ_are_noted(tmp_path):
     ]
 
 
-def test_parts_that_differ_are_noted(tmp_path):
+def test_parts_that_differ_are_noted(row, folder, plain, tmp_path):
     b = folder(tmp_path / "b", [row(number, dice_of(number), part="all") for number in range(IMAGES)])
     assert compare([plain(tmp_path / "a"), b])["notes"] == ["The parts differ: a test, b all."]
-
-
-# === Files ===
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    """A comparison of three folders: the folder, to be read only, and what `compare` returned."""
-    base = tmp_path_factory.mktemp("comparisons")
-    random = np.random.default_rng(0)
-    folders = [plain(base / "card" / "evaluation")]
-    for name, shift in (("light", -0.1), ("a-rather-long-name-of-a-network-with-attention", 0.02)):
-        rows = [row(number, dice_of(number) + shift + random.normal(0, 0.05)) for number in range(IMAGES)]
-        rows[1] |= {"p_malignant": 0.1, "p_benign": 0.8, "predicted": "benign"}
-        folders.append(folder(base / name / "evaluation", rows))
-    return base / "out", compare(folders, base / "out")
-
-
-def test_folder_holds_table_plot_and_json(written):
-    out, comparison = written
-    assert sorted(path.name for path in out.iterdir()) == ["compare.csv", "compare.json", "compare.png"]
-    assert json.loads((out / "compare.json").read_text()) == comparison
-
-
-def test_table_has_a_row_for_each_score_of_each_folder(written):
-    out, comparison = written
-    rows = read_csv(out / "compare.csv")
-    first, second, _ = comparison["models"]
-    assert len(rows) == sum(value is not None for model in comparison["models"] for value in model["scores"].values())
-    table = {(row["name"], row["score"]): row for row in rows}
-    dice = table["card", "dice"]
-    assert float(dice["value"]) == first["scores"]["dice"]
-    assert [float(dice["low"]), float(dice["high"])] == first["intervals"]["dice"]
-    assert (dice["part"], dice["images"], dice["common_images"], dice["difference"]) == ("test", "30", "", "")
-    dice, paired = table["light", "dice"], comparison["differences"][0]["differences"]["dice"]
-    assert (dice["folder"], dice["common_images"]) == (second["folder"], "30")
-    for cell, name in (("first_on_common", "a"), ("value_on_common", "b"), ("difference_low", "low"), ("p", "p")):
-        assert float(dice[cell]) == paired[name]
-    assert table["light", "macro_auc"]["p"] == ""  # it has no test of its own
-
-
-def test_plot_has_a_panel_a_score(written):
-    out, comparison = written
-    with Image.open(out / "compare.png") as image:
-        assert image.width == round((2.4 + 2.7 * len(DRAWN)) * 110)
-    without_classes = json.loads(json.dumps(comparison))
-    for model in without_classes["models"]:
-        model["scores"] |= {"accuracy": None, "macro_auc": None}
-    draw_comparison(without_classes, out.parent / "fewer.png")
-    with Image.open(out.parent / "fewer.png") as image:
-        assert image.width == round((2.4 + 2.7 * (len(DRAWN) - 2)) * 110)
-
-
-def test_comparison_replaces_a_former_one_and_nothing_else(tmp_path):
-    a = plain(tmp_path / "a", range(6))
-    compare([a, a], tmp_path / "out")
-    compare([a, a], tmp_path / "out")
-    with pytest.raises(FileExistsError, match=r"^Expected an empty folder or one with compare.json"):
-        compare([a, a], a)
-
-
-def test_without_a_folder_nothing_is_written(tmp_path):
-    a = plain(tmp_path / "a", range(6))
-    before = sorted(tmp_path.rglob("*"))
-    compare([a, a])
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-# === Text ===
-def test_text_is_no_wider_than_a_terminal(written):
-    _, comparison = written
-    lines = format_comparison(comparison).splitlines()
-    assert max(map(len, lines)) <= 100
-    assert lines[1].split()[:2] == ["card", "light"]
-    assert lines[1].endswith("  ...-network-with-attention")  # its last 23 letters
-    assert lines[2].split() == ["images", "30", "of", "test", "30", "of", "test", "30", "of", "test"]
-
-
-def test_five_folders_stand_in_two_blocks(tmp_path):
-    a = plain(tmp_path / "a", range(6))
-    lines = format_comparison(compare([a] * 5)).splitlines()
-    assert max(map(len, lines)) <= 100
-    assert [line.split() for line in lines if line.startswith("images")] == [
-        ["images", *["6", "of", "test"] * 3],
-        ["images", *["6", "of", "test"] * 2],
-    ]
-
-
-def test_text_holds_scores_and_differences(tmp_path):
-    rows = [row(number, 0.75) for number in range(IMAGES)]
-    others = [row(number, 0.5) for number in range(IMAGES)]
-    text = format_comparison(compare([folder(tmp_path / "a", rows), folder(tmp_path / "b", others)]))
-    lines = [" ".join(line.split()) for line in text.splitlines()]
-    assert "Dice 0.750 [0.750, 0.750] 0.500 [0.500, 0.500]" in lines
-    assert "HD95 px, found 25.0 [25.0, 25.0] 50.0 [50.0, 50.0]" in lines
-    assert "HD95 and ASSD are of found lesions; in pairs, of those that both found." in lines
-    assert "b minus a, on 30 common images of 30 groups" in lines
-    assert "Dice 0.750 -> 0.500 -0.250 [-0.250, -0.250] < 0.001" in lines
-    assert "accuracy 1.000 -> 1.000 +0.000 [+0.000, +0.000] 1.000" in lines
-    assert "macro AUC 1.000 -> 1.000 +0.000 [+0.000, +0.000] n/a" in lines
-
-
-def test_model_that_knows_what_it_is_scored_on_is_warned_of_first(tmp_path):
-    knowing = [row(number, 0.9, known=number >= 12) for number in range(IMAGES)]
-    others = [row(number, 0.5, known=False) for number in range(IMAGES)]
-    comparison = compare([folder(tmp_path / "a", knowing), folder(tmp_path / "b", others)])
-    (warning,) = comparison["warnings"]
-    assert warning.startswith(
-        "a: 18 of 30 scored images, or copies of them, were used to train or calibrate this model"
-    )
-    (one,) = comparison["differences"]
-    assert (one["known"], one["unseen"]["images"]) == ({"a": 18, "b": 0}, 12)
-    text = format_comparison(comparison)
-    assert text.startswith("WARNING: a: 18 of 30 scored images")
-    assert "b minus a, on 30 common images of 30 groups; a was trained on 18 of them, b on 0\n" in text
-    assert "The same on the 12 of them that neither is recorded to be trained on\n" in text
-    assert max(map(len, text.splitlines())) <= 100
-
-
-def test_models_without_a_record_of_their_training_images_are_named_last(tmp_path):
-    comparison = compare([plain(tmp_path / "a"), plain(tmp_path / "b")])
-    assert comparison["warnings"] == []
-    assert format_comparison(comparison).endswith("\nUnknown: which images a and b were trained on.")
-
-
-def test_dataset_without_classes_or_normals_is_compared_by_its_masks(tmp_path):
-    rows = [row(number) | {"label": None} for number in range(9) if number % 3 != 2]
-    a, b = folder(tmp_path / "a", rows), folder(tmp_path / "b", rows)
-    text = format_comparison(compare([a, b], tmp_path / "out"))
-    assert "Dice" in text
-    assert "accuracy" not in text
-    assert "clean normals" not in text
-
-
-# === Real folders ===
-class Bright:
-    """Predicts like the echo model, without Keras: what is brighter than half is lesion, and all is benign."""
-
-    task, classes, operating_point, path = Task.ULTRASOUND, CLASSES, None, None
-    read = staticmethod(read_image)
-
-    def predict(self, image):
-        bright = (image > 127).astype(np.uint8)
-        return Prediction("benign", np.float32([0.2, 0.5, 0.3]), bright, bright.astype(np.float32))
-
-    def try_batch(self, images):
-        return [self.predict(image) for image in images]
-
-
-def test_evaluations_of_phantoms_are_compared(tmp_path, phantom_samples, monkeypatch):
-    monkeypatch.setattr("busseg.evaluation.scoring.draw_review_sheet", lambda *_: None)  # slow, and not asked here
-    evaluate(Bright(), {"test": phantom_samples[::10]}, tmp_path / "a")
-    evaluate(Bright(), {"all": phantom_samples[:11:10]}, tmp_path / "b")
-    comparison = compare([tmp_path / "a", tmp_path / "b"], tmp_path / "out", names=["all", "fewer"])
-    (one,) = comparison["differences"]
-    assert (one["images"], one["only_a"], one["only_b"]) == (2, 1, 0)
-    assert {paired["difference"] for paired in one["differences"].values()} == {0}
-    assert comparison["notes"] == [
-        "The parts differ: all test, fewer all.",
-        "fewer and all are compared on 2 common images; 1 only in all.",
-    ]

@@ -21,20 +21,6 @@ VERBS = {
 }  # as Click has them
 
 
-@pytest.fixture
-def call(monkeypatch, capfd):
-    """Call the command line in this process; return its exit status, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["busseg", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            busseg.cli.main()
-        return stop.value.code or 0, *capfd.readouterr()
-
-    return run
-
-
 # === Options ===
 def test_version_is_printed(call):
     assert call("--version") == (0, f"busseg {busseg.__version__}\n", "")
