@@ -74,4 +74,4 @@ def warnings_of_known(models: Sequence[dict]) -> list[str]:
 def notes_on_unknown(models: Sequence[dict]) -> list[str]:
     """A sentence, if any, on the models that do not record their training images."""
     names = [model["name"] for model in models if model["known"] is None]
-    return [f"Unknown: which images {' and '.join(names)} were trained on."] if names else []
+    return [f"Unknown: the training images of {' and '.join(names)}."] if names else []

@@ -13,5 +13,5 @@ def test_model_that_knows_its_images_is_warned_of_by_name():
 
 
 def test_models_that_do_not_say_what_they_know_are_named_in_one_line():
-    assert notes_on_unknown(MODELS) == ["Unknown: which images old were trained on."]
+    assert notes_on_unknown(MODELS) == ["Unknown: the training images of old."]
     assert notes_on_unknown(MODELS[1:]) == []

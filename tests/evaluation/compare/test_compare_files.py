@@ -133,7 +133,7 @@ def test_model_that_knows_what_it_is_scored_on_is_warned_of_first(row, folder, t
 def test_models_without_a_record_of_their_training_images_are_named_last(plain, tmp_path):
     comparison = compare([plain(tmp_path / "a"), plain(tmp_path / "b")])
     assert comparison["warnings"] == []
-    assert format_comparison(comparison).endswith("\nUnknown: which images a and b were trained on.")
+    assert format_comparison(comparison).endswith("\nUnknown: the training images of a and b.")
 
 
 def test_dataset_without_classes_or_normals_is_compared_by_its_masks(row, folder, tmp_path):
