@@ -19,7 +19,7 @@ from busseg.storage.files import read_csv
 
 DOCS = Path(__file__).parent
 EVIDENCE, IMAGES = DOCS / "evidence", DOCS / "images"
-NEW_HOSPITAL = EVIDENCE / "small-leave-out-breast"
+NEW_HOSPITAL = EVIDENCE / "hospital_left_out/best"
 GREY, BLUE, RED = "#8a8f98", "#1f6f8b", "#c0503a"
 
 
@@ -62,8 +62,10 @@ def draw_leak():
 
 def draw_calibration():
     """Accuracy by confidence on a new hospital, and the calibration error of each model."""
-    rows = read_csv(NEW_HOSPITAL / "per_image.csv")
-    summary = json.loads((NEW_HOSPITAL / "summary.json").read_text(encoding="utf-8"))["parts"]["test"]
+    rows = [row for row in read_csv(NEW_HOSPITAL / "per_image.csv") if row["source"] == "breast"]
+    summary = json.loads((NEW_HOSPITAL / "summary.json").read_text(encoding="utf-8"))["parts"]["test"]["sources"][
+        "breast"
+    ]
     bins = calibration(*labels_and_probabilities(rows))["reliability"]
     figure = Figure(figsize=(9, 3.8), layout="constrained", dpi=110)
     left, right = figure.subplots(1, 2)
@@ -86,7 +88,7 @@ def draw_calibration():
         (row["model"], *(float(row[name]) for name in ("ece", "low", "high")))
         for row in read_table("calibration_error.csv")
     ]
-    errors.append(("small, on BrEaST", summary["scores"]["ece"], *summary["intervals"]["ece"]))
+    errors.append(("best, BrEaST left out", summary["scores"]["ece"], *summary["intervals"]["ece"]))
     errors.sort(key=lambda error: error[1], reverse=True)
     for place, (model, error, low, high) in enumerate(errors):
         right.plot([low, high], [place, place], color=GREY, linewidth=2)
