@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "export": {*FILES, "models", "inference"},
     "experiments": {*FILES, "models", "training", "inference", "evaluation", "export"},
     "app": {*FILES, "inference", "explain"},
+    "pacs": {*FILES, "inference"},
 }
 MAY_IMPORT |= {"": set(), "cli": set(MAY_IMPORT)}
 # Packages that a room's files may not import, not even inside a function.
