@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
+from http.client import responses
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
@@ -105,6 +106,7 @@ def open_server(
     # A body is sent as a whole, because one that is sent in chunks cannot be sent again.
     options = {"session": session, "timeout": _TIMEOUT_S, "chunk_size": 2**40, "permissive_uid": True}
     client = web.DICOMwebClient(url.rstrip("/"), **options)
+    client.set_http_retry_params(retry=False)  # see `_be_patient`
     return Server(url, client, session)
 
 
@@ -252,7 +254,7 @@ def _asking(server):
         raise ConnectionError(line) from error
     except requests.HTTPError as error:
         code = error.response.status_code
-        name = HTTPStatus(code).phrase if code in HTTPStatus else "an unknown status"
+        name = responses.get(code, "an unknown status")  # not the server's own text
         raise ValueError(f"Expected a DICOMweb server that consents, found {code} {name}") from error
     except Exception as error:  # pydicom raises any error for broken content, and its text may quote a patient's data
         ours = isinstance(error, ValueError) and str(error).startswith("Expected ")

@@ -1,0 +1,152 @@
+import io
+
+import pytest
+from typer.testing import CliRunner
+
+from busseg.cli import app
+from busseg.pacs import dicomweb
+
+pydicom = pytest.importorskip("pydicom", reason="needs busseg[dicom]")
+pytest.importorskip("dicomweb_client", reason="needs busseg[pacs]")
+
+
+@pytest.fixture
+def run(pacs, study, monkeypatch, patient):
+    """Function that runs `busseg dicomweb` on the study, as `(status, output)`. No output names the patient."""
+
+    def call(*options, url=pacs.url, **environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        done = CliRunner().invoke(app, ["dicomweb", url, "--study", study.uid, "--model", "small", *options])
+        if done.exception and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        assert not any(value in done.output for value in patient.values())
+        return done.exit_code, done.output
+
+    return call
+
+
+def results(pacs, study):
+    return [content for uid, content in pacs.objects.items() if uid not in study.uids]
+
+
+def test_each_image_gets_seg_and_sr_under_its_study(run, pacs, study, classes):
+    status, output = run()
+    assert (status, "Stored 6 objects for 4 images" in output) == (0, True)
+    assert classes(results(pacs, study)) == {"SEG": 3, "SR": 3, "SC": 0}  # the fourth is no breast ultrasound
+    assert f"no SEG or SR is stored: {study.unlike}" in output
+    for content in results(pacs, study):
+        assert pydicom.dcmread(io.BytesIO(content)).StudyInstanceUID == study.uid
+
+
+def test_same_study_again_stores_and_retrieves_nothing(run, pacs, study):
+    run()
+    before, pacs.asked = dict(pacs.objects), []
+    status, output = run()
+    assert (status, "Stored 0 objects for 4 images" in output) == (0, True)
+    assert pacs.objects == before
+    retrieved = [path.rsplit("/", 1)[1] for _, path, _ in pacs.asked if "/instances?" not in path]
+    assert retrieved == [study.unlike]  # which has no results
+
+
+def test_secondary_captures_are_added_to_a_study_that_has_seg_and_sr(run, pacs, study, classes):
+    run()
+    assert "Stored 3 objects for 4 images" in run("--secondary-capture")[1]
+    assert classes(results(pacs, study)) == {"SEG": 3, "SR": 3, "SC": 3}
+
+
+def test_images_of_other_series_are_left_alone(run, study):
+    with pytest.raises(ValueError, match=r"^Expected ultrasound images, found none among 4 objects: 1.2.3$"):
+        run("--series", "1.2.3")
+    assert run("--series", study.series)[0] == 0
+
+
+def test_pages_of_a_search_are_joined(run, pacs):
+    pacs.page = 1
+    assert "for 4 images" in run()[1]
+
+
+@pytest.mark.parametrize(("fault", "line"), [
+    ("broken", "Expected DICOM that can be read, found other content (InvalidDicomError)"),
+    ("missing", "Expected a DICOMweb server that consents, found 404 Not Found"),
+])  # fmt: skip
+def test_one_image_that_cannot_be_retrieved_does_not_stop_the_study(run, pacs, study, fault, line):
+    setattr(pacs, fault, {study.uids[0]})
+    status, output = run()
+    assert status == 1
+    assert f"busseg: skipped: {line}: {study.uids[0]}\n" in output
+    assert "Stored 4 objects for 4 images" in output
+    assert "1 of 4 images have no results" in output
+
+
+def test_refused_results_fail_their_image_and_are_stored_by_the_next_run(run, pacs, study, classes):
+    pacs.refused = {"1.2.840.10008.5.1.4.1.1.88.33"}
+    status, output = run()
+    assert (status, output.count("found a refusal (0xA700)")) == (1, 3)
+    assert classes(results(pacs, study)) == {"SEG": 3, "SR": 0, "SC": 0}
+    pacs.refused = set()
+    assert "Stored 3 objects" in run()[1]
+
+
+def test_busy_server_is_asked_again(run, pacs, study, answerer):
+    server = dicomweb.open_server(pacs.url)
+    images, stored = dicomweb.find_images(server, study.uid)
+    pacs.busy = 2
+    (outcome,) = dicomweb.answer_images(server, study.uid, images[:1], stored, answerer)
+    assert (outcome.error, pacs.busy) == (None, 0)
+
+
+def test_server_that_does_not_answer_is_one_line(run):
+    with pytest.raises(ConnectionError, match=r"^Expected a DICOMweb server that answers, found none \(ConnectionErr"):
+        run(url="http://127.0.0.1:9/dicom")
+
+
+# === Access ===
+def test_token_comes_from_the_environment_and_is_never_printed(run, pacs):
+    pacs.authorization = "Bearer s3cret"
+    with pytest.raises(ValueError, match=r"^Expected a DICOMweb server that consents, found 401 Unauthorized$"):
+        run()
+    status, output = run(BUSSEG_DICOMWEB_TOKEN="s3cret")
+    assert (status, "s3cret" in output) == (0, False)
+
+
+def test_login_comes_from_the_environment(run, pacs):
+    pacs.authorization = "Basic bWU6czM6Y3JldA=="  # me:s3:cret
+    assert run(BUSSEG_DICOMWEB_LOGIN="me:s3:cret")[0] == 0
+
+
+def test_secret_does_not_travel_unencrypted_to_another_machine():
+    with pytest.raises(
+        ValueError, match=r"^Expected https for a token or a login, found http: http://192.0.2.1/dicom$"
+    ):
+        dicomweb.open_server("http://192.0.2.1/dicom", environment={"BUSSEG_DICOMWEB_TOKEN": "s3cret"})
+    dicomweb.open_server("https://192.0.2.1/dicom", environment={"BUSSEG_DICOMWEB_TOKEN": "s3cret"})
+
+
+def test_password_in_the_address_is_refused_and_not_printed():
+    with pytest.raises(ValueError, match=r"^Expected a URL without a password, found one with it; ") as raised:
+        dicomweb.open_server("https://me:s3cret@pacs.example/dicom")
+    assert "s3cret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("url", ["pacs.example/dicom", "ftp://pacs.example", "https://"])
+def test_other_addresses_are_refused(url):
+    with pytest.raises(ValueError, match=r"^Expected a URL of http or https, found "):
+        dicomweb.open_server(url)
+
+
+def test_files_of_certificates_reach_the_session(tmp_path):
+    names = [tmp_path / name for name in ("ca.pem", "cert.pem", "key.pem")]
+    with pytest.raises(FileNotFoundError, match=r"^Expected a PEM file, found none: .*ca\.pem$"):
+        dicomweb.open_server("https://pacs.example", *names)
+    for name in names:
+        name.touch()
+    session = dicomweb.open_server("https://pacs.example", *names).session
+    assert (session.verify, session.cert) == (str(names[0]), (str(names[1]), str(names[2])))
+    assert dicomweb.open_server("https://pacs.example").session.verify is True
+
+
+@pytest.mark.parametrize("options", [["--study", "../1"], ["--series", "x"]])
+def test_uids_of_other_letters_are_refused(run, options):
+    with pytest.raises(ValueError, match=r"^Expected a S[a-z]+ Instance UID of digits and dots, found "):
+        run(*options)
