@@ -10,7 +10,7 @@ from busseg.data.readers.tables import import_extra
 from busseg.pacs.addresses import Node
 from busseg.pacs.answers import Answerer
 from busseg.pacs.queue import Queue
-from busseg.pacs.receiver import start_receiver
+from busseg.pacs.receiver import start_receiver, stop_receiver
 from busseg.pacs.sender import Sender
 from busseg.pacs.tls import Pem, client_context, server_context
 from busseg.storage.claims import claim_folder
@@ -78,7 +78,7 @@ def listen(
             wait(working, return_when=FIRST_COMPLETED)
         finally:
             stop.set()
-            server.ae.shutdown()
+            stop_receiver(server)
         for thread in working:
             thread.result()
 

@@ -37,7 +37,7 @@ def start_receiver(
     allowed: Sequence[str] = (),
     tls: SSLContext | None = None,
 ) -> "ThreadedAssociationServer":
-    """Start to receive, in threads of their own; `server.ae.shutdown()` ends them.
+    """Start to receive, in threads of their own; see `stop_receiver`.
 
     Args:
         queue: The `Queue` that takes the images.
@@ -70,6 +70,16 @@ def start_receiver(
         return entity.start_server((host, port), block=False, ssl_context=tls, evt_handlers=handlers)
     except OSError as error:
         raise OSError(f"Expected a free port, found {port} ({error.strerror}); choose another with --port") from error
+
+
+def stop_receiver(server: "ThreadedAssociationServer") -> None:
+    """End a server and its associations. An image that is not acknowledged yet is sent again by its sender."""
+    server.shutdown()
+    for association in server.active_associations:
+        if association.is_established:
+            association.abort()
+        else:
+            association.dul.kill_dul()  # pynetdicom raises if an association is aborted before it is requested
 
 
 def _limit_silence(event):

@@ -1,3 +1,7 @@
+import shutil
+import socket
+import ssl
+import subprocess
 import threading
 import time
 from contextlib import contextmanager
@@ -14,6 +18,7 @@ from busseg.imaging.dicom import SOP_CLASSES  # noqa: E402
 from busseg.pacs import sender  # noqa: E402
 from busseg.pacs.addresses import Node  # noqa: E402
 from busseg.pacs.listener import Settings, listen  # noqa: E402
+from busseg.pacs.tls import Pem, client_context, server_context  # noqa: E402
 
 CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.7")
 ECHO = "1.2.840.10008.1.1"
@@ -31,7 +36,7 @@ def node():
     """A DICOM node that takes results: `port`; `taken`, the bytes of each; `statuses`, what it answers first; and
     `start` and `stop`.
     """
-    this = SimpleNamespace(taken=[], statuses=[], port=0, server=None, ended=0)
+    this = SimpleNamespace(taken=[], statuses=[], port=0, server=None)
 
     def take(event):
         status = this.statuses.pop(0) if this.statuses else 0
@@ -39,12 +44,13 @@ def node():
             this.taken.append(event.encoded_dataset())
         return status
 
-    def start():
+    def start(tls=None):
         entity = pynetdicom.AE("PACS")
         for sop_class in CLASSES:
             entity.add_supported_context(sop_class)
         handlers = [(evt.EVT_C_STORE, take)]
-        this.server = entity.start_server(("127.0.0.1", this.port), block=False, evt_handlers=handlers)
+        here = ("127.0.0.1", this.port)
+        this.server = entity.start_server(here, block=False, evt_handlers=handlers, ssl_context=tls)
         this.port = this.server.server_address[1]
 
     this.start, this.stop = start, lambda: this.server.ae.shutdown()
@@ -112,9 +118,9 @@ def answered(folder):
 
 def test_each_image_is_answered_with_seg_and_sr(listening, node, study, classes, tmp_path):
     with listening() as busseg:
-        assert send(busseg.port, study.paths) == [0, 0, 0, 0]
+        assert send(busseg.port, study.paths) == [0, 0, 0]
         wait(lambda: answered(tmp_path) == set(study.uids))
-    assert classes(node.taken) == {"SEG": 3, "SR": 3, "SC": 0}  # the fourth is no breast ultrasound
+    assert classes(node.taken) == {"SEG": 2, "SR": 2, "SC": 0}  # the third is no breast ultrasound
     assert f"predicted {study.unlike}: 0 objects to send" in busseg.lines
     assert not list((tmp_path / "queue/received").iterdir())
 
@@ -233,3 +239,69 @@ def test_taken_port_is_one_line(listening, answerer, tmp_path):
         settings = Settings(Node("BUSSEG", "127.0.0.1", busseg.port), Node("PACS", "127.0.0.1", 9))
         with pytest.raises(OSError, match=rf"^Expected a free port, found {busseg.port} \("):
             listen(tmp_path / "other", answerer, settings, print, print)
+
+
+# === TLS ===
+@pytest.fixture(scope="module")
+def pem(tmp_path_factory):
+    """The `Pem` of a node at 127.0.0.1, signed by an authority of its own."""
+    if not shutil.which("openssl"):
+        pytest.skip("needs openssl on the path")
+    folder = tmp_path_factory.mktemp("pem")
+    files = Pem(folder / "node.pem", folder / "node.key", folder / "ca.pem")
+    new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    authority = ["-subj", "/CN=authority", "-keyout", folder / "ca.key", "-out", files.ca]
+    signed = ["-CA", files.ca, "-CAkey", folder / "ca.key", "-addext", "subjectAltName=IP:127.0.0.1"]
+    node = ["-subj", "/CN=node", "-addext", "basicConstraints=critical,CA:FALSE"]
+    named = ["-keyout", files.key, "-out", files.certificate]
+    for command in ([*new, *authority], [*new, *node, *signed, *named]):
+        subprocess.run(command, check=True, capture_output=True)
+    return files
+
+
+def test_images_and_results_travel_with_tls(listening, node, study, pem, classes, tmp_path):
+    node.stop()
+    node.start(server_context(pem))
+    with listening(pem=pem, send_tls=True) as busseg:
+        assert send(busseg.port, study.paths[:1], tls=(client_context(pem), "127.0.0.1")) == [0]
+        wait(lambda: answered(tmp_path))
+    assert classes(node.taken) == {"SEG": 1, "SR": 1, "SC": 0}
+
+
+def test_peers_without_tls_or_without_a_certificate_are_cut_off(listening, pem):
+    with listening(pem=pem) as busseg:
+        with associated(busseg.port) as association:
+            assert not association.is_established
+        nameless = ssl.create_default_context(cafile=pem.ca)
+        with associated(busseg.port, tls=(nameless, "127.0.0.1")) as association:
+            assert not association.is_established
+        with associated(busseg.port, tls=(client_context(pem), "127.0.0.1")) as association:
+            assert association.is_established
+
+
+def test_peer_that_says_nothing_keeps_no_other_out(listening, pem):
+    with listening(pem=pem) as busseg, socket.create_connection(("127.0.0.1", busseg.port)):
+        began = time.monotonic()
+        with associated(busseg.port, tls=(client_context(pem), "127.0.0.1")) as association:
+            assert association.is_established
+        assert time.monotonic() - began < 20  # a handshake in the server's own thread would take 30 s
+
+
+def test_node_with_an_unknown_certificate_gets_no_results(listening, node, study, pem, tmp_path):
+    node.stop()
+    node.start(server_context(pem))
+    with listening(send_tls=True) as busseg:  # the system's authorities did not sign it
+        send(busseg.port, study.paths[:1])
+        wait(lambda: any("to accept an association" in line for line in busseg.lines))
+    assert node.taken == []
+
+
+def test_key_without_a_certificate_is_refused(pem):
+    with pytest.raises(ValueError, match=r"^Expected --cert beside --key and --ca, found none$"):
+        server_context(Pem(key=pem.key))
+
+
+def test_broken_pem_is_one_line(pem, tmp_path):
+    (tmp_path / "a.pem").write_text("x")
+    with pytest.raises(OSError, match=r"^Expected PEM files of a certificate and its key, found others: .*a\.pem$"):
+        server_context(Pem(tmp_path / "a.pem"))
