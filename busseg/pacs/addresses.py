@@ -62,4 +62,4 @@ def is_loopback(host: str) -> bool:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError as error:
         raise OSError(f"Expected the name or address of a machine, found {host} ({error.strerror})") from error
-    return all(ipaddress.ip_address(address[0].split("%")[0]).is_loopback for *_, address in found)
+    return all(ipaddress.ip_address(str(address[0]).split("%")[0]).is_loopback for *_, address in found)

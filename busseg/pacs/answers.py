@@ -64,8 +64,10 @@ class Answerer:
             ValueError: If the file, or a frame of it, cannot be predicted: one line, without the path.
             OSError: If the results cannot be written.
         """
-        options = {"overlay_dicom": self.captures, "require_region": self.require_region}
-        rows = list(predict_files(self.predictor, {path: Path(_NAME)}, out, **options))
+        inputs = {path: Path(_NAME)}
+        rows = list(
+            predict_files(self.predictor, inputs, out, overlay_dicom=self.captures, require_region=self.require_region)
+        )
         for row in rows:
             if row["error"]:
                 raise ValueError(row["error"].removesuffix(f": {path}"))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from io import BytesIO
 from ssl import SSLContext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from busseg.imaging.dicom import SOP_CLASSES
 from busseg.imaging.dicom_pixels import read_header
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _SILENT_S = 30  # a peer that stops within a message is cut off
 _IDLE_S = 120  # so is one that keeps an association open without a message
+_VERIFICATION = "1.2.840.10008.1.1"  # C-ECHO
 _MOST = 20  # associations at a time; others are asked to try again
 # What pydicom and its plugins decode; no video, and nothing deflated.
 _TRANSFER_SYNTAXES = (
@@ -54,22 +55,25 @@ def start_receiver(
         OSError: If the port is taken.
     """
     from pynetdicom import AE, evt
-    from pynetdicom.sop_class import Verification
 
     entity = AE(ae_title=title)
     entity.require_called_aet, entity.require_calling_aet = True, list(allowed)
     entity.maximum_associations = _MOST
     entity.acse_timeout = entity.dimse_timeout = _SILENT_S
     entity.network_timeout = _IDLE_S
-    entity.add_supported_context(Verification)
+    entity.add_supported_context(_VERIFICATION)
     for sop_class in SOP_CLASSES:
         entity.add_supported_context(sop_class, _TRANSFER_SYNTAXES)
-    handlers = [(evt.EVT_CONN_OPEN, _limit_silence), (evt.EVT_C_STORE, partial(_store, queue, report))]
+    handlers: list[evt.EventHandlerType] = [
+        (evt.EVT_CONN_OPEN, _limit_silence),
+        (evt.EVT_C_STORE, partial(_store, queue, report)),
+    ]
     host, port = address
     try:
-        return entity.start_server((host, port), block=False, ssl_context=tls, evt_handlers=handlers)
+        server = entity.start_server((host, port), block=False, ssl_context=tls, evt_handlers=handlers)
     except OSError as error:
         raise OSError(f"Expected a free port, found {port} ({error.strerror}); choose another with --port") from error
+    return cast("ThreadedAssociationServer", server)  # None if it blocked
 
 
 def stop_receiver(server: "ThreadedAssociationServer") -> None:
