@@ -17,7 +17,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections import Counter
 from io import BytesIO
@@ -169,8 +168,8 @@ def ultrasound(phantoms):
 
 @pytest.fixture
 def busseg(orthanc, tmp_path, patient):
-    """Function that starts a verb of busseg with its log in a file, and returns `(process, log)`; `listen` gets its
-    options. No log names the patient.
+    """Function that starts a verb of busseg with its log in a file, and returns `(process, log)`. No log names the
+    patient.
     """
     started = []
 
@@ -197,7 +196,6 @@ def results(orthanc, sources):
     found = Counter()
     for header, _ in orthanc.files().values():
         if header.SOPClassUID in (SEG, SR):
-            (study,) = header.get("CurrentRequestedProcedureEvidenceSequence") or [None]
             text = header.to_json()
             (source,) = [uid for uid in sources if f'"{uid}"' in text]
             assert header.StudyInstanceUID == sources[source].StudyInstanceUID
@@ -256,7 +254,7 @@ def test_studies_get_seg_and_sr_once(orthanc, send, busseg, ultrasound, tmp_path
         if turn == 0:
             found, count = results(orthanc, sources), orthanc.count()
     unlike = {uid for uid in sources if any(f"no SEG or SR is stored: {uid}" in text for text in logs.values())}
-    phantoms = {str(pydicom.dcmread(path).SOPInstanceUID) for path, option in list(ultrasound.items())[:6]}
+    phantoms = {str(pydicom.dcmread(path).SOPInstanceUID) for path in list(ultrasound)[:6]}
     assert not unlike & phantoms
     assert found == once(sources.keys() - unlike)
     assert orthanc.count() == count == len(sources) + len(found)
@@ -323,8 +321,7 @@ def test_listener_killed_at_any_moment_answers_each_image_once(orthanc, send, bu
     wait(lambda: answered(tmp_path) == sources.keys(), log.read_text)
     assert results(orthanc, sources) == once(sources)
     assert orthanc.count() == 2 * len(paths)
-    left = [path for path in (tmp_path / "queue").rglob("*.dcm")]
-    assert left == []
+    assert list((tmp_path / "queue").rglob("*.dcm")) == []
 
 
 def test_node_that_stops_meanwhile_gets_each_result_once(orthanc, send, busseg, phantoms, tmp_path):
