@@ -39,7 +39,7 @@ MAY_NOT_NAME = {
 }
 # Packages that may come along when a file of these rooms is loaded.
 MAY_LOAD = {"": set(), "cli": {"typer", "rich"}, "models": {"keras", "numpy"}}
-WITHOUT_KERAS = ("storage", "imaging", "data", "evaluation", "inference")
+WITHOUT_KERAS = ("storage", "imaging", "data", "evaluation", "inference", "pacs")
 
 
 @dataclass

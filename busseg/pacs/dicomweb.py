@@ -139,20 +139,20 @@ def find_images(server: Server, study: str, series: str | None = None) -> tuple[
         ValueError: If it refuses, or the study has no such image.
     """
     found: dict[str, dict] = {}
-    with _asking(server):
+    with _asking(server, f": {server.url}"):
         while page := server.client.search_for_instances(study, offset=len(found), fields=["NumberOfFrames"]):
             new = {str(_value(item, _INSTANCE)): item for item in page}
             if new.keys() <= found.keys():  # a server that knows no pages
                 break
             found |= new
-    images = [
-        Image(uid, str(_value(item, _SERIES)), int(_value(item, _FRAMES) or 1))
-        for uid, item in found.items()
-        if _value(item, _CLASS) in SOP_CLASSES and is_uid(uid) and series in (None, _value(item, _SERIES))
-    ]
+        images = [
+            Image(uid, str(_value(item, _SERIES)), int(_value(item, _FRAMES) or 1))
+            for uid, item in found.items()
+            if _value(item, _CLASS) in SOP_CLASSES and is_uid(uid) and series in (None, _value(item, _SERIES))
+        ]
     if not images:
         raise ValueError(f"Expected ultrasound images, found none among {len(found)} objects: {series or study}")
-    _be_patient(server.session)
+    _be_patient(server.session)  # only now: a wrong address fails at once
     return sorted(images, key=lambda image: (image.series, image.uid)), set(found)
 
 
@@ -237,8 +237,8 @@ def _be_patient(session: "Session") -> None:
 
 
 @contextmanager
-def _asking(server):
-    """Turn the errors of a request into one line, without the text of the server or of a file.
+def _asking(server, name=""):
+    """Turn the errors of a request into one line that ends with `name`, without the text of the server or of a file.
 
     Raises:
         ConnectionError: If the server does not answer.
@@ -254,10 +254,11 @@ def _asking(server):
         raise ConnectionError(line) from error
     except requests.HTTPError as error:
         code = error.response.status_code
-        name = responses.get(code, "an unknown status")  # not the server's own text
-        raise ValueError(f"Expected a DICOMweb server that consents, found {code} {name}") from error
+        phrase = responses.get(code, "an unknown status")
+        raise ValueError(f"Expected a DICOMweb server that consents, found {code} {phrase}{name}") from error
     except Exception as error:  # pydicom raises any error for broken content, and its text may quote a patient's data
         ours = isinstance(error, ValueError) and str(error).startswith("Expected ")
         if ours or (isinstance(error, OSError) and error.errno):
             raise
-        raise ValueError(f"Expected DICOM that can be read, found other content ({type(error).__name__})") from error
+        kind = type(error).__name__
+        raise ValueError(f"Expected DICOM that can be read, found other content ({kind}){name}") from error

@@ -35,7 +35,7 @@ class Queue:
         self._identity = identity
         self._lock = threading.Lock()  # for the moves
         for state in _STATES:
-            (folder / state).mkdir(exist_ok=True)
+            (folder / state).mkdir(mode=0o700, exist_ok=True)  # for this user alone: patients' images
         write_text(folder / QUEUE.marker, '{"queue": "busseg listen"}\n')
         for path in self.received():
             if self._results(path.stem).exists():  # killed between two states

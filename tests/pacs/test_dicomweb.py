@@ -9,6 +9,8 @@ from busseg.pacs import dicomweb
 pydicom = pytest.importorskip("pydicom", reason="needs busseg[dicom]")
 pytest.importorskip("dicomweb_client", reason="needs busseg[pacs]")
 
+ULTRASOUND = "1.2.840.10008.5.1.4.1.1.6.1"
+
 
 @pytest.fixture
 def run(pacs, study, answerer, monkeypatch, patient):
@@ -69,6 +71,14 @@ def test_pages_of_a_search_are_joined(pacs, study):
     assert ({image.uid for image in images}, stored) == (set(study.uids), set(study.uids))
 
 
+def test_search_that_is_no_dicom_is_one_line(pacs, study, monkeypatch):
+    server = dicomweb.open_server(pacs.url)
+    rows = [{"00080018": {"Value": ["1.2"]}, "00280008": {"Value": ["Muster"]}, "00080016": {"Value": [ULTRASOUND]}}]
+    monkeypatch.setattr(server.client, "search_for_instances", lambda *_, offset, **__: rows[offset:])
+    with pytest.raises(ValueError, match=r"^Expected DICOM that can be read, found other content \(ValueError\): http"):
+        dicomweb.find_images(server, study.uid)
+
+
 def test_search_on_a_server_without_pages_ends(pacs, study, monkeypatch):
     server = dicomweb.open_server(pacs.url)
     search = server.client.search_for_instances
@@ -114,7 +124,7 @@ def test_server_that_does_not_answer_is_one_line(run):
 # === Access ===
 def test_token_comes_from_the_environment_and_is_never_printed(run, pacs):
     pacs.authorization = "Bearer s3cret"
-    with pytest.raises(ValueError, match=r"^Expected a DICOMweb server that consents, found 401 Unauthorized$"):
+    with pytest.raises(ValueError, match=r"^Expected a DICOMweb server that consents, found 401 Unauthorized: http://"):
         run()
     status, output = run(BUSSEG_DICOMWEB_TOKEN="s3cret")
     assert (status, "s3cret" in output) == (0, False)

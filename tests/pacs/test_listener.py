@@ -1,3 +1,4 @@
+import os
 import shutil
 import socket
 import ssl
@@ -8,6 +9,9 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
+
+from busseg.cli import app
 
 pydicom = pytest.importorskip("pydicom", reason="needs busseg[dicom]")
 pynetdicom = pytest.importorskip("pynetdicom", reason="needs busseg[pacs]")
@@ -123,6 +127,8 @@ def test_each_image_is_answered_with_seg_and_sr(listening, node, study, classes,
     assert classes(node.taken) == {"SEG": 2, "SR": 2, "SC": 0}  # the third is no breast ultrasound
     assert f"predicted {study.unlike}: 0 objects to send" in busseg.lines
     assert not list((tmp_path / "queue/received").iterdir())
+    if os.name != "nt":  # others of the machine may not read it
+        assert (tmp_path / "queue/received").stat().st_mode & 0o077 == 0
 
 
 def test_same_image_again_is_taken_and_not_answered(listening, node, study, tmp_path):
@@ -239,6 +245,37 @@ def test_taken_port_is_one_line(listening, answerer, tmp_path):
         settings = Settings(Node("BUSSEG", "127.0.0.1", busseg.port), Node("PACS", "127.0.0.1", 9))
         with pytest.raises(OSError, match=rf"^Expected a free port, found {busseg.port} \("):
             listen(tmp_path / "other", answerer, settings, print, print)
+
+
+@pytest.mark.parametrize(("options", "line"), [
+    (["--host", "0.0.0.0"], "Expected --allow, or --cert and --ca, for a --host that other machines reach, found "),
+    (["--send-to", "PACS"], "Expected a node as AE@HOST:PORT, "),
+    (["--ae-title", " "], "Expected an AE title of 1 to 16 letters, "),
+    (["--allow", "A\\B"], "Expected an AE title of 1 to 16 letters, "),
+])  # fmt: skip
+def test_options_are_checked_before_a_model_is_loaded(tmp_path, options, line):
+    call = [
+        "listen",
+        "--out",
+        str(tmp_path / "queue"),
+        "--send-to",
+        "PACS@127.0.0.1:9",
+        "--model",
+        "no model",
+        *options,
+    ]
+    with pytest.raises(ValueError, match=rf"^{line}"):
+        raise CliRunner().invoke(app, call).exception
+    assert not (tmp_path / "queue").exists()
+
+
+def test_folder_with_other_files_is_no_queue(tmp_path):
+    (tmp_path / "mine.txt").touch()
+    call = ["listen", "--out", str(tmp_path), "--send-to", "PACS@127.0.0.1:9"]
+    with pytest.raises(
+        FileExistsError, match=r"^Expected an empty folder or one with queue\.json, found other files: "
+    ):
+        raise CliRunner().invoke(app, call).exception
 
 
 # === TLS ===
