@@ -64,10 +64,7 @@ class Answerer:
             ValueError: If the file, or a frame of it, cannot be predicted: one line, without the path.
             OSError: If the results cannot be written.
         """
-        inputs = {path: Path(_NAME)}
-        rows = list(
-            predict_files(self.predictor, inputs, out, overlay_dicom=self.captures, require_region=self.require_region)
-        )
+        rows = self._predict(path, out)
         for row in rows:
             if row["error"]:
                 raise ValueError(row["error"].removesuffix(f": {path}"))
@@ -76,3 +73,14 @@ class Answerer:
             return Answer([], warnings)
         files = [out / f"{_NAME}{end}" for end in (SEGMENTATION, STRUCTURED_REPORT)]
         return Answer([*files, *sorted(out.glob(f"*{OVERLAY_DICOM}"))], warnings)
+
+    def _predict(self, path, out):
+        """The rows of `predict_files`. An error that it does not expect concerns this image alone, too."""
+        inputs, captures, region = {path: Path(_NAME)}, self.captures, self.require_region
+        try:
+            return list(predict_files(self.predictor, inputs, out, overlay_dicom=captures, require_region=region))
+        except (OSError, ValueError):
+            raise
+        except Exception as error:  # its text may quote a patient's data
+            kind = type(error).__name__
+            raise ValueError(f"Expected an image that can be predicted, found another ({kind})") from error

@@ -59,6 +59,15 @@ def test_broken_image_is_one_line_without_its_path(answerer, study, tmp_path):
         answerer.answer(path, tmp_path / "out")
 
 
+def test_fault_in_one_image_is_one_line_without_its_text(answerer, study, tmp_path, monkeypatch):
+    def fail(*_):
+        raise KeyError("Muster^Eva")
+
+    monkeypatch.setattr(answerer.predictor, "try_batch", fail)
+    with pytest.raises(ValueError, match=r"^Expected an image that can be predicted, found another \(KeyError\)$"):
+        answerer.answer(study.paths[0], tmp_path / "out")
+
+
 def test_model_without_a_hash_is_refused(answerer, monkeypatch):
     monkeypatch.setattr(Predictor, "identity", None)
     with pytest.raises(ValueError, match=r"^Expected a model that is one file, for its SHA-256, found another: small$"):

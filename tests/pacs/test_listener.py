@@ -21,6 +21,7 @@ from pynetdicom import evt  # noqa: E402
 from busseg.imaging.dicom import SOP_CLASSES  # noqa: E402
 from busseg.pacs import sender  # noqa: E402
 from busseg.pacs.addresses import Node  # noqa: E402
+from busseg.pacs.answers import Answerer  # noqa: E402
 from busseg.pacs.listener import Settings, listen  # noqa: E402
 from busseg.pacs.tls import Pem, client_context, server_context  # noqa: E402
 
@@ -68,7 +69,7 @@ def listening(tmp_path, node, answerer, patient):
     """Function that makes a block in which busseg listens; it yields `port` and `lines`, the log."""
 
     @contextmanager
-    def block(**options):
+    def block(answerer=answerer, **options):
         settings = Settings(Node("BUSSEG", "127.0.0.1", 0), Node("PACS", "127.0.0.1", node.port), **options)
         found, started, stop, lines = [], threading.Event(), threading.Event(), []
 
@@ -129,6 +130,13 @@ def test_each_image_is_answered_with_seg_and_sr(listening, node, study, classes,
     assert not list((tmp_path / "queue/received").iterdir())
     if os.name != "nt":  # others of the machine may not read it
         assert (tmp_path / "queue/received").stat().st_mode & 0o077 == 0
+
+
+def test_overlays_are_sent_on_request(listening, node, study, answerer, classes, tmp_path):
+    with listening(Answerer(answerer.predictor, captures=True)) as busseg:
+        send(busseg.port, study.paths[:1])
+        wait(lambda: answered(tmp_path))
+    assert classes(node.taken) == {"SEG": 1, "SR": 1, "SC": 1}
 
 
 def test_same_image_again_is_taken_and_not_answered(listening, node, study, tmp_path):
