@@ -10,6 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from http import HTTPStatus
 from http.client import responses
 from pathlib import Path
@@ -94,14 +95,13 @@ def open_server(
     for path in filter(None, (ca, certificate, key)):
         if not path.is_file():
             raise FileNotFoundError(f"Expected a PEM file, found none: {path}")
-    # Its log quotes the server; warnings are of no use to a user.
-    logging.getLogger("dicomweb_client").setLevel(logging.CRITICAL)
-    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    # Their logs quote the server and print traces; every error becomes one line below.
+    for package in ("dicomweb_client", "retrying", "urllib3"):
+        logging.getLogger(package).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module="dicomweb_client")
-    session = _session(environment)
+    session = _session(environment, ca)
     if session.auth and parts.scheme == "http" and not is_loopback(parts.hostname):
         raise ValueError(f"Expected https for a token or a login, found http: {url}")
-    session.verify = str(ca) if ca else True
     session.cert = (str(certificate), str(key)) if certificate and key else certificate and str(certificate)
     # A body is sent as a whole, because one that is sent in chunks cannot be sent again.
     options = {"session": session, "timeout": _TIMEOUT_S, "chunk_size": 2**40, "permissive_uid": True}
@@ -110,11 +110,13 @@ def open_server(
     return Server(url, client, session)
 
 
-def _session(environment):
+def _session(environment, ca):
     import requests
     from requests.auth import HTTPBasicAuth
 
     session = requests.Session()
+    if ca:  # with each request, because requests prefers the variable REQUESTS_CA_BUNDLE to the session's own value
+        session.request = partial(session.request, verify=str(ca))
     if token := environment.get(TOKEN):
         session.auth = lambda request: request.headers.update(Authorization=f"Bearer {token}") or request
     elif login := environment.get(LOGIN):

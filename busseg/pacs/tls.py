@@ -27,7 +27,7 @@ class _LateContext(ssl.SSLContext):
 
     def wrap_socket(self, sock, *args, **options):
         sock.settimeout(_SILENT_S)
-        return super().wrap_socket(sock, *args, **options, do_handshake_on_connect=False)
+        return super().wrap_socket(sock, *args, **(options | {"do_handshake_on_connect": False}))
 
 
 def server_context(pem: Pem) -> ssl.SSLContext | None:

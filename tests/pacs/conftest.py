@@ -1,7 +1,10 @@
 """A study of ultrasound, a small DICOMweb server, and a DICOM node that takes results; all in this process."""
 
 import json
+import shutil
+import subprocess
 import threading
+from contextlib import contextmanager
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
@@ -13,6 +16,7 @@ import pytest
 
 from busseg.data.phantom import draw_phantom
 from busseg.inference.predictor import Predictor
+from busseg.pacs.tls import Pem, server_context
 
 SEG, SR, CAPTURE = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.7"
 _BOUNDARY = "busseg-test"
@@ -122,17 +126,15 @@ def _row(content):
     return row | {"00280008": {"vr": "IS", "Value": [int(header.get("NumberOfFrames") or 1)]}}
 
 
-@pytest.fixture
-def pacs(study):
-    """A DICOMweb server that holds `study`. `objects`, from SOP Instance UID to the bytes of a file; `asked`, what was
-    asked: method, path and authorization. What it may be set to: `authorization` it demands, `broken` and `missing`
-    UIDs, `refused` SOP classes, the length of a `page`, and how many requests it is `busy` for.
-    """
-    pytest.importorskip("dicomweb_client", reason="needs busseg[pacs]")
+@contextmanager
+def _serving(study, tls=None):
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     server.pacs = SimpleNamespace(
         objects={uid: path.read_bytes() for uid, path in zip(study.uids, study.paths)}, asked=[], authorization=None,
-        broken=set(), missing=set(), refused=set(), page=100, busy=0, url=f"http://127.0.0.1:{server.server_port}/dicom",
+        broken=set(), missing=set(), refused=set(), page=100, busy=0,
+        url=f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}/dicom",
     )  # fmt: skip
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
@@ -140,6 +142,42 @@ def pacs(study):
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture
+def pacs(study):
+    """A DICOMweb server that holds `study`. `objects`, from SOP Instance UID to the bytes of a file; `asked`, what was
+    asked: method, path and authorization. What it may be set to: `authorization` it demands, `broken` and `missing`
+    UIDs, `refused` SOP classes, the length of a `page`, and how many requests it is `busy` for.
+    """
+    pytest.importorskip("dicomweb_client", reason="needs busseg[pacs]")
+    with _serving(study) as server:
+        yield server
+
+
+@pytest.fixture
+def secure_pacs(study, pem):
+    """As `pacs`, with https; it demands a certificate of `pem`'s authority."""
+    pytest.importorskip("dicomweb_client", reason="needs busseg[pacs]")
+    with _serving(study, server_context(pem)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def pem(tmp_path_factory):
+    """The `Pem` of a node at 127.0.0.1, signed by an authority of its own."""
+    if not shutil.which("openssl"):
+        pytest.skip("needs openssl on the path")
+    folder = tmp_path_factory.mktemp("pem")
+    files = Pem(folder / "node.pem", folder / "node.key", folder / "ca.pem")
+    new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    authority = ["-subj", "/CN=authority", "-keyout", folder / "ca.key", "-out", files.ca]
+    signed = ["-CA", files.ca, "-CAkey", folder / "ca.key", "-addext", "subjectAltName=IP:127.0.0.1"]
+    node = ["-subj", "/CN=node", "-addext", "basicConstraints=critical,CA:FALSE"]
+    named = ["-keyout", files.key, "-out", files.certificate]
+    for command in ([*new, *authority], [*new, *node, *signed, *named]):
+        subprocess.run(command, check=True, capture_output=True)
+    return files
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 import io
+import ssl
 
 import pytest
 from typer.testing import CliRunner
@@ -156,15 +157,18 @@ def test_other_addresses_are_refused(url):
         dicomweb.open_server(url)
 
 
-def test_files_of_certificates_reach_the_session(tmp_path):
-    names = [tmp_path / name for name in ("ca.pem", "cert.pem", "key.pem")]
+def test_missing_pem_file_is_one_line(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"^Expected a PEM file, found none: .*ca\.pem$"):
-        dicomweb.open_server("https://pacs.example", *names)
-    for name in names:
-        name.touch()
-    session = dicomweb.open_server("https://pacs.example", *names).session
-    assert (session.verify, session.cert) == (str(names[0]), (str(names[1]), str(names[2])))
-    assert dicomweb.open_server("https://pacs.example").session.verify is True
+        dicomweb.open_server("https://pacs.example", tmp_path / "ca.pem")
+
+
+def test_server_and_client_know_each_other_by_their_certificates(secure_pacs, study, pem, monkeypatch):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", ssl.get_default_verify_paths().cafile or "")  # which must not win
+    server = dicomweb.open_server(secure_pacs.url, pem.ca, pem.certificate, pem.key)
+    assert len(dicomweb.find_images(server, study.uid)[0]) == 3
+    for others in ([], [pem.ca]):  # unknown to the system's authorities; without a certificate of its own
+        with pytest.raises(ConnectionError, match=r"^Expected a DICOMweb server that answers, found none \("):
+            dicomweb.find_images(dicomweb.open_server(secure_pacs.url, *others), study.uid)
 
 
 @pytest.mark.parametrize("options", [["--study", "../1"], ["--series", "x"]])

@@ -1,8 +1,6 @@
 import os
-import shutil
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from contextlib import contextmanager
@@ -287,23 +285,6 @@ def test_folder_with_other_files_is_no_queue(tmp_path):
 
 
 # === TLS ===
-@pytest.fixture(scope="module")
-def pem(tmp_path_factory):
-    """The `Pem` of a node at 127.0.0.1, signed by an authority of its own."""
-    if not shutil.which("openssl"):
-        pytest.skip("needs openssl on the path")
-    folder = tmp_path_factory.mktemp("pem")
-    files = Pem(folder / "node.pem", folder / "node.key", folder / "ca.pem")
-    new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    authority = ["-subj", "/CN=authority", "-keyout", folder / "ca.key", "-out", files.ca]
-    signed = ["-CA", files.ca, "-CAkey", folder / "ca.key", "-addext", "subjectAltName=IP:127.0.0.1"]
-    node = ["-subj", "/CN=node", "-addext", "basicConstraints=critical,CA:FALSE"]
-    named = ["-keyout", files.key, "-out", files.certificate]
-    for command in ([*new, *authority], [*new, *node, *signed, *named]):
-        subprocess.run(command, check=True, capture_output=True)
-    return files
-
-
 def test_images_and_results_travel_with_tls(listening, node, study, pem, classes, tmp_path):
     node.stop()
     node.start(server_context(pem))

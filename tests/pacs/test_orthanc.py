@@ -147,11 +147,11 @@ def send():
 
 
 @pytest.fixture
-def phantoms(write_scan, tmp_path):
-    """Paths of six phantoms of one study, whose UID follows: `(paths, study)`."""
+def phantoms(request, write_scan, tmp_path):
+    """Paths of six phantoms, or as many as the parameter says, of one study, whose UID follows: `(paths, study)`."""
     study, series = generate_uid(), generate_uid()
     paths = []
-    for seed in range(6):
+    for seed in range(getattr(request, "param", 6)):
         image, _ = draw_phantom(("benign", "malignant", "normal")[seed % 3], seed, 240, 320)
         uids = {"StudyInstanceUID": study, "SeriesInstanceUID": series}
         path = tmp_path / f"phantoms/{seed}.dcm"
@@ -285,8 +285,9 @@ def start_listening(busseg, port=0, *options):
     return process, log, int(log.read_text().split("listening as BUSSEG@127.0.0.1:")[1].split()[0])
 
 
-def answered(tmp_path):
-    return {path.name for path in (tmp_path / "queue/answered").glob("[0-9]*")}
+def images_in(tmp_path, state):
+    """The UIDs of the images in a state of the queue."""
+    return {path.name.removesuffix(".dcm") for path in (tmp_path / "queue" / state).glob("[0-9]*")}
 
 
 def test_images_that_are_sent_are_answered_once(orthanc, send, busseg, ultrasound, tmp_path):
@@ -295,7 +296,7 @@ def test_images_that_are_sent_are_answered_once(orthanc, send, busseg, ultrasoun
     for path, option in [*ultrasound.items(), *ultrasound.items()]:
         assert send(orthanc.dicom, path, options=[option])
         assert send(port, path, options=[option]), log.read_text()
-    wait(lambda: answered(tmp_path) == sources.keys(), log.read_text)
+    wait(lambda: images_in(tmp_path, "answered") == sources.keys(), log.read_text)
     text = log.read_text()
     unlike = {uid for uid in sources if f"predicted {uid}: 0 objects to send" in text}
     assert results(orthanc, sources) == once(sources.keys() - unlike)
@@ -305,20 +306,27 @@ def test_images_that_are_sent_are_answered_once(orthanc, send, busseg, ultrasoun
     assert check_readable(orthanc, tmp_path / "read") == 2 * len(sources.keys() - unlike)
 
 
+@pytest.mark.parametrize("phantoms", [12], indirect=True)
 def test_listener_killed_at_any_moment_answers_each_image_once(orthanc, send, busseg, phantoms, tmp_path):
     paths, _ = phantoms
-    sources, seed = headers(paths), random.Random(0)
-    waiting, kills = list(paths), 0
+    sources, seed, waiting = headers(paths), random.Random(0), list(paths)
+    killed = Counter()  # at which move of an image
     process, log, port = start_listening(busseg)
-    while waiting or kills < 10:
+    while waiting or killed.total() < 12:
+        state = ("received", "to_send", "answered")[killed.total() % 3]
+        before = images_in(tmp_path, state)
         if waiting and send(port, waiting[0]):  # one that was not acknowledged is sent again
             waiting.pop(0)
-        time.sleep(seed.uniform(0, 2))
+        deadline = time.monotonic() + 10
+        while not images_in(tmp_path, state) - before and time.monotonic() < deadline:
+            time.sleep(0.005)
+        killed[state if images_in(tmp_path, state) - before else "idle"] += 1
+        time.sleep(seed.uniform(0, 0.1))
         process.send_signal(signal.SIGKILL)
         process.wait()
-        kills += 1
         process, log, port = start_listening(busseg)
-    wait(lambda: answered(tmp_path) == sources.keys(), log.read_text)
+    wait(lambda: images_in(tmp_path, "answered") == sources.keys(), log.read_text)
+    assert all(killed[state] > 1 for state in ("received", "to_send", "answered"))
     assert results(orthanc, sources) == once(sources)
     assert orthanc.count() == 2 * len(paths)
     assert list((tmp_path / "queue").rglob("*.dcm")) == []
@@ -328,10 +336,10 @@ def test_node_that_stops_meanwhile_gets_each_result_once(orthanc, send, busseg, 
     paths, _ = phantoms
     _, log, port = start_listening(busseg)
     assert send(port, *paths)
-    wait(lambda: answered(tmp_path), log.read_text)
+    wait(lambda: images_in(tmp_path, "answered"), log.read_text)
     orthanc.stop()
     wait(lambda: log.read_text().count("trying again") >= 2, log.read_text)
     orthanc.start()
     sources = headers(paths)
-    wait(lambda: answered(tmp_path) == sources.keys(), log.read_text)
+    wait(lambda: images_in(tmp_path, "answered") == sources.keys(), log.read_text)
     assert results(orthanc, sources) == once(sources)
