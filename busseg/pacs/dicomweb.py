@@ -81,7 +81,7 @@ def open_server(
         environment: Mapping from the names of variables to their values.
 
     Raises:
-        ValueError: If it is no such address, or a secret would travel unencrypted.
+        ValueError: If it is no such address, a secret would travel unencrypted, or there is a key without certificate.
         FileNotFoundError: If a PEM file is missing.
         ImportError: If dicomweb-client is missing.
     """
@@ -92,6 +92,8 @@ def open_server(
         raise ValueError(f"Expected a URL of http or https, found {url!r}")
     if parts.username or parts.password:
         raise ValueError(f"Expected a URL without a password, found one with it; set {LOGIN} instead")
+    if key and not certificate:
+        raise ValueError("Expected --cert beside --key, found none")
     for path in filter(None, (ca, certificate, key)):
         if not path.is_file():
             raise FileNotFoundError(f"Expected a PEM file, found none: {path}")

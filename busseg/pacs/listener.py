@@ -61,10 +61,12 @@ def listen(
         FileExistsError: If the folder holds other files.
         BlockingIOError: If another process uses it.
         OSError: If the port is taken, or a PEM file is missing or broken.
-        ValueError: If there is a key without a certificate.
+        ValueError: If there is a key without a certificate, or an authority without TLS.
         ImportError: If pynetdicom is missing.
     """
     import_extra("pynetdicom", "pynetdicom for DICOM networks", "pacs", out)
+    if settings.pem.ca and not settings.pem.certificate and not settings.send_tls:
+        raise ValueError("Expected --cert, or --send-tls, beside --ca, found none")
     tls, send_tls = server_context(settings.pem), client_context(settings.pem) if settings.send_tls else None
     title, host, port = settings.node
     stop = stop or threading.Event()

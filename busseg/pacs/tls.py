@@ -35,11 +35,11 @@ def server_context(pem: Pem) -> ssl.SSLContext | None:
 
     Raises:
         OSError: If a file is missing or is not PEM.
-        ValueError: If a key or an authority is given without a certificate.
+        ValueError: If there is a key without a certificate.
     """
     if pem.certificate is None:
-        if pem.key or pem.ca:
-            raise ValueError("Expected --cert beside --key and --ca, found none")
+        if pem.key:
+            raise ValueError("Expected --cert beside --key, found none")
         return None
     context = _LateContext(ssl.PROTOCOL_TLS_SERVER)
     _load(context, pem)

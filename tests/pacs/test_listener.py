@@ -260,16 +260,8 @@ def test_taken_port_is_one_line(listening, answerer, tmp_path):
     (["--allow", "A\\B"], "Expected an AE title of 1 to 16 letters, "),
 ])  # fmt: skip
 def test_options_are_checked_before_a_model_is_loaded(tmp_path, options, line):
-    call = [
-        "listen",
-        "--out",
-        str(tmp_path / "queue"),
-        "--send-to",
-        "PACS@127.0.0.1:9",
-        "--model",
-        "no model",
-        *options,
-    ]
+    out, node = str(tmp_path / "queue"), "PACS@127.0.0.1:9"
+    call = ["listen", "--out", out, "--send-to", node, "--model", "no model", *options]
     with pytest.raises(ValueError, match=rf"^{line}"):
         raise CliRunner().invoke(app, call).exception
     assert not (tmp_path / "queue").exists()
@@ -323,8 +315,14 @@ def test_node_with_an_unknown_certificate_gets_no_results(listening, node, study
 
 
 def test_key_without_a_certificate_is_refused(pem):
-    with pytest.raises(ValueError, match=r"^Expected --cert beside --key and --ca, found none$"):
+    with pytest.raises(ValueError, match=r"^Expected --cert beside --key, found none$"):
         server_context(Pem(key=pem.key))
+
+
+def test_authority_without_tls_is_refused(pem, answerer, tmp_path):
+    here = Node("BUSSEG", "127.0.0.1", 0)
+    with pytest.raises(ValueError, match=r"^Expected --cert, or --send-tls, beside --ca, found none$"):
+        listen(tmp_path / "queue", answerer, Settings(here, here, pem=Pem(ca=pem.ca)), print, print)
 
 
 def test_broken_pem_is_one_line(pem, tmp_path):
