@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "export": {*FILES, "models", "inference"},
     "experiments": {*FILES, "models", "training", "inference", "evaluation", "export"},
     "app": {*FILES, "inference", "explain"},
+    "pacs": {*FILES, "inference"},
 }
 MAY_IMPORT |= {"": set(), "cli": set(MAY_IMPORT)}
 # Packages that a room's files may not import, not even inside a function.
@@ -38,7 +39,7 @@ MAY_NOT_NAME = {
 }
 # Packages that may come along when a file of these rooms is loaded.
 MAY_LOAD = {"": set(), "cli": {"typer", "rich"}, "models": {"keras", "numpy"}}
-WITHOUT_KERAS = ("storage", "imaging", "data", "evaluation", "inference")
+WITHOUT_KERAS = ("storage", "imaging", "data", "evaluation", "inference", "pacs")
 
 
 @dataclass

@@ -56,6 +56,18 @@ def to_ascii(name: str) -> str:
     return "".join(letter if " " <= letter <= "~" and letter != "\\" else "_" for letter in name)[:64]
 
 
+def derive_uid(run: str | None, *parts: object) -> str:
+    """The UID of a result: always the same one for the same run and parts; a random one for None.
+
+    Args:
+        run: Text that identifies model and settings, such as `Predictor.identity`, or a single run.
+        parts: What else the result depends on: the SOP Instance UID of its source, its kind, its frame.
+    """
+    from pydicom.uid import generate_uid
+
+    return generate_uid(entropy_srcs=None if run is None else ["/".join(map(str, (run, *parts)))])
+
+
 def read_source(scan: Scan) -> "Dataset":
     """Read the whole header of a scan's file."""
     with scan.path.open("rb") as file:

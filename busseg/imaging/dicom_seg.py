@@ -19,6 +19,7 @@ from busseg.imaging.dicom_results import (
     MAKER,
     NOTICE,
     SERIES_NUMBERS,
+    derive_uid,
     import_highdicom,
     read_source,
     to_ascii,
@@ -39,6 +40,7 @@ def write_segmentation(
     model: str,
     remark: str = "",
     assumed_mm: float | None = 1.0,
+    run: str | None = None,
 ) -> None:
     """Write the lesions of a scan as DICOM SEG (BINARY): one segment for each class of lesion, all frames in one file.
 
@@ -63,6 +65,8 @@ def write_segmentation(
         remark: Further text for the segments' descriptions.
         assumed_mm: Millimetres a pixel for a scan without a scale; the segments' descriptions then say that it is
             assumed. None leaves plane and scale of such scans out.
+        run: Text that identifies model and settings, of which the UIDs are derived; None for random UIDs. See
+            `dicom_results.derive_uid`.
 
     Raises:
         ValueError: If the header of the scan lacks attributes that a SEG must reference.
@@ -86,10 +90,10 @@ def write_segmentation(
             segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
             omit_empty_frames=False,
             segment_descriptions=[_describe(*each, model, remark) for each in enumerate(found or ["lesion"], start=1)],
-            series_instance_uid=highdicom.UID(),
+            series_instance_uid=derive_uid(run, source.SOPInstanceUID, "segmentation series"),
             series_number=SERIES_NUMBERS["segmentation"],
             series_description="Lesions, by busseg",
-            sop_instance_uid=highdicom.UID(),
+            sop_instance_uid=derive_uid(run, source.SOPInstanceUID, "segmentation"),
             instance_number=1,
             content_label="LESIONS",
             content_description=NOTICE,
@@ -103,7 +107,7 @@ def write_segmentation(
     )
     _fill(segmentation, lesions, scan, source)
     if spacing_mm:
-        _place(segmentation, spacing_mm)
+        _place(segmentation, spacing_mm, derive_uid(run, source.SOPInstanceUID, "plane"))
     segmentation.PatientOrientation = None  # unknown; DICOM demands the attribute
     with without_quotes(scan.path):
         write_result(path, segmentation, source)
@@ -117,15 +121,14 @@ def write_overlay(path: str | Path, scan: Scan, number: int, overlay: NDArray[np
         scan: The `busseg.imaging.dicom.Scan` that the frame belongs to.
         number: Number of the frame, from 1.
         overlay: Array `(height, width, 3)` uint8, RGB. Like the frame, it may show names; the file says so.
-        run: Text that is unique to the run. The overlays of a scan from one run form a series.
+        run: Text that identifies model and settings, or the run; see `dicom_results.derive_uid`. The overlays of a scan
+            from one run form a series.
 
     Raises:
         ValueError: If the header of the scan lacks attributes that a capture must reference.
         ImportError: If highdicom is missing.
     """
     highdicom = import_highdicom(scan.path)
-    from pydicom.uid import generate_uid
-
     with without_quotes(scan.path):
         source = read_source(scan)
         capture = highdicom.sc.SCImage.from_ref_dataset(
@@ -135,10 +138,10 @@ def write_overlay(path: str | Path, scan: Scan, number: int, overlay: NDArray[np
             bits_allocated=8,
             coordinate_system=highdicom.CoordinateSystemNames.PATIENT,
             patient_orientation=("L", "P"),  # highdicom demands one; it is unknown
-            series_instance_uid=generate_uid(entropy_srcs=[run, source.SOPInstanceUID]),
+            series_instance_uid=derive_uid(run, source.SOPInstanceUID, "overlay series"),
             series_number=SERIES_NUMBERS["overlays"],
             series_description="Overlays, by busseg",
-            sop_instance_uid=generate_uid(),
+            sop_instance_uid=derive_uid(run, source.SOPInstanceUID, "overlay", number),
             instance_number=number,
             **MAKER,
         )
@@ -216,13 +219,12 @@ def _fill(segmentation, lesions, scan, source):
     segmentation.DimensionIndexSequence = [by_segment, by_time]
 
 
-def _place(segmentation, spacing_mm):
-    """Give the frames of a segmentation a plane and a scale, `(row, column)`; see `write_segmentation`."""
+def _place(segmentation, spacing_mm, uid):
+    """Give the frames of a segmentation a plane of this UID and a scale, `(row, column)`; see `write_segmentation`."""
     from pydicom import Dataset
-    from pydicom.uid import generate_uid
     from pydicom.valuerep import DS
 
-    segmentation.FrameOfReferenceUID, segmentation.PositionReferenceIndicator = generate_uid(), None
+    segmentation.FrameOfReferenceUID, segmentation.PositionReferenceIndicator = uid, None
     orientation, measures = Dataset(), Dataset()
     orientation.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
     measures.PixelSpacing = [DS(mm, auto_format=True) for mm in spacing_mm]  # at most 16 letters

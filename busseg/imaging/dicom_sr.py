@@ -21,6 +21,7 @@ from busseg.imaging.dicom_results import (
     MAKER,
     NOTICE,
     SERIES_NUMBERS,
+    derive_uid,
     import_highdicom,
     read_source,
     to_ascii,
@@ -44,6 +45,7 @@ def write_report(
     findings: Iterable[Finding],
     model: str,
     sha256: str | None = None,
+    run: str | None = None,
 ) -> None:
     """Write the findings of a scan as DICOM SR.
 
@@ -60,6 +62,8 @@ def write_report(
         findings: Iterable of `Finding`, one a frame.
         model: Name of the model, for the algorithm's identification beside busseg and its version.
         sha256: SHA-256 of the model's file, in hex; None if unknown.
+        run: Text that identifies model and settings, of which the UIDs are derived; None for random UIDs. See
+            `dicom_results.derive_uid`.
 
     Raises:
         ValueError: If the header of the scan lacks attributes that a report must reference.
@@ -79,10 +83,10 @@ def write_report(
         report = highdicom.sr.ComprehensiveSR(
             evidence=[reference, marked],
             content=_report(findings, _Sources(reference, marked, _frames(marked), model, sha256)),
-            series_instance_uid=highdicom.UID(),
+            series_instance_uid=derive_uid(run, source.SOPInstanceUID, "report series"),
             series_number=SERIES_NUMBERS["report"],
             series_description="Measurements, by busseg",
-            sop_instance_uid=highdicom.UID(),
+            sop_instance_uid=derive_uid(run, source.SOPInstanceUID, "report"),
             instance_number=1,
             is_complete=True,
             device_serial_number=model,

@@ -96,7 +96,8 @@ def predict_files(
     images = tuple(IMAGES)[: 2 + probability_maps] if task.has_mask else ()
     columns = fields(task, predictor.sensitivity, predictor.threshold)
     with claim_folder(out, PREDICTION) as out:
-        output = Output(out, task, images, json_lines, uuid.uuid4().hex if overlay_dicom else None)
+        run = (predictor.identity or uuid.uuid4().hex) if overlay_dicom else None
+        output = Output(out, task, images, json_lines, run)
         done = read_done(inputs, output, columns, predictor.threshold) if resume else {}
         frames, found = tee(_find(inputs, output, done, require_region))
         _begin_tables(output, columns, done)

@@ -22,7 +22,7 @@ def write_dicom_results(scan: Scan, target: Path, rows: Sequence[Mapping], out: 
         target: Path of the scan's results without suffix, relative to the output folder.
         rows: Rows of the frames, in their order; see `records.to_row`.
         out: Path of the output folder.
-        predictor: The `Predictor`, whose name and hash both files record.
+        predictor: The `Predictor`, whose name and hash both files record, and whose identity gives them their UIDs.
 
     Raises:
         ValueError: If the header of the scan lacks attributes that a result must reference.
@@ -34,9 +34,11 @@ def write_dicom_results(scan: Scan, target: Path, rows: Sequence[Mapping], out: 
     masks = (_read_mask(out, target, row) for row in rows)
     count = sum(_is_out_of_distribution(row) for row in rows)
     remark = f"{OUT_OF_DISTRIBUTION.capitalize()} in {count} of {len(rows)} frames" if count else ""
-    write_segmentation(segmentation, scan, masks, [row["label"] for row in rows], predictor.name, remark)
+    labels, run = [row["label"] for row in rows], predictor.identity
+    write_segmentation(segmentation, scan, masks, labels, predictor.name, remark, run=run)
     findings = (_to_finding(row, scan, out, target) for row in rows)
-    write_report(out / f"{target}{STRUCTURED_REPORT}", scan, segmentation, findings, predictor.name, predictor.sha256)
+    report = out / f"{target}{STRUCTURED_REPORT}"
+    write_report(report, scan, segmentation, findings, predictor.name, predictor.sha256, run)
 
 
 def remove_dicom_results(target: Path, out: Path) -> None:

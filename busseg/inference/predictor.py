@@ -94,6 +94,14 @@ class Predictor:
             return hashlib.file_digest(content, "sha256").hexdigest()
 
     @property
+    def identity(self) -> str | None:
+        """Text that changes if answers may: busseg's version, the SHA-256 of the model's file, and the threshold.
+
+        The UIDs of DICOM results are derived from it. None for a model without a SHA-256.
+        """
+        return None if self.sha256 is None else f"busseg {busseg.__version__} {self.sha256} {self.threshold:g}"
+
+    @property
     def description(self) -> dict:
         """What a user of the model's file must know, for JSON: busseg's version, task, classes, size, threshold."""
         threshold = self.threshold if self.task.has_mask else None

@@ -37,7 +37,7 @@ class Output:
         task: Task of the model.
         images: Keys of `IMAGES`, the image files to write of each frame.
         json_lines: Whether each frame gets a line of `predictions.jsonl`.
-        run: Identifier that the DICOM overlays of this run share; None writes none.
+        run: Text of which the UIDs of DICOM overlays are derived, see `dicom_results.derive_uid`; None writes none.
     """
 
     folder: Path

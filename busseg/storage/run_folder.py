@@ -62,6 +62,9 @@ OVERLAY_DICOM = "_overlay.dcm"
 EXPLANATION = Kind("explanations.csv", ("file", "label", "occlusion_peak", "warning", "error"))
 EXPLANATIONS = EXPLANATION.marker
 
+# === The queue of a DICOM node: `busseg listen` ===
+QUEUE = Kind("queue.json", ("queue",))
+
 # === An audit: `busseg audit` ===
 AUDIT = Kind("audit.json", ("data", "files", "groups", "findings"))
 GROUPS = "groups.csv"

@@ -29,7 +29,7 @@ def test_version_is_printed(call):
 @pytest.mark.parametrize("verb", VERBS)
 def test_out_has_the_same_short_form_in_every_verb(verb):
     options = {name: option for option in VERBS[verb].params for name in option.opts}
-    assert ("--out" in options) == (verb not in ("app", "convert", "download"))
+    assert ("--out" in options) == (verb not in ("app", "convert", "dicomweb", "download"))
     assert options.get("-o") is options.get("--out")
 
 
