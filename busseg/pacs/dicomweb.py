@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
-from busseg.data.readers.tables import import_extra
 from busseg.imaging.dicom import SOP_CLASSES
 from busseg.imaging.dicom_pixels import import_pydicom
 from busseg.pacs.addresses import is_loopback, is_uid
 from busseg.pacs.answers import Answer, Answerer
+from busseg.storage.extras import import_extra
 
 if TYPE_CHECKING:
     from dicomweb_client import DICOMwebClient

@@ -6,7 +6,6 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import NamedTuple
 
-from busseg.data.readers.tables import import_extra
 from busseg.pacs.addresses import Node
 from busseg.pacs.answers import Answerer
 from busseg.pacs.queue import Queue
@@ -14,6 +13,7 @@ from busseg.pacs.receiver import start_receiver, stop_receiver
 from busseg.pacs.sender import Sender
 from busseg.pacs.tls import Pem, client_context, server_context
 from busseg.storage.claims import claim_folder
+from busseg.storage.extras import import_extra
 from busseg.storage.files import hidden_folder
 from busseg.storage.run_folder import QUEUE
 

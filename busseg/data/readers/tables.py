@@ -1,6 +1,5 @@
 """Read datasets whose images a CSV or Excel table lists, one image a row."""
 
-import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from zipfile import BadZipFile
 
 from busseg.data.sample import CLASSES, Fault, Sample
 from busseg.imaging.annotations import is_annotation
+from busseg.storage.extras import import_extra
 from busseg.storage.files import read_csv
 
 
@@ -127,21 +127,3 @@ def read_excel(path: str | Path, required: Sequence[str] = ()) -> list[dict[str,
 def import_openpyxl(path: str | Path) -> ModuleType:
     """Import openpyxl, which reads Excel files; see `import_extra`."""
     return import_extra("openpyxl", "openpyxl to read Excel", "excel", path)
-
-
-def import_extra(module: str, what: str, extra: str, path: str | Path) -> ModuleType:
-    """Import a package that an extra of busseg installs.
-
-    Args:
-        module: Its name in Python.
-        what: Its name and what it is for, for the error.
-        extra: Name of the extra.
-        path: Path of the file that needs it, for the error.
-
-    Raises:
-        ImportError: If it is not installed; the line says how to install it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(f'Expected {what}, found none; pip install "busseg[{extra}]": {path}') from error

@@ -7,10 +7,10 @@ from pathlib import Path
 from types import ModuleType
 
 from busseg.data.facts import check_categories, find_split, label_by_areas
-from busseg.data.readers.tables import import_extra
 from busseg.data.sample import Fault, Sample, without_faults
 from busseg.imaging.annotations import yolo
 from busseg.imaging.images import is_image
+from busseg.storage.extras import import_extra
 from busseg.storage.files import blaming
 
 DATA = "data.yaml"
