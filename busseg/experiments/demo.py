@@ -52,7 +52,7 @@ def _run_demo(out):
     began = time.monotonic()
     write_text(out / DEMO.marker, json.dumps({"phantoms_per_class": PHANTOMS_PER_CLASS}) + "\n")
 
-    note("1/6  The model that comes with busseg predicts its sample images: four lesions of BUS-BRA")
+    note("1/6  The model that comes with busseg predicts its sample images: four lesions of BUS-BRA, from its training")
     _predict(Predictor("best"), {sample.path: sample.label for sample in samples()}, out / "first-predictions")
 
     count = len(CLASSES) * PHANTOMS_PER_CLASS

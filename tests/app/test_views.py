@@ -54,6 +54,12 @@ def test_facts_show_bars_area_box_and_chance_of_error():
     assert 'download="scan.json"' in text
 
 
+def test_facts_show_the_report_of_an_image_that_looks_like_breast_ultrasound():
+    report = "Malignant, probability 62.5 % (normal 10.0 %, benign 27.5 %). 2 lesions. Lesion 1: area 16 pixels"
+    assert report in view_facts(answer())
+    assert "62.5 % (normal" not in view_facts(answer(ood_score=1.01))
+
+
 def test_facts_of_an_image_without_lesion_say_so():
     text = view_facts(answer(lesions=0, spacing_mm=(1, 1)))
     assert "none seen" in text
