@@ -12,6 +12,7 @@ References:
 """
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -75,7 +76,8 @@ def write_phantoms(
         seed: Int >= 0. The same seed gives the same images.
         progress: Function that wraps the iteration over the images, for a progress bar.
     """
-    for label, number in progress([(label, number) for label in CLASSES for number in range(1, per_class + 1)]):
+
+    def write(label, number):
         height, width = np.random.default_rng((seed, number)).integers((320, 380), (420, 500))
         lesions = 2 if number % 10 == 0 and label != "normal" else 1
         image, masks = _draw(label, seed * per_class + number, height, width, lesions)
@@ -83,6 +85,14 @@ def write_phantoms(
         write_image(Path(root) / label / f"{stem}.png", image)
         for mask, suffix in zip(masks, ("_mask", "_mask_1")):
             write_image(Path(root) / label / f"{stem}{suffix}.png", mask * 255)
+
+    pool = ThreadPoolExecutor()
+    try:
+        numbers = range(1, per_class + 1)
+        for written in progress([pool.submit(write, label, number) for label in CLASSES for number in numbers]):
+            written.result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # so that Ctrl-C does not draw the rest first
 
 
 def envelope(
