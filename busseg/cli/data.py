@@ -19,6 +19,7 @@ from busseg.cli.program import (
     report_failures,
 )
 from busseg.cli.terminal import say
+from busseg.storage.run_folder import SPLITS
 
 
 class Format(StrEnum):
@@ -62,7 +63,7 @@ def audit(
 @app.command()
 def split(
     data: Data,
-    out: Annotated[Path, out_option("CSV file to write.")] = Path("splits.csv"),
+    out: Annotated[Path, out_option("CSV file to write.")] = Path(SPLITS),
     folds: Annotated[int, typer.Option(min=2, help="Number of folds.")] = 5,
     seed: Annotated[int, typer.Option(help="The same seed gives the same folds.")] = 0,
     groups: Groups = None,
