@@ -45,7 +45,7 @@ def pool_folds(out: Path, splits: Sequence[Split], samples: Sequence[Sample], ab
         if about["protocol"] == "leave-one-source-out":
             folds[-1]["source"] = mine[0]["source"]
     mean_sd = _mean_sd([fold["scores"] for fold in folds])
-    more = {"leak": _leak(rows, splits, samples), "folds": folds, "mean_sd": mean_sd}
+    more = {"leak": count_leak(rows, splits, samples), "folds": folds, "mean_sd": mean_sd}
     if about["repeats"] > 1:
         more["of_repeats"] = [
             {"seed": about["seed"] + number, "scores": point_scores([row for row in rows if row["repeat"] == number])}
@@ -54,8 +54,18 @@ def pool_folds(out: Path, splits: Sequence[Split], samples: Sequence[Sample], ab
     return write_scores(out, rows, **about, **more)
 
 
-def _leak(rows, splits, samples):
-    """The number and share of scored images of a group that is in training; in histology also of a slide that is."""
+def count_leak(rows: Sequence[dict], splits: Sequence[Split], samples: Sequence[Sample]) -> dict:
+    """Count the scored images with another image of their group in training.
+
+    Args:
+        rows: Sequence of dicts, one an image, with `leaked`; see `busseg.evaluation.table.fields`.
+        splits: Sequence of `Split`, one a fold.
+        samples: The samples of the dataset with their groups.
+
+    Returns:
+        Dict of the number of those `images`, their `share`, and in histology `same_slide`, the number of images with
+        another one of their slide in training.
+    """
     images = sum(row["leaked"] for row in rows)
     leak = {"images": images, "share": images / len(rows)}
     if all("slide" in sample.attributes for sample in samples):
