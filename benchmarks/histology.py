@@ -12,6 +12,10 @@ A logistic regression on standardised numbers. Level of the feature map, size of
 are chosen in each fold by an inner cross-validation on the patients outside its test part. Each kind gets a folder with
 `per_image.csv` and `summary.json`, as of `busseg crossval --repeats`, so that `busseg compare` takes it.
 
+Folds: patient and random, as in `busseg crossval`; redrawn, by patient, stratified by the patients' classes alone, so that
+each seed has other folds. By the protocol patient each fold also has its share of images, and another seed exchanges
+only one or two of its patients.
+
 The learning curve draws patients at random from those outside the test part of seven folds, of 23 patients 19 or 20;
 `curve.csv` has the scores by number of patients.
 
@@ -28,6 +32,7 @@ import numpy as np
 
 from busseg.data import find_samples
 from busseg.data.protocols import repeat_splits
+from busseg.data.splits import Split
 from busseg.evaluation.pooling import count_leak
 from busseg.evaluation.summary import sum_up, write_scores
 from busseg.evaluation.table import fields
@@ -46,6 +51,7 @@ KINDS = {
 }
 # Mean and deviation of the CIELAB channels after normalisation, about those of the set.
 MEAN, DEVIATION = np.float32([73, 15, -9]), np.float32([12, 8, 6])
+PROTOCOLS = ("patient", "random", "redrawn")
 CURVE = (5, 10, 15, 20)  # training patients
 CURVE_FOLDS = 7
 
@@ -173,9 +179,25 @@ class Table:
             }  # fmt: skip
 
 
+def redraw(table, seed, folds=5):
+    """Splits of folds by patient, stratified by the patients' classes; each fold without a validation part."""
+    from sklearn.model_selection import StratifiedKFold
+
+    patients, first = np.unique(table.groups, return_index=True)
+    for _, tested in StratifiedKFold(folds, shuffle=True, random_state=seed).split(patients, table.malignant[first]):
+        inside = np.isin(table.groups, patients[tested])
+        test, train = (
+            tuple(sample for sample, one in zip(table.samples, inside) if one == part) for part in (True, False)
+        )
+        yield Split(train, (), test)
+
+
 def cross_validate(table, protocol, repeats, out, about):
     """Score one kind of numbers in repeated folds; write the folder `out`. Returns the summary and the choices."""
-    splits = repeat_splits(protocol, table.samples, 5, 0, repeats)
+    if protocol == "redrawn":
+        splits = [split for seed in range(repeats) for split in redraw(table, seed)]
+    else:
+        splits = repeat_splits(protocol, table.samples, 5, 0, repeats)
     # By the protocol random the inner folds are random, too: nothing there knows of patients.
     groups = np.arange(len(table.samples)) if protocol == "random" else table.groups
     rows, choices = [], Counter()
@@ -242,7 +264,7 @@ def main():
     parser.add_argument("data", type=Path, help="folder of BreaKHis")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--protocols", nargs="+", choices=("patient", "random"), default=["patient", "random"])
+    parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS))
     parser.add_argument("--repeats", type=int, default=5, help="number of seeds")
     parser.add_argument("--curve", nargs="*", choices=KINDS, default=["colour", "efficientnet_lite0"])
     parser.add_argument("--cache", type=Path, help="folder to keep the features in, for the next start")

@@ -86,7 +86,7 @@ def paired_differences(rows_a: Sequence[dict], rows_b: Sequence[dict], replicate
       no difference. It assumes that the differences lie symmetrically about their median.
     - Accuracy, missed lesions and clean normal images: McNemar's exact test, two-sided. It assumes that of the images
       that only one model gets right, each model gets half.
-    - Other scores have no test: `p` is None.
+    - Other scores have no test, and repeats neither, whose rows depend on each other: `p` is None.
 
     Args:
         rows_a: Sequence of dicts, one an image; see `busseg.evaluation.table.fields`. Those with an error are left out.
@@ -120,6 +120,9 @@ def paired_differences(rows_a: Sequence[dict], rows_b: Sequence[dict], replicate
                 "p": _p_value(name, values_a.get(name), values_b.get(name)),
             }
     groups = len({row["group"] for row in rows_a})
+    if len({row.get("repeat") for row in rows_a}) > 1:
+        for one in differences.values():
+            one["p"] = None  # the tests take each row as independent of the others
     return {
         "images": len(rows_a),
         "groups": groups,

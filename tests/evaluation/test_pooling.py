@@ -115,6 +115,18 @@ def test_protocol_whose_folds_are_fixed_is_not_repeated():
         repeat_splits("given", SAMPLES_OF_MANY, repeats=2)
 
 
+def test_comparison_of_repeats_has_no_p_value(tmp_path):
+    twice = [by_field({1}), by_field({2})] * 2
+    pool(tmp_path / "a", twice, lambda *_: True, "random", repeats=2)
+    pool(tmp_path / "b", twice, lambda fold, _: fold % 2, "random", repeats=2)
+    one = compare([tmp_path / "a", tmp_path / "b"])["differences"][0]
+    assert one["images"] == 20
+    assert one["differences"]["accuracy"]["difference"] == pytest.approx(-1 / 2)
+    assert one["differences"]["accuracy"]["p"] is None
+    pool(tmp_path / "c", twice[:2], lambda fold, _: fold % 2, "random")
+    assert compare([tmp_path / "a", tmp_path / "c"])["differences"][0]["differences"]["accuracy"]["p"] is not None
+
+
 def test_random_and_patient_are_compared_on_the_images_of_equal_repeats(tmp_path):
     def right(fold, name):
         return fold > 0
