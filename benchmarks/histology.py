@@ -12,9 +12,9 @@ A logistic regression on standardised numbers. Level of the feature map, size of
 are chosen in each fold by an inner cross-validation on the patients outside its test part. Each kind gets a folder with
 `per_image.csv` and `summary.json`, as of `busseg crossval --repeats`, so that `busseg compare` takes it.
 
-Folds: patient and random, as in `busseg crossval`; redrawn, by patient, stratified by the patients' classes alone, so that
-each seed has other folds. By the protocol patient each fold also has its share of images, and another seed exchanges
-only one or two of its patients.
+Folds: patient and random, as in `busseg crossval`; redrawn, by patient, stratified by the patients' classes alone, so
+that each seed has other folds. By the protocol patient each fold also has its share of images, and another seed
+exchanges only one or two of its patients.
 
 The learning curve draws patients at random from those outside the test part of seven folds, of 23 patients 19 or 20;
 `curve.csv` has the scores by number of patients.
