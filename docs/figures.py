@@ -122,6 +122,27 @@ def draw_robustness():
     return figure
 
 
+def draw_histology():
+    """AUC on images of new patients by the number of training patients, of colours and of frozen features."""
+    rows = read_table("histology/curve.csv")
+    titles = {"efficientnet_lite0": "frozen features, fine level", "colour": "six numbers of colour"}
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained", dpi=110)
+    axis = figure.subplots()
+    for (kind, title), colour, shift in zip(titles.items(), (BLUE, RED), (-0.15, 0.15)):
+        mine = [row for row in rows if row["kind"] == kind]
+        patients, auc, low, high = (
+            [float(row[name]) for row in mine] for name in ("patients", "image_auc", "image_low", "image_high")
+        )
+        patients = [number + shift for number in patients]
+        axis.plot(patients, auc, "o-", color=colour, label=title)
+        axis.vlines(patients, low, high, color=colour, linewidth=1, alpha=0.6)
+    axis.axhline(0.5, color=GREY, linewidth=1, linestyle=":")
+    axis.set(xticks=[5, 10, 15, 20], ylim=(0.35, 1), xlabel="training patients", ylabel="AUC by image, new patients")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, loc="upper left")
+    return figure
+
+
 def read_table(name):
     with (EVIDENCE / name).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
@@ -129,5 +150,5 @@ def read_table(name):
 
 if __name__ == "__main__":
     IMAGES.mkdir(exist_ok=True)
-    for draw in (draw_predictions, draw_leak, draw_calibration, draw_robustness):
+    for draw in (draw_predictions, draw_leak, draw_calibration, draw_robustness, draw_histology):
         draw().savefig(IMAGES / f"{draw.__name__.removeprefix('draw_')}.png")

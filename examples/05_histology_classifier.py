@@ -1,7 +1,7 @@
 """Classify histology as benign or malignant, on patients that are new to the network, and draw its attention.
 
 python examples/05_histology_classifier.py                    synthetic histology, a minute
-python examples/05_histology_classifier.py data/breakhis      real slides, by the recipe histology, for hours
+python examples/05_histology_classifier.py data/breakhis      real slides, by the recipe histology_cbam, for hours
 python examples/05_histology_classifier.py --matrix           a network for each magnification, each tested at all
 """
 
@@ -38,7 +38,7 @@ parser.add_argument(
 parser.add_argument("--matrix", action="store_true", help="also train at each magnification, and test at all")
 arguments = parser.parse_args()
 out = Path(arguments.out)
-recipe = load_recipe("histology") if arguments.data else QUICK
+recipe = load_recipe("histology_cbam") if arguments.data else QUICK
 
 
 def train_and_score(samples, recipe, name):

@@ -123,8 +123,8 @@ def crossval(
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="grouped, leave-one-source-out, random, tang, curated, busbra5 or busbra10; for histology, patient; "
-            "given, the split of the dataset's own files."
+            help="grouped, leave-one-source-out, random, tang, curated, busbra5 or busbra10; for histology, patient "
+            "or random; given, the split of the dataset's own files."
         ),
     ] = None,
     recipe: Annotated[str, typer.Option(help="Name of a recipe, or path of a TOML file.")] = "card",
@@ -133,6 +133,9 @@ def crossval(
         int, typer.Option(min=2, help="Number of folds of grouped, random and patient; other protocols fix theirs.")
     ] = 5,
     seed: Annotated[int, typer.Option(help="The same seed gives the same folds.")] = 0,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Number of cross-validations, with the seeds SEED, SEED + 1, ...")
+    ] = 1,
     groups: Groups = None,
     jobs: Annotated[int, typer.Option(min=1, help="Number of folds to train at once.")] = 1,
     robustness: Robustness = False,
@@ -157,7 +160,7 @@ def crossval(
     chosen = load_recipe(recipe, epochs)
     samples = read_samples(data, groups, chosen.task)
     protocol = protocol or Task(chosen.task).protocol
-    summary = cross_validate(samples, out, chosen, protocol, folds, seed, jobs, robustness, data=name)
+    summary = cross_validate(samples, out, chosen, protocol, folds, seed, jobs, robustness, name, repeats)
     say(format_crossval(summary))
     say(f"\nWrote {out / REPORT}")
 

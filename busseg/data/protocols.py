@@ -13,6 +13,8 @@ PUBLISHED = Path(__file__).parent / "published"
 PROTOCOLS = ("grouped", "leave-one-source-out", "random", "tang", "curated", "busbra5", "busbra10", "patient", "given")
 # Side in pixels of the square at which masks are scored; the other protocols score at native size.
 SCORED_SIZE = {"tang": 256}
+# Their folds depend on the seed, so that they can be repeated with others.
+REPEATABLE = ("grouped", "random", "patient", "curated")
 
 
 def make_splits(protocol: str, samples: Sequence[Sample], folds: int = 5, seed: int = 0) -> list[Split]:
@@ -51,6 +53,30 @@ def make_splits(protocol: str, samples: Sequence[Sample], folds: int = 5, seed: 
     if protocol.startswith("busbra"):
         return busbra_splits(samples, int(protocol.removeprefix("busbra")), seed)
     return tang_splits(samples) if protocol == "tang" else curated_splits(samples, seed)
+
+
+def repeat_splits(
+    protocol: str, samples: Sequence[Sample], folds: int = 5, seed: int = 0, repeats: int = 1
+) -> list[Split]:
+    """The splits of `make_splits` with the seeds `seed`, `seed + 1`, ..., one after the other.
+
+    A few patients can be split luckily or unluckily; repeats show by how much the scores depend on it. They show too
+    little of it where groups differ in size: every fold also has its share of images, so another seed exchanges only a
+    few groups. The intervals, which draw groups, do not have this fault.
+
+    Args:
+        protocol, samples, folds, seed: See `make_splits`.
+        repeats: Number of seeds, at least 1. More than one is for `REPEATABLE` protocols.
+
+    Returns:
+        List of `Split`, of equally many folds for each seed.
+
+    Raises:
+        ValueError: If the folds of the protocol do not depend on the seed, or `make_splits` raises it.
+    """
+    if repeats > 1 and protocol not in REPEATABLE:
+        raise ValueError(f"Expected a protocol of {', '.join(REPEATABLE)} to repeat, found {protocol!r}")
+    return [split for number in range(repeats) for split in make_splits(protocol, samples, folds, seed + number)]
 
 
 def given_splits(samples: Sequence[Sample]) -> list[Split]:

@@ -27,8 +27,8 @@ class Sample:
         group: Samples of one group (copies of one scan, scans of one patient) must stay in one part of a split.
         source: Name of the dataset that the sample comes from.
         pixel_mm: Side of a pixel in mm; None if the dataset gives no scale.
-        attributes: Further facts from the dataset, name to text: those of `ATTRIBUTES`, `magnification` of BreaKHis
-            images, "40" to "400", and `split` or `fold` if the dataset's files hold one; see `facts.KEPT`.
+        attributes: Further facts from the dataset, name to text: those of `ATTRIBUTES`, `slide` and `magnification`
+            ("40" to "400") of BreaKHis images, and `split` or `fold` if the dataset's files hold one; see `facts.KEPT`.
     """
 
     name: str

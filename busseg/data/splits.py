@@ -184,10 +184,10 @@ def train_on_all(samples: Sequence[Sample]) -> Split:
 
 
 def random_splits(samples: Sequence[Sample], folds: int = 5, seed: int = 0) -> list[Split]:
-    """Split samples into stratified folds image by image, without regard to copies: the field's habit.
+    """Split samples into stratified folds image by image, without regard to copies and patients: the field's habit.
 
-    On a dataset with copies the scores reward memorising; see `leaked`. Arguments and folds are those of
-    `grouped_splits`, with every image as its own group.
+    On a dataset with copies, or with several images of a patient, the scores reward memorising; see `leaked`. Arguments
+    and folds are those of `grouped_splits`, with every image as its own group.
     """
     return grouped_splits([replace(sample, group=sample.name) for sample in samples], folds, seed)
 
@@ -198,11 +198,11 @@ def learnt(split: Split) -> tuple[Sample, ...]:
 
 
 def leaked(split: Split, samples: Sequence[Sample]) -> list[Sample]:
-    """The scored images of a fold that have a copy among the images its model was trained or chosen with.
+    """The scored images of a fold with another image of their group among those its model was trained or chosen with.
 
     Args:
         split: A `Split`. Without a test part, the validation part is scored.
-        samples: The samples of the dataset. Copies share a group.
+        samples: The samples of the dataset. Copies share a group, and so do the images of a patient.
 
     Returns:
         List of `Sample` of the scored part.

@@ -1,4 +1,4 @@
-"""The example images of a report: the best and worst results, missed lesions and false alarms."""
+"""The example images of a report: best and worst lesions, missed ones and false alarms; right and wrong slides."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from busseg.data.sample import CLASSES, Sample
 from busseg.evaluation.page import embed_image
+from busseg.evaluation.scores import classes_of
 from busseg.imaging.images import read_image, read_mask
 from busseg.inference.overlay import TRUTH_RGB, draw_contour
 
@@ -46,37 +47,61 @@ def choose_cases(rows: Sequence[dict]) -> list[tuple[str, int, list[dict]]]:
     return [kind for kind in kinds if kind[2]]
 
 
+def choose_slides(rows: Sequence[dict]) -> list[tuple[str, int, list[dict]]]:
+    """Choose the histology images to show: of each class those classified wrongly, then correctly, the surest first.
+
+    Args:
+        rows: As for `choose_cases`.
+
+    Returns:
+        As of `choose_cases`.
+    """
+    kinds = []
+    for label in classes_of(rows):
+        mine = [row for row in rows if row["label"] == label]
+        mine.sort(key=lambda row: -row[f"p_{row['predicted']}"])
+        for title, right in (("classified wrongly", False), ("classified correctly", True)):
+            found = [row for row in mine if (row["predicted"] == label) == right]
+            kinds.append((f"{label.replace('_', ' ').capitalize()}: {title}, the most confident first", CASES, found))
+    return [kind for kind in kinds if kind[2]]
+
+
 def draw_cases(folder: str | Path, rows: Sequence[dict], samples: Iterable[Sample]) -> list[tuple[str, list[dict]]]:
-    """Draw the cases of an evaluation, see `choose_cases`: image | true contour and predicted contour.
+    """Draw the cases of an evaluation: image | true contour and predicted contour; of histology the image alone.
 
     An image that is not among the samples, or that cannot be read, or whose mask cannot be read, is replaced by the
     next candidate.
 
     Args:
         folder: Path of the evaluation or cross-validation, to which the column `mask` is relative.
-        rows: Rows of `per_image.csv`, without those that hold an error.
+        rows: Rows of `per_image.csv`, without those that hold an error; see `choose_cases` and `choose_slides`.
         samples: Sequence of `Sample`, found by name.
 
     Returns:
         List of `(title, cases)`, where a case is a dict of its `row` and `src`, a `data:` address.
     """
-    rows = [row for row in rows if "mask" in row]  # histology has no masks
+    masks = bool(rows) and "mask" in rows[0]  # histology has none
     by_name = {sample.name: sample for sample in samples}
     drawn = []
-    for title, count, candidates in choose_cases(rows):
+    for title, count, candidates in choose_cases(rows) if masks else choose_slides(rows):
         cases: list[dict] = []
         for row in candidates:
-            if len(cases) < count and row["mask"] and row["file"] in by_name:
-                pixels = _draw(by_name[row["file"]], Path(folder) / row["mask"])
+            if len(cases) < count and row["file"] in by_name and (row["mask"] if masks else True):
+                pixels = _draw(by_name[row["file"]], Path(folder) / row["mask"] if masks else None)
                 cases += [] if pixels is None else [{"row": row, "src": embed_image(pixels, width=560)}]
         if cases:
             drawn.append((title, cases))
     return drawn
 
 
-def _draw(sample: Sample, mask_path: Path) -> NDArray | None:
-    """Array `(height, 2 * width + GAP_PX, 3)`, uint8, or None if the image or a mask cannot be read."""
+def _draw(sample: Sample, mask_path: Path | None) -> NDArray | None:
+    """Array `(height, 2 * width + GAP_PX, 3)`, or of histology `(height, width, 3)`, uint8.
+
+    None if the image or a mask cannot be read.
+    """
     try:
+        if mask_path is None:
+            return read_image(sample.image, colour=True)
         image = read_image(sample.image)
         truth = read_mask(sample.masks, image.shape)
         predicted = read_mask([mask_path], image.shape)

@@ -29,11 +29,20 @@ def _setting(name, value):
     return str(value)
 
 
+def describe_leak(leak: dict) -> str:
+    """What a leaky split has in common with training: "a copy", or in histology "another field of the patient".
+
+    Args:
+        leak: Dict of a cross-validation's summary; see `busseg.evaluation.pooling.pool_folds`.
+    """
+    return "another field of the patient" if "same_slide" in leak else "a copy"
+
+
 def notes_on_leaks(models: Sequence[dict]) -> list[str]:
-    """Sentences on the models that were trained with copies of their test images."""
+    """Sentences on the models that were trained with copies of their test images, or with their patients."""
     return [
-        f"{model['name']} was trained or chosen with a copy of {model['leak']['share']:.1%} of its test images, so "
-        "its scores may reward memorisation."
+        f"{model['name']} was trained or chosen with {describe_leak(model['leak'])} of {model['leak']['share']:.1%} of "
+        "its test images, so its scores may reward memorisation."
         for model in models
         if model["leak"] and model["leak"]["images"]
     ]
@@ -55,7 +64,7 @@ def notes_on_images(one: dict, rows_a: Sequence[dict], rows_b: Sequence[dict]) -
     files_a, files_b = ([row["file"] for row in rows] for rows in (rows_a, rows_b))
     unlike = len(set(files_a) & set(files_b)) - one["images"]
     if len(set(files_a)) < len(files_a) or len(set(files_b)) < len(files_b):
-        notes.append(f"Files are in several folds of {name} or {first}; only the same fold of both is compared.")
+        notes.append(f"Files are in several folds of {name} or {first}; only the same repeat or fold is compared.")
     elif unlike:
         notes.append(f"{unlike} files that both hold differ in size or in the true lesion, and are not compared.")
     return notes

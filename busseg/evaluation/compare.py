@@ -48,8 +48,8 @@ def compare(folders: Sequence[str | Path], out: str | Path | None = None, names:
           other settings, `images`, `groups`, `scores`, and `intervals` (95 %);
         - `differences`: for each folder but the first a dict of `name`; `to`, the name of the first folder; the entries
           of `paired_differences`, where the first folder is `a`; `leaked`, the same on the images of which either model
-          was trained with a copy; the entries of `paired_known` and `paired_sources`; and `patients`, see
-          `paired_patients`;
+          was trained with a copy or with the patient; the entries of `paired_known` and
+          `paired_sources`; and `patients`, see `paired_patients`;
         - `warnings`: sentences on models that were trained on images they are scored on;
         - `notes`: sentences on differences in settings and images.
 
@@ -98,7 +98,7 @@ def _compare(folders, names):
 
 
 def _leaked(rows_a, rows_b):
-    """The rows of the images of which either model was trained with a copy."""
+    """The rows of the images of which either model was trained with a copy or with the patient."""
     key = image_key(rows_a, rows_b)
     images = {key(row) for row in (*rows_a, *rows_b) if row["leaked"]}
     return [[row for row in rows if key(row) in images] for rows in (rows_a, rows_b)]

@@ -92,8 +92,9 @@ def _format_differences(one):
         a, b = ("an unknown number" if count is None else count for count in one["known"].values())
         heading += f"; {first} was trained on {a} of them, {name} on {b}"
     lines = [*textwrap.wrap(heading, 100), *_format_paired(one["differences"])]
-    if one["leaked"]["differences"]:
-        heading = f"The same on the {one['leaked']['images']} of them with a copy in training"
+    if one["leaked"]["differences"] and one["leaked"]["images"] < one["images"]:
+        common = "a copy or their patient" if one["patients"]["patients"] else "a copy"
+        heading = f"The same on the {one['leaked']['images']} of them with {common} in training"
         lines += ["", heading, *_format_paired(one["leaked"]["differences"])]
     if one["unseen"]:
         heading = f"The same on the {one['unseen']['images']} of them that neither is recorded to be trained on"

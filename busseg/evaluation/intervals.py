@@ -74,9 +74,9 @@ def mean_intervals(
 def paired_differences(rows_a: Sequence[dict], rows_b: Sequence[dict], replicates: int = 1000, seed: int = 0) -> dict:
     """Compare two models on the images that both have scored.
 
-    Two rows belong to one image if their file, label, size and true area agree (and their fold, where a file is in
-    several folds). A score that is a mean over images uses only the images on which both models define it: distances
-    use the lesions that both models found.
+    Two rows belong to one image if their file, label, size and true area agree (and their repeat or
+    fold, where a file is in several). A score that is a mean over images uses only the images on which both models
+    define it: distances use the lesions that both models found.
 
     The interval draws the same whole groups for both models; read it first. `p` tests whether chance alone explains
     the difference. Both tests assume independent images, which copies of an image and images of one patient are not:
@@ -86,7 +86,7 @@ def paired_differences(rows_a: Sequence[dict], rows_b: Sequence[dict], replicate
       no difference. It assumes that the differences lie symmetrically about their median.
     - Accuracy, missed lesions and clean normal images: McNemar's exact test, two-sided. It assumes that of the images
       that only one model gets right, each model gets half.
-    - Other scores have no test: `p` is None.
+    - Other scores have no test, and repeats neither, whose rows depend on each other: `p` is None.
 
     Args:
         rows_a: Sequence of dicts, one an image; see `busseg.evaluation.table.fields`. Those with an error are left out.
@@ -120,6 +120,9 @@ def paired_differences(rows_a: Sequence[dict], rows_b: Sequence[dict], replicate
                 "p": _p_value(name, values_a.get(name), values_b.get(name)),
             }
     groups = len({row["group"] for row in rows_a})
+    if len({row.get("repeat") for row in rows_a}) > 1:
+        for one in differences.values():
+            one["p"] = None  # the tests take each row as independent of the others
     return {
         "images": len(rows_a),
         "groups": groups,
@@ -131,10 +134,15 @@ def paired_differences(rows_a: Sequence[dict], rows_b: Sequence[dict], replicate
 
 def image_key(rows_a: Sequence[dict], rows_b: Sequence[dict]) -> Callable[[dict], tuple]:
     """A function from a row to the key of its image: equal for rows of one image; see `paired_differences`."""
-    names: tuple[str, ...] = ("file", "label", "true_px", "width_px", "height_px")
-    if any(len({row["file"] for row in rows}) < len(rows) for rows in (rows_a, rows_b)):
-        names = (*names, "fold")
-    return lambda row: tuple(row.get(name) for name in names)
+    names = ["file", "label", "true_px", "width_px", "height_px"]
+
+    def key(row):
+        return tuple(row.get(name) for name in names)
+
+    for name in ("repeat", "fold"):
+        if any(len(set(map(key, rows))) < len(rows) for rows in (rows_a, rows_b)):
+            names.append(name)
+    return key
 
 
 def match_images(rows_a: Sequence[dict], rows_b: Sequence[dict]) -> tuple[list[dict], list[dict], int, int]:

@@ -19,30 +19,33 @@ def pool_patients(rows: Sequence[dict]) -> list[dict]:
     """Pool the images of each patient: the mean of their probabilities, and the most severe of their labels.
 
     A patient is malignant if one of her images is, else benign if one is. Images without a patient or a label are left
-    out. Patients of different sources are different, even under one name.
+    out. Patients of different sources are different, even under one name. Each repeat of a cross-validation is
+    pooled by itself.
 
     Args:
         rows: Sequence of dicts, one an image; see `busseg.evaluation.table.fields`. Those with an error are left out.
 
     Returns:
-        List of dicts, one a patient: `file`, the source and the patient; `source`, `group` and `label`; `images`, their
-        number; and the probabilities `p_CLASS`. `point_scores` and `paired_differences` take them like rows of images.
+        List of dicts, one a patient: `file`, the source and the patient; `repeat`, `source`, `group` and `label`;
+        `images`, their number; and the probabilities `p_CLASS`. `point_scores` and `paired_differences` take them like
+        rows of images.
     """
     rows = scored(rows)
     classes, views = classes_of(rows), defaultdict(list)
     for row in rows:
         if row.get("patient") and row["label"]:
-            views[row.get("source"), row["patient"]].append(row)
+            views[row.get("repeat"), row.get("source"), row["patient"]].append(row)
     return [
         {
             "file": f"{source}/{patient}",
+            "repeat": repeat,
             "source": source,
             "group": mine[0]["group"],
             "label": max((row["label"] for row in mine), key=classes.index),
             "images": len(mine),
             **{f"p_{label}": float(np.mean([row[f"p_{label}"] for row in mine])) for label in classes},
         }
-        for (source, patient), mine in views.items()
+        for (repeat, source, patient), mine in views.items()
     ]
 
 
@@ -62,7 +65,7 @@ def patient_scores(rows: Sequence[dict]) -> dict | None:
         return None
     scores, intervals = point_scores(pooled), bootstrap_intervals(pooled)
     return {
-        "patients": len(pooled),
+        "patients": len({row["file"] for row in pooled}),
         "images": sum(row["images"] for row in pooled),
         "scores": {name: scores[name] for name in PATIENT_SCORES},
         "intervals": {name: intervals[name] for name in PATIENT_SCORES if name in intervals},
@@ -80,6 +83,7 @@ def paired_patients(rows_a: Sequence[dict], rows_b: Sequence[dict]) -> dict:
         Dict of the number of `patients`, and `differences`, see `paired_differences`, of `PATIENT_SCORES`.
     """
     rows_a, rows_b, _, _ = match_images(scored(rows_a), scored(rows_b))
-    paired = paired_differences(pool_patients(rows_a), pool_patients(rows_b))
+    pooled = pool_patients(rows_a)
+    paired = paired_differences(pooled, pool_patients(rows_b))
     differences = {name: one for name, one in paired["differences"].items() if name in PATIENT_SCORES}
-    return {"patients": paired["images"], "differences": differences}
+    return {"patients": len({row["file"] for row in pooled}), "differences": differences}

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from busseg.data.readers.breakhis import MAGNIFICATIONS, parse_name
+from busseg.evaluation.intervals import mean_intervals
 from busseg.evaluation.scores import scored
 
 
@@ -21,7 +22,8 @@ def recognition_rates(rows: Sequence[dict]) -> dict[str, dict]:
 
     Returns:
         Dict from `"all"`, from each magnification present (`"40"` to `"400"`) and from each subtype present to a dict
-        of `images`, `patients`, and the rates `image_level` and `patient_level`, in `[0, 1]`.
+        of `images`, `patients`, the rates `image_level` and `patient_level`, in `[0, 1]`, and their 95 % `intervals`,
+        see `mean_intervals`; slides of one group are drawn together.
 
     Raises:
         ValueError: If an image is not named as in BreaKHis.
@@ -34,7 +36,7 @@ def recognition_rates(rows: Sequence[dict]) -> dict[str, dict]:
     for row in scored(rows):
         name = parse_name(row["file"])
         for kind in ("all", str(name.magnification), name.subtype):
-            kinds[kind].append((name.slide, row["label"] == row["predicted"]))
+            kinds[kind].append((name.slide, row["group"], row["label"] == row["predicted"]))
     subtypes = sorted(kinds.keys() - {"all", *map(str, MAGNIFICATIONS)})
     order = ("all", *map(str, MAGNIFICATIONS), *subtypes)
     return {kind: _rates(kinds[kind]) for kind in order if kind in kinds}
@@ -42,14 +44,19 @@ def recognition_rates(rows: Sequence[dict]) -> dict[str, dict]:
 
 def _rates(answers):
     of_patient = defaultdict(list)
-    for slide, right in answers:
-        of_patient[slide].append(right)
-    return {
-        "images": len(answers),
-        "patients": len(of_patient),
-        "image_level": float(np.mean([right for _, right in answers])),
-        "patient_level": float(np.mean([np.mean(each) for each in of_patient.values()])),
+    for slide, group, right in answers:
+        of_patient[slide, group].append(right)
+    levels = {
+        "image_level": [(group, right) for _, group, right in answers],
+        "patient_level": [(group, np.mean(each)) for (_, group), each in of_patient.items()],
     }
+    rates = {name: np.array([rate for _, rate in each], dtype=float) for name, each in levels.items()}
+    intervals = {
+        name: mean_intervals([{"group": group} for group, _ in each], {name: rates[name]})[name]
+        for name, each in levels.items()
+    }
+    means = {name: float(each.mean()) for name, each in rates.items()}
+    return {"images": len(answers), "patients": len(of_patient), **means, "intervals": intervals}
 
 
 def magnification_matrix(rows_of: Mapping[int, Sequence[dict]]) -> NDArray:
@@ -73,10 +80,14 @@ def format_recognition(rates: dict[str, dict]) -> str:
     Args:
         rates: Dict, as `recognition_rates` returns it.
     """
-    lines = [f"{'recognition rate':22}{'patient':>9}{'image':>9}{'patients':>10}{'images':>8}"]
+    lines = [f"{'recognition rate':22}{'patient':>22}{'image':>22}{'patients':>10}{'images':>8}"]
     for kind, one in rates.items():
         name = f"{kind}X" if kind.isdigit() else kind.replace("_", " ")
-        lines.append(
-            f"  {name:20}{one['patient_level']:9.3f}{one['image_level']:9.3f}{one['patients']:10}{one['images']:8}"
-        )
+        levels = "".join(f"{_with_interval(one, level):>22}" for level in ("patient_level", "image_level"))
+        lines.append(f"  {name:20}{levels}{one['patients']:10}{one['images']:8}")
     return "\n".join(lines)
+
+
+def _with_interval(one, level):
+    low, high = one["intervals"][level]
+    return f"{one[level]:.3f} [{low:.3f}, {high:.3f}]"

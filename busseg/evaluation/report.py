@@ -9,6 +9,7 @@ from busseg.data.sample import Sample
 from busseg.data.splits import PARTS
 from busseg.evaluation import plots
 from busseg.evaluation.cases import draw_cases
+from busseg.evaluation.comparability import describe_leak
 from busseg.evaluation.known import UNKNOWN
 from busseg.evaluation.operating import class_risk
 from busseg.evaluation.page import embed_figure, write_page
@@ -100,6 +101,7 @@ def _write_report(folder, samples, runs):
         source_scores=_defined(SOURCE_SCORES, parts[part]),
         patient_scores=PATIENT_SCORES,
         curves=CURVES,
+        describe_leak=describe_leak,
         unknown=UNKNOWN,
         show=show,
         show_interval=show_interval,

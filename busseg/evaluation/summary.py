@@ -44,7 +44,7 @@ def summarise(rows: Sequence[dict], operating_point: dict | None = None) -> dict
           image has a label;
         - `selective`, see `selective_scores`;
         - with an operating point, `decision`, see `decision_scores`;
-        - of ultrasound `patients`, see `patient_scores`; of histology `recognition`, see `recognition_rates`;
+        - `patients`, see `patient_scores`; of histology also `recognition`, see `recognition_rates`;
         - of images of several sources `sources`, a summary of each source, and `mean_of_sources`;
         - `known` and `unseen`, see `summarise_known`.
     """
@@ -62,7 +62,7 @@ def summarise(rows: Sequence[dict], operating_point: dict | None = None) -> dict
         "scores": point_scores(rows),
         "intervals": bootstrap_intervals(rows),
         **{name: of_classes.get(name) for name in ("confusion", "classes", "reliability")},
-        **({"patients": patient_scores(rows)} if ultrasound else {}),
+        "patients": patient_scores(rows),
         "selective": selective_scores(rows),
         **({"decision": decision_scores(rows, operating_point["threshold"])} if operating_point else {}),
         **({} if ultrasound else {"recognition": recognition_rates(rows)}),
@@ -84,8 +84,8 @@ def sum_up(rows: Sequence[dict], **about) -> dict:
 
     Args:
         rows: Sequence of dicts with `busseg.evaluation.table.fields`, one an image. `mask` is the path of the predicted
-            mask, relative to the folder; `leaked`, in a cross-validation, is whether the image has a copy in training.
-            Empty cells are None.
+            mask, relative to the folder; `leaked`, in a cross-validation, is whether the image has a copy in training,
+            or another image of its patient. Empty cells are None.
         about: Further entries of the summary, such as the model; anything that JSON holds.
 
     Returns:

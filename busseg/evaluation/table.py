@@ -11,10 +11,13 @@ from busseg.storage.files import read_csv, write_csv
 _COUNTS = ("true_px", "predicted_px", "width_px", "height_px")
 _OVERLAPS = ("dice", "iou", "sensitivity", "precision", "hd95_px", "assd_px", "nsd")
 _OF_SAMPLE = ("source", *ATTRIBUTES, "pixel_mm")
-_LATER = (*_OF_SAMPLE, "known")  # older tables lack them
-_BEFORE, _AFTER = ("file", "fold", "part", "group", *_OF_SAMPLE, "label", "predicted"), ("leaked", "known", "error")
+_LATER = ("repeat", *_OF_SAMPLE, "known")  # older tables lack them
+_BEFORE, _AFTER = (
+    ("file", "repeat", "fold", "part", "group", *_OF_SAMPLE, "label", "predicted"),
+    ("leaked", "known", "error"),
+)
 _READ: dict[str, Callable[[str], object]] = {
-    "fold": int,
+    **dict.fromkeys(("repeat", "fold"), int),
     **dict.fromkeys(("clean", "leaked", "known"), {"True": True, "False": False}.__getitem__),
     **dict.fromkeys(_COUNTS, int),
     **dict.fromkeys((*_OVERLAPS, "pixel_mm"), float),

@@ -12,9 +12,9 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
-from busseg.data.protocols import SCORED_SIZE, make_splits
+from busseg.data.protocols import SCORED_SIZE, repeat_splits
 from busseg.data.sample import Sample
-from busseg.data.splits import Split, leaked, write_splits
+from busseg.data.splits import Split, write_splits
 from busseg.evaluation.pooling import pool_folds
 from busseg.evaluation.report import write_report
 from busseg.evaluation.robustness import read_robustness, write_robustness
@@ -67,6 +67,7 @@ def cross_validate(
     jobs: int = 1,
     robustness: bool = False,
     data: str = "",
+    repeats: int = 1,
 ) -> dict:
     """Train one model for each fold, and score it on the images it has not seen.
 
@@ -84,12 +85,15 @@ def cross_validate(
         jobs: Number of folds that are trained at once, each in a process of its own that writes `fold-K.log`.
         robustness: Whether to score under perturbations, too; see `measure_robustness`.
         data: Name of the dataset in the report.
+        repeats: Number of cross-validations, with the seeds `seed`, `seed + 1`, ...; see `repeat_splits`. Their folds
+            are numbered on: with five folds, `fold-5/` is the first of the second.
 
     Returns:
-        Dict of what `summary.json` holds, see `evaluate`, and also `protocol`, `seed`, `size`; `folds`, the scores of
-        each fold, with the number of its images that are `known` to its model, see `count_known`, and for the protocol
-        "leave-one-source-out" its `source`; `mean_sd`, over the folds; and `leak`, the number and share of scored
-        images that have a copy in training.
+        Dict of what `summary.json` holds, see `evaluate`, and also `protocol`, `seed`, `repeats`, `size`; `folds`, the
+        scores of each fold, with the number of its images that are `known` to its model, see `count_known`, and for the
+        protocol "leave-one-source-out" its `source`; `mean_sd`, over the folds; of several repeats `of_repeats`, the
+        seed and the scores of each; and `leak`, the number and share of scored images that have a copy in training, or
+        another image of their patient; in histology also `same_slide`, the number of those with one of their slide.
 
     Raises:
         FileExistsError: If `out` holds other files than a cross-validation.
@@ -98,11 +102,12 @@ def cross_validate(
         BlockingIOError: If another process writes there.
         ChildProcessError: If the process of a fold was killed. The other folds are kept.
     """
-    splits = make_splits(protocol, samples, folds, seed)
+    splits = repeat_splits(protocol, samples, folds, seed, repeats)
     size = SCORED_SIZE.get(protocol)
-    about = {"data": data, "protocol": protocol, "seed": seed, "size": size}
+    about = {"data": data, "protocol": protocol, "seed": seed, "repeats": repeats, "size": size}
     with claim_folder(out, CROSSVAL) as out:
-        settings = {"protocol": protocol, "folds": len(splits), "seed": seed, "recipe": dataclasses.asdict(recipe)}
+        settings = {name: about[name] for name in ("protocol", "seed", "repeats")}
+        settings |= {"folds": len(splits), "recipe": dataclasses.asdict(recipe)}
         _settle(out, recipe, settings)
         write_splits(out / SPLITS, splits, force=True)
         by_name = {sample.name: sample for sample in samples}  # with their groups, which "random" and "tang" ignore
@@ -129,9 +134,8 @@ def _do_folds(tasks, samples, jobs, out):
 def _report(out, samples, splits, about, *, robustness):
     """Pool the folds' scores, write the report, and return the summary."""
     runs = [fold_folder(out, fold) for fold in range(len(splits))]
-    copies = [{sample.name for sample in leaked(split, samples)} for split in splits]
     with blaming(out, "the scores of its folds"):
-        summary = pool_folds(out, runs, copies, about)
+        summary = pool_folds(out, splits, samples, about)
     if robustness:
         rows = [row for run in runs for row in read_robustness(evaluation_folder(run) / ROBUSTNESS)]
         write_robustness(out / ROBUSTNESS, rows)
@@ -144,7 +148,7 @@ def _settle(out, recipe, settings):
     path = out / SETTINGS
     if not path.exists():
         write_text(path, json.dumps(settings, indent=2) + "\n")
-    before = read_json(path)
+    before = {"repeats": 1} | read_json(path)  # an older file lacks them
     if isinstance(before.get("recipe"), dict):  # an older file lacks newer settings; it used their defaults
         before["recipe"] = dataclasses.asdict(type(recipe)()) | before["recipe"]
     for name, value in settings.items():

@@ -13,7 +13,7 @@ import numpy as np
 
 from busseg.data.fingerprints import describe_fingerprints, fingerprint_samples
 from busseg.data.sample import CLASSES, Sample
-from busseg.data.splits import leaked, learnt, read_split
+from busseg.data.splits import learnt, read_split
 from busseg.evaluation.pooling import pool_folds
 from busseg.evaluation.report import write_report
 from busseg.evaluation.scores import calibration, labels_and_probabilities
@@ -90,6 +90,7 @@ def _score_together(samples, crossvals, recipes, splits, out):
     write_text(out / RELEASE.marker, json.dumps(dict.fromkeys(RELEASE.names)) + "\n")  # marks the folder
     before = _read_summary(crossvals[0])
     about = {name: before[name] for name in ("data", "protocol", "seed", "size")}
+    about["repeats"] = before.get("repeats", 1)  # an older summary lacks them
     for fold, of_fold in enumerate(track(list(zip(*splits)), "Scoring folds")):
         networks = [network_inside(load_keras(fold_folder(crossval, fold))) for crossval in crossvals]
         parts, place = {"test": of_fold[0].test or of_fold[0].validation}, evaluation_folder(fold_folder(out, fold))
@@ -98,8 +99,7 @@ def _score_together(samples, crossvals, recipes, splits, out):
             size=about["size"], fold=fold, fingerprints=_fingerprints(of_fold),
         )  # fmt: skip
         keras.backend.clear_session()
-    copies = [{sample.name for sample in leaked(split, samples)} for split in splits[0]]
-    summary = pool_folds(out, [fold_folder(out, fold) for fold in range(len(copies))], copies, about)
+    summary = pool_folds(out, splits[0], samples, about)
     write_report(out, samples)
     return summary
 

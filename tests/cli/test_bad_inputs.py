@@ -176,7 +176,7 @@ def test_bad_recipe_is_an_error(dataset, recipe, fails, tmp_path, text, found):
 
 def test_unknown_recipe_is_refused_with_the_known_ones(dataset, fails, tmp_path):
     line = fails(tmp_path, "train", dataset, "--out", tmp_path / "out", "--recipe", "crad")
-    known = "best, card, demo, histology, hospitals, hospitals_small, light, pretrained, small"
+    known = "best, card, demo, histology, histology_cbam, hospitals, hospitals_small, light, pretrained, small"
     assert line.endswith(f"Expected a TOML file or one of {known}, found no such recipe: crad")
 
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from busseg.data.sample import Sample
-from busseg.evaluation.cases import choose_cases, draw_cases
+from busseg.evaluation.cases import choose_cases, choose_slides, draw_cases
 from busseg.imaging.images import write_image
 from busseg.inference.overlay import LESION_RGB, TRUTH_RGB
 
@@ -26,6 +26,17 @@ def chosen(rows):
     return {title: [one["file"] for one in candidates[:count]] for title, count, candidates in choose_cases(rows)}
 
 
+def slide(name, label, p_malignant):
+    predicted = "malignant" if p_malignant > 0.5 else "benign"
+    return {
+        "file": name,
+        "label": label,
+        "predicted": predicted,
+        "p_benign": 1 - p_malignant,
+        "p_malignant": p_malignant,
+    }
+
+
 # === Choice ===
 def test_each_class_shows_its_worst_median_and_best():
     assert chosen([*lesions(21, "malignant"), *lesions(9)]) == {
@@ -36,6 +47,28 @@ def test_each_class_shows_its_worst_median_and_best():
         "Malignant: median": ["11", "10", "12"],
         "Malignant: best": ["21", "20", "19"],
     }
+
+
+def test_slides_of_each_class_show_the_surest_wrong_and_right_ones():
+    rows = [slide(str(p), "malignant", p / 100) for p in (10, 30, 20, 40, 95, 60)] + [slide("b", "benign", 0.2)]
+    chosen = {title: [one["file"] for one in candidates[:count]] for title, count, candidates in choose_slides(rows)}
+    assert chosen == {
+        "Benign: classified correctly, the most confident first": ["b"],
+        "Malignant: classified wrongly, the most confident first": ["10", "20", "30"],
+        "Malignant: classified correctly, the most confident first": ["95", "60"],
+    }
+
+
+def test_slides_are_drawn_as_they_are_in_colour(tmp_path):
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    pixels[..., 0] = 200
+    write_image(tmp_path / "red.png", pixels)
+    sample = Sample("red.png", tmp_path / "red.png", (), "benign", "1")
+    ((title, (case,)),) = draw_cases(tmp_path, [slide("red.png", "benign", 0.9)], [sample])
+    assert title == "Benign: classified wrongly, the most confident first"
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(case["src"].partition(",")[2]))).convert("RGB"))
+    assert shown.shape[1] / shown.shape[0] == 30 / 20
+    assert np.abs(shown.reshape(-1, 3).mean(axis=0) - (200, 0, 0)).max() < 10
 
 
 def test_few_lesions_are_all_shown():

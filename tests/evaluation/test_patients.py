@@ -61,6 +61,18 @@ def test_patients_of_one_name_in_two_sources_are_two():
     assert labels == [("here/2", "benign"), ("there/2", "malignant")]
 
 
+def test_each_repeat_pools_its_own_and_patients_are_counted_once():
+    again = [one | {"repeat": 1, "p_benign": 0.1, "p_malignant": 0.9} for one in ROWS]
+    rows = [one | {"repeat": 0} for one in ROWS] + again
+    assert len(pool_patients(rows)) == 6
+    found = patient_scores(rows)
+    assert (found["patients"], found["images"]) == (3, 10)
+    # Of the first repeat 2 of 3 patients are right, see above; of the second the two malignant ones.
+    assert found["scores"]["accuracy"] == pytest.approx((2 + 2) / 6)
+    assert paired_patients(rows, rows[:5])["patients"] == 3
+    assert paired_patients(rows, rows[:5])["differences"]["accuracy"]["a"] == pytest.approx(2 / 3)
+
+
 def test_images_without_patient_or_label_or_with_an_error_are_left_out():
     rows = [row("a.png", None, "benign", (0, 1, 0)), row("b.png", "4", None, (0, 1, 0)), ROWS[4] | {"error": "broken"}]
     assert pool_patients(rows) == []

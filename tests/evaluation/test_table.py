@@ -4,7 +4,7 @@ from busseg.data.sample import CLASSES
 from busseg.evaluation.table import fields, read_rows, write_rows
 
 HEADER = (
-    "file,fold,part,group,source,patient,birads,histology,device,side,pixel_mm,label,predicted,p_normal,p_benign,p_malignant,"
+    "file,repeat,fold,part,group,source,patient,birads,histology,device,side,pixel_mm,label,predicted,p_normal,p_benign,p_malignant,"
     "dice,iou,sensitivity,precision,hd95_px,assd_px,nsd,clean,true_px,predicted_px,width_px,height_px,mask,leaked,known,error"
 )
 

@@ -60,7 +60,28 @@ def test_cross_validation_is_by_patient_and_scores_every_image_once(crossval):
         assert not patients["test"] & (patients["train"] | patients["validation"])
     rates = json.loads((crossval / "summary.json").read_text())["parts"]["test"]["recognition"]
     assert [kind for kind in rates if kind.isdigit()] == ["40", "100", "200", "400"]
-    assert "Recognition rates" in (crossval / "report.html").read_text()
+    summary = json.loads((crossval / "summary.json").read_text())
+    assert summary["leak"] == {"images": 0, "share": 0, "same_slide": 0}
+    assert summary["parts"]["test"]["patients"]["patients"] == 8
+    page = (crossval / "report.html").read_text()
+    assert "Recognition rates" in page
+    assert "No scored image has another field of the patient among the images" in page
+
+
+@pytest.mark.slow
+def test_random_folds_count_the_fields_of_a_known_patient_and_slide(folder, crossval, tmp_path):
+    options = ("--recipe", folder / "recipe.toml", "--folds", 2, "--protocol", "random", "--repeats", 2)
+    done = run("crossval", folder / "data", *options, "--out", tmp_path / "random")
+    assert done.exit_code == 0, done.output
+    rows = read_csv(tmp_path / "random/per_image.csv")
+    assert len(rows) == 2 * 2 * 4 * 8
+    # A patient has eight fields of one slide, so that one of them is in training unless a fold tests all of them.
+    leaked = sum(row["leaked"] == "True" for row in rows)
+    assert f"{leaked / len(rows):.1%} of the scored images have another field of the patient in training" in done.output
+    assert f"{leaked} of the {leaked} have one of their slide." in done.output
+    done = run("compare", crossval, tmp_path / "random")
+    assert done.exit_code == 0, done.output
+    assert "on 64 common images of 8 groups" in done.output
 
 
 def test_run_is_evaluated_predicted_with_exported_and_compared(folder, crossval, tmp_path):

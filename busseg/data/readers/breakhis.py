@@ -123,6 +123,7 @@ def list_samples(root: str | Path) -> tuple[list[Sample], list[Fault]]:
         name = path.relative_to(root).as_posix()
         attributes = {
             "patient": tissue.case,
+            "slide": tissue.slide,
             "histology": tissue.subtype,
             "magnification": str(tissue.magnification),
         }
@@ -137,6 +138,11 @@ def list_samples(root: str | Path) -> tuple[list[Sample], list[Fault]]:
     if not samples and not faults:
         faults.append(("missing_folder", root, FileNotFoundError(f"Expected images of BreaKHis, found none: {root}")))
     return sorted(samples, key=lambda sample: sample.name), faults
+
+
+def group_by_slide(samples: Iterable[Sample]) -> list[Sample]:
+    """The same samples of BreaKHis, grouped by slide instead of by patient."""
+    return [replace(sample, group=sample.attributes["slide"]) for sample in samples]
 
 
 def label_by_subtype(samples: Iterable[Sample]) -> list[Sample]:

@@ -6,7 +6,15 @@ import pytest
 
 from busseg.data import find_samples
 from busseg.data.readers import breakhis
-from busseg.data.readers.breakhis import MAGNIFICATIONS, SUBTYPES, Tissue, label_by_subtype, list_samples, parse_name
+from busseg.data.readers.breakhis import (
+    MAGNIFICATIONS,
+    SUBTYPES,
+    Tissue,
+    group_by_slide,
+    label_by_subtype,
+    list_samples,
+    parse_name,
+)
 from busseg.data.sample import Sample
 from busseg.data.splits import PARTS, patient_splits
 from busseg.data.task import Task
@@ -91,6 +99,7 @@ def test_flat_folder_is_read_as_the_tree_is(tmp_path):
     assert [sample.label for sample in samples] == ["benign", "benign", "malignant"]
     assert [sample.group for sample in samples] == ["14-22549", "14-22549", "14-2523"]
     assert [sample.attributes["magnification"] for sample in samples] == ["40", "100", "40"]
+    assert [sample.group for sample in group_by_slide(samples)] == ["14-22549AB", "14-22549CD", "14-2523"]
     assert not any(sample.masks for sample in samples)
 
 

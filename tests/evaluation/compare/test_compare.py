@@ -287,7 +287,7 @@ def test_file_in_several_folds_is_compared_fold_by_fold(row, folder, tmp_path):
     assert comparison["differences"][0]["images"] == 9
     assert comparison["notes"] == [
         "b and a are compared on 9 common images; 3 only in a.",
-        "Files are in several folds of b or a; only the same fold of both is compared.",
+        "Files are in several folds of b or a; only the same repeat or fold is compared.",
     ]
 
 
