@@ -79,7 +79,7 @@ def test_random_folds_count_the_fields_of_a_known_patient_and_slide(folder, cros
     leaked = sum(row["leaked"] == "True" for row in rows)
     assert f"{leaked / len(rows):.1%} of the scored images have another field of the patient in training" in done.output
     assert f"{leaked} of the {leaked} have one of their slide." in done.output
-    done = run("compare", crossval, tmp_path / "random")
+    done = run("compare", crossval, tmp_path / "random", "--out", tmp_path / "comparison")
     assert done.exit_code == 0, done.output
     assert "on 64 common images of 8 groups" in done.output
 
