@@ -47,7 +47,7 @@ def listen(
     started: Callable[[Node], None],
     stop: threading.Event | None = None,
 ) -> None:
-    """Receive, predict and send, each in a thread, until `stop` is set, Ctrl-C, or an error that none of them expects.
+    """Receive, predict and send, each in a thread, until `stop` is set, Ctrl-C, or an unexpected error.
 
     Args:
         out: Path of the folder of the queue; see `queue`. A former queue there is continued.

@@ -72,16 +72,26 @@ def names():
     return lambda folder: {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
 
 
+@pytest.fixture(scope="session")
+def write_noise():
+    """Function that writes a folder shaped like BUSI, five small images of noise a class, and returns its path."""
+
+    def write(folder):
+        random = np.random.default_rng(0)
+        for label in CLASSES:
+            for number in range(5):
+                image = random.integers(0, 256, (24, 32), np.uint8)
+                write_image(folder / f"{label}/{number}.png", image)
+                write_image(folder / f"{label}/{number}_mask.png", (image > 200) * np.uint8(255))
+        return folder
+
+    return write
+
+
 @pytest.fixture
-def dataset(tmp_path):
+def dataset(tmp_path, write_noise):
     """A folder shaped like BUSI, five small images a class."""
-    random = np.random.default_rng(0)
-    for label in CLASSES:
-        for number in range(5):
-            image = random.integers(0, 256, (24, 32), np.uint8)
-            write_image(tmp_path / f"data/{label}/{number}.png", image)
-            write_image(tmp_path / f"data/{label}/{number}_mask.png", (image > 200) * np.uint8(255))
-    return tmp_path / "data"
+    return write_noise(tmp_path / "data")
 
 
 @pytest.fixture

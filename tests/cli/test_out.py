@@ -6,12 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import busseg.cli
-from busseg.data.sample import CLASSES
-from busseg.imaging.images import write_image
 from busseg.models.unet import build_unet
 from busseg.storage import claims, run_folder
 from busseg.storage.files import HIDDEN
@@ -50,18 +47,12 @@ AGAIN = ("audit", "evaluate", "compare", "predict", "explain")  # those that a s
 
 
 @pytest.fixture(scope="module")
-def things(tmp_path_factory, light):
+def things(tmp_path_factory, light, write_noise):
     """What the verbs work with: a dataset of five images a class, a recipe, a model and its scores."""
     folder = tmp_path_factory.mktemp("things")
-    random = np.random.default_rng(0)
-    for label in CLASSES:
-        for number in range(5):
-            image = random.integers(0, 256, (24, 32), np.uint8)
-            write_image(folder / f"data/{label}/{number}.png", image)
-            write_image(folder / f"data/{label}/{number}_mask.png", (image > 200) * np.uint8(255))
     (folder / "recipe.toml").write_text("image_size = 32\nwidth = 4\ndepth = 1\nepochs = 1\n")
     build_unet(image_size=32, width=4, depth=1).save(folder / "model.keras")
-    things = {"data": folder / "data", "recipe": folder / "recipe.toml", "model": folder / "model.keras"}
+    things = {"data": write_noise(folder / "data"), "recipe": folder / "recipe.toml", "model": folder / "model.keras"}
     assert run(VERBS["evaluate"], things, folder / "scores") == 0
     return things | {"scores": folder / "scores"}
 
