@@ -14,7 +14,19 @@ from pathlib import Path
 
 from benchmarks.reporting import measure_and_report
 
-SCRIPTS = ("machine", "models", "training", "ladder", "pipeline", "epoch", "inference", "predict", "app", "cold_start")
+SCRIPTS = (
+    "machine",
+    "models",
+    "training",
+    "ladder",
+    "pipeline",
+    "augmentation",
+    "epoch",
+    "inference",
+    "predict",
+    "app",
+    "cold_start",
+)
 
 
 def main():

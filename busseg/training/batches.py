@@ -55,6 +55,8 @@ class Batches(keras.utils.PyDataset):
         process: Number of this process among `processes` that train together. Its batches hold its share only: the
             samples that one process would have at these places of the whole batch.
         processes: Number of processes. Each has the same number of devices.
+        even: Whether all batches have one size, so that the network is compiled once. With `shuffle`, each epoch then
+            leaves out the samples of an incomplete batch, others each time. Without, batches are padded as for devices.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Batches(keras.utils.PyDataset):
         devices: int = 1,
         process: int = 0,
         processes: int = 1,
+        even: bool = False,
     ):
         super().__init__(workers=workers)
         if not samples:
@@ -98,7 +101,7 @@ class Batches(keras.utils.PyDataset):
         self.seed = seed
         self.epoch = epoch
         self.process, self.processes = process, processes
-        self.batch_size, self._places = _share_among(devices, len(self.samples), batch_size, shuffle=shuffle)
+        self.batch_size, self._places = _share_among(devices, len(self.samples), batch_size, shuffle=shuffle, even=even)
         self.task = Task(task)
         self._cache: dict[int, tuple[NDArray, NDArray | None]] | None = {} if cache else None
         self._thread = threading.local()
@@ -122,17 +125,15 @@ class Batches(keras.utils.PyDataset):
         share = (end - begin) // self.processes
         places = np.arange(share) + begin + self.process * share
         chosen = np.resize(self._order(), self._places)[places]
-        images, masks, classes = zip(*(self._drawn(i, place) for i, place in zip(chosen, places)))
+        image, mask, classes = self._pixels(index, chosen, places)
         filled = self._places > len(self.samples)
         # Keras divides by the number of all images, those of weight 0 included.
         importance = np.float32(self._places / len(self.samples) if filled else 1) * (places < len(self.samples))
         # The label of an unlabelled sample is all zeros; its weight of 0 keeps it out of losses and metrics.
         targets = {LABEL: (np.array(classes)[:, None] == np.arange(len(self.task.classes))).astype(np.float32)}
         weights = {LABEL: self._weights[chosen] * importance}
-        image = np.stack(images).astype(np.float32)
         if self.task.has_mask:
-            image = image[..., None]
-            targets[MASK] = np.stack(masks)[..., None].astype(np.float32)
+            targets[MASK] = mask
             weights[MASK] = importance
         return (image, targets) if np.all(self._weights == 1) and not filled else (image, targets, weights)
 
@@ -169,6 +170,14 @@ class Batches(keras.utils.PyDataset):
             return random.choice(count, count, p=chances / chances.sum())
         return random.permutation(count) if self.shuffle else np.arange(count)
 
+    def _pixels(self, index, chosen, places):
+        """`(image, mask, classes)` of the samples of batch number `index`; the mask is None for histology."""
+        images, masks, classes = zip(*(self._drawn(i, place) for i, place in zip(chosen, places)))
+        image = np.stack(images).astype(np.float32)
+        if not self.task.has_mask:
+            return image, None, classes
+        return image[..., None], np.stack(masks)[..., None].astype(np.float32), classes
+
     def _drawn(self, index, place):
         """`(image, mask, class)` of sample number `index`, changed randomly, with its place in the epoch as a seed."""
         image, mask = self.load(index)
@@ -202,11 +211,13 @@ def _check_choice(name, value, allowed):
         raise ValueError(f"`{name}` must be one of {', '.join(allowed)}. Received: {name}={value!r}")
 
 
-def _share_among(devices, count, batch_size, *, shuffle):
+def _share_among(devices, count, batch_size, *, shuffle, even):
     """`(batch_size, places)`: samples per batch and places per epoch that devices share evenly; see `Batches`."""
+    if even:
+        batch_size = min(batch_size, count)
     if shuffle:
-        return batch_size, count - count % devices
-    if devices == 1:
+        return batch_size, count - count % (batch_size if even else devices)
+    if devices == 1 and not even:
         return batch_size, count
     batches = -(-count // batch_size)
     batch_size = -(-count // (batches * devices)) * devices

@@ -9,10 +9,13 @@ import keras
 
 from busseg.data.fingerprints import describe_fingerprints, fingerprint_samples
 from busseg.data.splits import PARTS, Split, learnt
+from busseg.data.task import Task
 from busseg.storage.claims import check_folder, claim_folder
 from busseg.storage.progress import track
 from busseg.storage.run_folder import LOGS, RECIPE, RUN
 from busseg.training.batches import Batches
+from busseg.training.device_augmentation import DEVICE_AUGMENTATIONS
+from busseg.training.device_batches import DeviceBatches
 from busseg.training.epoch_lines import EpochLines
 from busseg.training.network import build_model, compile_model, precision
 from busseg.training.parallel import Devices, one_device
@@ -108,7 +111,7 @@ def _fit(recipe, split, out, fold, history, workers, devices, lines, *, begun):
     if devices.keeps:
         prints = fingerprint_samples(learnt(split), lambda samples: track(samples, "Taking fingerprints"))
         metadata = describe_fingerprints(prints)
-    keeper = RunKeeper(out if devices.keeps else None, history, recipe, metadata)
+    keeper = RunKeeper(out if devices.keeps else None, history, recipe, metadata, pause=_pause(devices))
     callbacks = [keeper]
     if devices.keeps and importlib.util.find_spec("tensorflow"):  # Keras writes TensorBoard's files through TensorFlow
         callbacks.append(keras.callbacks.TensorBoard(out / LOGS, write_graph=False))
@@ -124,18 +127,44 @@ def _fit(recipe, split, out, fold, history, workers, devices, lines, *, begun):
 
 def _batches(recipe, split, epoch, workers, devices):
     """`(train, validation)`: the `Batches` of a split; None without a validation part."""
+    on_device = _augments_on_device(recipe, devices)
     options = {
-        "workers": devices.threads(workers), "task": recipe.task,
+        "task": recipe.task,
         "devices": len(devices.names), "process": devices.process, "processes": devices.processes,
     }  # fmt: skip
-    train = Batches(
+    train = (DeviceBatches if on_device else Batches)(
         split.train, recipe.image_size, recipe.batch_size, recipe.augmentation, shuffle=True,
         balance=recipe.balance, balance_power=recipe.balance_power, normals_drawn=recipe.normals_drawn,
-        lesion_free=recipe.lesion_free, grey_transfer=recipe.grey_transfer, seed=recipe.seed, epoch=epoch, **options,
+        lesion_free=recipe.lesion_free, grey_transfer=recipe.grey_transfer, seed=recipe.seed, epoch=epoch,
+        workers=1 if on_device else devices.threads(workers), **options,
     )  # fmt: skip
     if not split.validation:
         return train, None
-    return train, Batches(split.validation, recipe.image_size, recipe.batch_size, **options)
+    return train, Batches(
+        split.validation, recipe.image_size, recipe.batch_size, workers=devices.threads(workers), even=on_device,
+        **options,
+    )  # fmt: skip
+
+
+def _pause(devices):
+    """Seconds between two writings of the run's folder: on a GPU, saving an epoch can take longer than training it."""
+    return 0 if devices.names[0].startswith("cpu") else 20
+
+
+def _augments_on_device(recipe, devices):
+    """Whether the device augments the images that it trains on; the cores of its machine do otherwise."""
+    if recipe.augment_on != "auto":
+        return recipe.augment_on == "device"
+    able = (
+        recipe.augmentation in DEVICE_AUGMENTATIONS
+        and Task(recipe.task).has_mask
+        and not recipe.lesion_free
+        and not recipe.grey_transfer
+        and recipe.image_size % 8 == 0
+        and not devices.shared
+    )
+    # TensorFlow would bring each batch back to the host between augmentation and training.
+    return able and keras.backend.backend() == "jax" and not devices.names[0].startswith("cpu")
 
 
 def _read_all(read, devices):
@@ -146,7 +175,7 @@ def _read_all(read, devices):
 
 
 def _train(model, train, validation, recipe, history, callbacks, lines):
-    if keras.backend.backend() != "tensorflow":
+    if keras.backend.backend() != "tensorflow" and train.workers > 1:
         # Otherwise Keras builds the metrics by a first batch from the threads that prepare them, and passes what they
         # have prepared since, of the epoch before, to the first epoch.
         model.test_on_batch(*train[0])

@@ -29,6 +29,7 @@ _CHOICES = {
     "decoder": DECODERS,
     "normalization": NORMALIZATIONS,
     "augmentation": AUGMENTATIONS,
+    "augment_on": ("auto", "cpu", "device"),
     "balance": BALANCES,
     "mask_loss": MASK_LOSSES,
     "label_loss": LABEL_LOSSES,
@@ -66,6 +67,7 @@ class Recipe:
 
     # === Data ===
     augmentation: str = "card"
+    augment_on: str = "auto"  # "cpu", or "device": the GPU that trains; "auto" chooses it with JAX where it can
     magnification: int = 0  # of histology images to train on; 0 trains on all
     balance: str = "none"
     balance_power: float = 0.0  # "sampling" draws sources and classes in proportion to this power of their sizes

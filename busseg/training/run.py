@@ -9,6 +9,7 @@ import platform
 import shlex
 import shutil
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,7 +27,9 @@ from busseg.training.recipe import Recipe, load_recipe
 
 
 class RunKeeper(keras.callbacks.Callback):
-    """Writes the run's folder after every epoch: history, best model, checkpoint. Stops when patience is out.
+    """Writes the run's folder: history, best model, checkpoint. Stops when patience is out.
+
+    It writes after every epoch, or, where epochs are shorter than a pause, after those that end one, and the last.
 
     Keras' own callbacks for these forget at a restart which epoch was best and how long ago. This one reads it from the
     history, its only state, so a killed and resumed run ends like an uninterrupted one. The checkpoint is written last,
@@ -37,10 +40,16 @@ class RunKeeper(keras.callbacks.Callback):
         history: List of dicts, the epochs so far; grows.
         recipe: The `Recipe`.
         metadata: Dict to store in the model; see `add_metadata`. None stores nothing.
+        pause: Seconds of training between two writings, at least.
     """
 
-    def __init__(self, out: Path | None, history: list[dict], recipe: Recipe, metadata: dict | None = None):
+    def __init__(
+        self, out: Path | None, history: list[dict], recipe: Recipe, metadata: dict | None = None, pause: float = 0
+    ):
         super().__init__()
+        self.pause = pause
+        self._written = time.monotonic()
+        self._best_weights = None  # of an epoch that is not written yet
         self.out = out
         self.history = history
         self.recipe = recipe
@@ -65,19 +74,23 @@ class RunKeeper(keras.callbacks.Callback):
                 variable.assign([self.recipe.seed + epoch, number])
 
     def on_epoch_end(self, epoch, logs=None):
-        self._refuse_not_finite(logs)
+        weights = self._finite_weights(logs)
         learning_rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         self.history.append({"epoch": epoch + 1, "learning_rate": learning_rate, **logs})
-        if self.out:
+        if self.best == len(self.history):
+            self._best_weights = weights
+        if self.out and (self.finished or time.monotonic() - self._written >= self.pause):
             with apart():  # otherwise Keras waits for the other processes, which do not save
                 self._keep(epoch)
+            self._written = time.monotonic()
         self.model.stop_training = self.finished
 
-    def _refuse_not_finite(self, logs):
-        """Raise before a network is kept that cannot recover: with a loss or weights that are not finite."""
+    def _finite_weights(self, logs):
+        """The weights. Raises before a network is kept that cannot recover: its loss or a weight is not finite."""
+        weights = self.model.get_weights()
         losses = {name: logs[name] for name in ("loss", "val_loss") if name in logs}
         broken = [f"{name} {value}" for name, value in losses.items() if not math.isfinite(value)]
-        if not broken and not all(np.isfinite(weights).all() for weights in self.model.get_weights()):
+        if not broken and not all(np.isfinite(array).all() for array in weights):
             broken = ["weights that are not finite"]
         if broken:
             count = len(self.history)
@@ -85,10 +98,16 @@ class RunKeeper(keras.callbacks.Callback):
                 f"Expected losses and weights that are finite numbers, found {', '.join(broken)} in epoch {count + 1}; "
                 f"a smaller learning_rate may help. Epochs kept: {count}"
             )
+        return weights
 
     def _keep(self, epoch):
-        if self.best == len(self.history):
-            self._save(self._served(), self.out / MODEL, self.metadata)
+        if self._best_weights:
+            network, served = self._served
+            weights = network.get_weights()
+            network.set_weights(self._best_weights)
+            self._save(served, self.out / MODEL, self.metadata)
+            network.set_weights(weights)
+            self._best_weights = None
         write_csv(self.out / HISTORY, list(self.history[0]), self.history)
         checkpoint = checkpoint_path(self.out, epoch + 1)
         self._save(self.model, checkpoint)
@@ -96,16 +115,11 @@ class RunKeeper(keras.callbacks.Callback):
             if old != checkpoint:
                 old.unlink()
 
-    def _served(self):
-        """The model for inference: in float32, which every machine and export format supports, with its wrappers."""
-        if self.recipe.precision == "float32" and not self.recipe.flip_tta and not self.recipe.mask_follows_class:
-            return self.model
-        network, served = self._copy
-        network.set_weights(self.model.get_weights())
-        return served
-
     @functools.cached_property
-    def _copy(self):
+    def _served(self):
+        """The network, and the model for inference: in float32, which all formats support, with its wrappers."""
+        if self.recipe.precision == "float32" and not self.recipe.flip_tta and not self.recipe.mask_follows_class:
+            return self.model, self.model
         network = served = build_model(dataclasses.replace(self.recipe, precision="float32", weights="none"))
         if self.recipe.flip_tta:
             served = average(served, flip_tta=True)

@@ -13,7 +13,7 @@ UNUSUAL = Recipe(
     image_size=64, encoder="efficientnet_lite0", weights="my encoder.weights.h5", width=8, depth=3, decoder="add",
     frozen=1, frozen_depthwise=True, fold_batch_norm=True, dropout=0.25, normalization="group", attention_gates=True,
     cbam=True, flip_tta=True, mask_follows_class=True, augmentation="scanner", balance="sampling", balance_power=0.5,
-    lesion_free=0.2,
+    augment_on="device", lesion_free=0.2,
     grey_transfer=0.3, normals_drawn=0.5, validation=False, mask_loss="bce_dice",
     mask_weight=2.5, label_loss="focal", label_weight=0.5, epochs=7, batch_size=4, learning_rate=3e-4, head_epochs=1,
     encoder_rate=0.1, warmup_epochs=0, weight_decay=0.0, patience=2, precision="mixed_bfloat16", seed=11,
