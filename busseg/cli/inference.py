@@ -77,6 +77,10 @@ def predict(
         float, typer.Option(min=0.01, max=0.99, help="Lesion probability from which a pixel belongs to the mask.")
     ] = 0.5,
     require_region: RequireRegion = False,
+    device: Annotated[
+        str,
+        typer.Option(help="auto, cpu or gpu, for ONNX and OpenVINO. auto: the GPU if ONNX Runtime has one."),
+    ] = "auto",
 ) -> None:
     """Predict the class and the lesion of images. DICOM is cropped to the 2D regions that the scanner marked, and its
     lesions are also written as DICOM SEG, NAME_seg.dcm, and their measurements as DICOM SR, NAME_sr.dcm.
@@ -96,7 +100,7 @@ def predict(
     predict_files = _function_of(engine, model)
     files, passed = survey_inputs(inputs)
     check_folder(out, PREDICTION)  # before a model is loaded
-    predictor = load_predictor(model, sensitivity=sensitivity, threshold=threshold)
+    predictor = load_predictor(model, sensitivity=sensitivity, threshold=threshold, device=device)
     images = count_frames(files, require_region)
     options = resume, probability_maps, json_lines, overlay_dicom, require_region
     with bars() as bar:

@@ -46,6 +46,7 @@ class Predictor:
         sensitivity: Float in `(0, 1)`, the share of malignant images that `Prediction.malignant` should find; the
             threshold is read from the model's file. None for no decision.
         threshold: Float in `(0, 1)`: pixels with at least this lesion probability are the mask.
+        device: "auto", "cpu" or "gpu", for ONNX and OpenVINO; see `runtimes.load`. Devices round differently.
 
     Raises:
         FileNotFoundError: If there is no model at the path.
@@ -64,12 +65,14 @@ class Predictor:
         threads: int | None = None,
         sensitivity: float | None = None,
         threshold: float = THRESHOLD,
+        device: str = "auto",
     ):
+        self.device = device
         self.path: Path | None = None
         if isinstance(model, (str, Path)):
             source = model
             self.name, self.path = Path(model).name, PACKAGED.get(str(model)) or Path(model)
-            self._run, inputs, outputs = load(self.path, threads)
+            self._run, inputs, outputs = load(self.path, threads, device)
         else:
             source = self.name = getattr(model, "name", type(model).__name__)
             self._run, inputs, outputs = run_keras(model)

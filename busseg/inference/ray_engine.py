@@ -111,9 +111,9 @@ def _try_to_reach(address):
 class _Worker:
     """A predictor in a process of its own, which predicts one block of frames after the other."""
 
-    def __init__(self, model, sensitivity, threshold, folder, tries, output):
+    def __init__(self, model, options, folder, tries, output):
         os.chdir(folder)  # so that relative paths mean the same
-        self.predictor = Predictor(model, threads=1, sensitivity=sensitivity, threshold=threshold)
+        self.predictor = Predictor(model, threads=1, **options)
         self.tries = tries
         self.output = output
 
@@ -167,9 +167,10 @@ def _start_workers(ray, model, predictor, frames, tries, output):
     size = max(1, min(_BLOCK, len(frames) // (4 * workers)))
     blocks = -(-len(frames) // size)
     model = str(model) if str(model) in PACKAGED else Path(model).resolve()
+    options = {name: getattr(predictor, name) for name in ("sensitivity", "threshold", "device")}
     items = [{"block": number * blocks // len(frames), "frame": frame} for number, frame in enumerate(frames)]
     return ray.data.from_items(items, override_num_blocks=blocks).map_batches(
-        _Worker, fn_constructor_args=(model, predictor.sensitivity, predictor.threshold, Path.cwd(), tries, output),
+        _Worker, fn_constructor_args=(model, options, Path.cwd(), tries, output),
         batch_size=None, batch_format="numpy", concurrency=min(workers, blocks), num_cpus=1,
     )  # fmt: skip
 

@@ -19,13 +19,19 @@ Run = Callable[[NDArray], dict[str, NDArray]]
 Shape = tuple[int | None, ...]
 Loaded = tuple[Run, Shape | list[Shape] | None, dict[str, Shape] | None]  # see `load`
 
+DEVICES = ("auto", "cpu", "gpu")
+# Of ONNX Runtime's packages onnxruntime-gpu, onnxruntime-migraphx and onnxruntime-directml.
+_GPU_PROVIDERS = ("CUDAExecutionProvider", "MIGraphXExecutionProvider", "DmlExecutionProvider")
 
-def load(path: str | Path, threads: int | None = None) -> Loaded:
+
+def load(path: str | Path, threads: int | None = None, device: str = "auto") -> Loaded:
     """Load a stored model of any format.
 
     Args:
         path: Path of a run's folder, a `.keras`, `.onnx` or `.tflite` file, or a folder of SavedModel or OpenVINO.
         threads: Number of threads of ONNX Runtime; one per core by default.
+        device: "cpu" or "gpu", for ONNX and OpenVINO. "auto" takes a GPU for ONNX, if ONNX Runtime has one, and the
+            processor for OpenVINO.
 
     Returns:
         `(run, inputs, outputs)`: a function from a float32 batch to a dict of arrays; the shape of its input (a list of
@@ -35,15 +41,19 @@ def load(path: str | Path, threads: int | None = None) -> Loaded:
     Raises:
         FileNotFoundError: If there is no model.
         ImportError: If its runtime is not installed.
-        ValueError: If its runtime cannot load it.
+        ValueError: If its runtime cannot load it, or does not compute on the device.
     """
     path = Path(path)
+    if device not in DEVICES:
+        raise ValueError(f"`device` must be one of {', '.join(DEVICES)}. Received: device={device!r}")
+    if (path / "model.xml").is_file():
+        return _run_openvino(path, device)
+    if path.suffix == ".onnx" and path.is_file():
+        return _run_onnx(path, threads, device)
+    if device != "auto" and path.exists():
+        raise ValueError(f"Expected an ONNX file or a folder of OpenVINO for device {device}, found another: {path}")
     if (path / "saved_model.pb").is_file():
         return _run_saved_model(path)
-    if (path / "model.xml").is_file():
-        return _run_openvino(path)
-    if path.suffix == ".onnx" and path.is_file():
-        return _run_onnx(path, threads)
     if path.suffix == ".tflite" and path.is_file():
         return _run_litert(path)
     return run_keras(load_keras(path))
@@ -130,15 +140,16 @@ def _run_saved_model(path):
     return run, _only(_shapes(inputs).values()), _shapes(signature.structured_outputs)
 
 
-def _run_onnx(path, threads):
+def _run_onnx(path, threads, device):
     # ONNX Runtime >= 1.29 sends reports with a device id unless disabled.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0  # 0: ONNX Runtime chooses
+    providers = _providers(device, onnxruntime.get_available_providers())
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # ONNX Runtime's errors share no base class
         raise ValueError(f"Expected an ONNX model, found a file that cannot be loaded ({error}): {path}") from error
     inputs = {one.name: _numbers(one.shape) for one in session.get_inputs()}
@@ -150,14 +161,30 @@ def _run_onnx(path, threads):
     return run, _only(inputs.values()), outputs
 
 
-def _run_openvino(path):
+def _providers(device, available):
+    """ONNX Runtime's providers for a device, the preferred one first."""
+    gpus = [name for name in available if name in _GPU_PROVIDERS]
+    if device == "gpu" and not gpus:
+        raise ValueError(
+            "Expected an ONNX Runtime that computes on a GPU, such as onnxruntime-gpu, "
+            f"found one with {', '.join(available)}"
+        )
+    return [*(gpus if device != "cpu" else ()), "CPUExecutionProvider"]
+
+
+def _run_openvino(path, device):
     try:
         import openvino
     except ImportError as error:
         raise _missing("OpenVINO", "openvino", path) from error
+    core = openvino.Core()
+    if device == "gpu" and not any(name.startswith("GPU") for name in core.available_devices):
+        raise ValueError(f"Expected a GPU that OpenVINO can use, found {', '.join(core.available_devices)}")
     try:
         # Otherwise it computes in bfloat16 where the processor can, and its outputs differ slightly.
-        model = openvino.Core().compile_model(path / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        model = core.compile_model(
+            path / "model.xml", "GPU" if device == "gpu" else "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+        )
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"Expected an OpenVINO model, found one that cannot be loaded ({reason}): {path}") from error

@@ -268,3 +268,9 @@ def test_unknown_format_and_dataset_are_errors(echo_file, fails, tmp_path):
 
 def test_folder_that_is_not_empty_is_no_place_for_a_download(dataset, fails, tmp_path):
     assert fails(tmp_path, "download", "busi", dataset).endswith(f"found files in it: {dataset}")
+
+
+def test_device_that_is_not_there_is_an_error(dataset, fails, tmp_path):
+    line = fails(tmp_path, "predict", dataset / "benign/3.png", "--device", "gpu", "--out", tmp_path / "out")
+    assert "Expected an ONNX Runtime that computes on a GPU" in line
+    assert not (tmp_path / "out").exists()
