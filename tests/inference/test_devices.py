@@ -59,7 +59,5 @@ def test_unknown_device_is_refused():
 
 def test_device_of_a_format_that_takes_none_is_refused(tmp_path):
     shutil.copy(PACKAGED["small"], tmp_path / "small.tflite")
-    with pytest.raises(
-        ValueError, match=r"^Expected an ONNX file .* for device cpu, found another: .*small.tflite$"
-    ):
+    with pytest.raises(ValueError, match=r"^Expected an ONNX file .* for device cpu, found another: .*small.tflite$"):
         Predictor(tmp_path / "small.tflite", device="cpu")
