@@ -49,7 +49,7 @@ def dicomweb(
     from busseg.pacs.dicomweb import answer_images, find_images, open_server
 
     check_uid(study, "Study Instance UID")
-    series and check_uid(series, "Series Instance UID")
+    series is None or check_uid(series, "Series Instance UID")
     server = open_server(url, ca, cert, key)
     answerer = Answerer(load_predictor(model), secondary_capture, require_region)
     images, stored = find_images(server, study, series)

@@ -1,5 +1,6 @@
 """Convert datasets and predictions to the formats of other programs."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -63,15 +64,17 @@ def convert_dataset(
         progress: Function that wraps an iteration over the images, for a progress bar.
 
     Raises:
-        FileExistsError: If the folder holds files.
+        FileExistsError: If the folder holds files, or is a file.
         FileNotFoundError: If a source is missing or has an unknown layout, or a mask is missing that the format needs.
-        ValueError: If a source is faulty, or no image can be read.
+        ValueError: If a source is faulty, no image can be read, the folder lies in a source, or there is a fold but no
+            splits file.
     """
     if to not in FORMATS:
         raise ValueError(f"Expected a format of {', '.join(FORMATS)}, found {to!r}")
+    if fold is not None and splits is None:
+        raise ValueError(f"Expected a splits file to read fold {fold} from, found none; name it by --splits")
     out, written = Path(out), FORMATS[to]
-    if out.is_dir() and any(out.iterdir()):
-        raise FileExistsError(f"Expected a new or empty folder for the dataset, found other files: {out}")
+    _check_folder(out, sources)
     samples, failed = _list(sources)
     notes = []
     if splits:
@@ -96,6 +99,15 @@ def convert_dataset(
     if lost := _lost([one.sample for one in done], written.CARRIES):
         notes.insert(0, f"Not carried by {written.TITLE}: {lost}.")
     return Conversion(len(done), notes, failed)
+
+
+def _check_folder(out, sources):
+    if os.path.lexists(out) and not _is_empty(out):
+        found = "other files" if out.is_dir() else "a file"
+        raise FileExistsError(f"Expected a new or empty folder for the dataset, found {found}: {out}")
+    for source in sources:
+        if out.resolve().is_relative_to(Path(source).resolve()):
+            raise ValueError(f"Expected a folder outside of {source}, which is read, found one inside: {out}")
 
 
 def _is_empty(path):

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from busseg.data import find_reader
+from busseg.data import find_reader, name_sources
 from busseg.data.fingerprints import describe_fingerprints, fingerprint_samples, read_fingerprints
 from busseg.data.readers import breakhis
 from busseg.data.sample import Sample
@@ -51,8 +51,9 @@ def find_labelled(roots: Sequence[str | Path]) -> list[Sample]:
 
     Raises:
         FileNotFoundError: If a folder is missing or not a dataset.
-        ValueError: If a folder holds histology, or its classes or names are faulty.
+        ValueError: If a folder is given twice or holds histology, or its classes or names are faulty.
     """
+    name_sources(roots)  # a scan that counts twice would be judged by itself
     samples = []
     for number, root in enumerate(roots):
         reader, folder = find_reader(root)

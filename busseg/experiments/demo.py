@@ -24,7 +24,7 @@ from busseg.storage.run_folder import DEMO, REPORT, evaluation_folder
 from busseg.training.fit import fit
 from busseg.training.recipe import load_recipe
 
-PHANTOMS_PER_CLASS = 160
+PHANTOMS_PER_CLASS = 400
 
 
 def run_demo(out: str | Path) -> dict:

@@ -307,13 +307,14 @@ def encode_image(pixels: NDArray[np.uint8], suffix: str = ".png", where: str | P
     """The content of an image file that `write_image` writes; `where` names the file in the error."""
     # OpenCV takes a third of Pillow's time for a PNG, which would otherwise dominate `busseg predict`. One filter for
     # all rows makes a PNG in colour a quarter smaller than OpenCV's default, in the same time; a mask would be larger.
-    options = []
+    options: list[int] = []
+    colours = pixels
     if pixels.ndim == 3:
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+        colours = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR).astype(np.uint8, copy=False)
         if suffix.lower() == ".png":
             options = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_SUB]
     try:
-        done, encoded = cv2.imencode(suffix, pixels, options)
+        done, encoded = cv2.imencode(suffix, colours, options)
     except cv2.error:
         done = False
     if not done:

@@ -18,7 +18,8 @@ class Node(NamedTuple):
     port: int
 
     def __str__(self):
-        return f"{self.title}@{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.title}@{host}:{self.port}"
 
 
 def is_uid(text: str) -> bool:

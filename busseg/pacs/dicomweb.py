@@ -6,6 +6,7 @@ References:
 
 import logging
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +22,7 @@ from busseg.imaging.dicom import SOP_CLASSES
 from busseg.imaging.dicom_pixels import import_pydicom
 from busseg.pacs.addresses import is_loopback, is_uid
 from busseg.pacs.answers import Answer, Answerer
+from busseg.pacs.tls import Pem, client_context
 from busseg.storage.extras import import_extra
 
 if TYPE_CHECKING:
@@ -81,22 +83,19 @@ def open_server(
         environment: Mapping from the names of variables to their values.
 
     Raises:
-        ValueError: If it is no such address, a secret would travel unencrypted, or there is a key without certificate.
-        FileNotFoundError: If a PEM file is missing.
+        ValueError: If it is no such address, a secret is malformed or would travel unencrypted, or there is a key
+            without certificate.
+        OSError: If a file is missing or is not PEM.
         ImportError: If dicomweb-client is missing.
     """
     web = import_extra("dicomweb_client", "dicomweb-client for DICOMweb", "pacs", url)
     import_pydicom(url)
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"Expected a URL of http or https, found {url!r}")
+    parts = _split(url)
     if parts.username or parts.password:
         raise ValueError(f"Expected a URL without a password, found one with it; set {LOGIN} instead")
     if key and not certificate:
         raise ValueError("Expected --cert beside --key, found none")
-    for path in filter(None, (ca, certificate, key)):
-        if not path.is_file():
-            raise FileNotFoundError(f"Expected a PEM file, found none: {path}")
+    client_context(Pem(certificate, key, ca))  # requests names no file that it cannot load
     # Their logs quote the server and print traces; every error becomes one line below.
     for package in ("dicomweb_client", "retrying", "urllib3"):
         logging.getLogger(package).setLevel(logging.CRITICAL)
@@ -112,6 +111,17 @@ def open_server(
     return Server(url, client, session)
 
 
+def _split(url):
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return parts
+    except ValueError:  # a port or an IPv6 address that is none
+        pass
+    found = "another with a user in it" if "@" in url else repr(url)  # and perhaps a password
+    raise ValueError(f"Expected a URL of http or https, found {found}")
+
+
 def _session(environment, ca):
     import requests
     from requests.auth import HTTPBasicAuth
@@ -120,9 +130,14 @@ def _session(environment, ca):
     if ca:  # with each request, because requests prefers the variable REQUESTS_CA_BUNDLE to the session's own value
         session.request = partial(session.request, verify=str(ca))
     if token := environment.get(TOKEN):
+        if not re.fullmatch("[!-~]+", token):
+            raise ValueError(f"Expected ASCII characters without blanks in {TOKEN}, found others")
         session.auth = lambda request: request.headers.update(Authorization=f"Bearer {token}") or request
     elif login := environment.get(LOGIN):
-        session.auth = HTTPBasicAuth(*login.partition(":")[::2])
+        user, colon, password = login.encode().partition(b":")
+        if not colon:
+            raise ValueError(f"Expected user:password in {LOGIN}, found no colon")
+        session.auth = HTTPBasicAuth(user, password)
     return session
 
 

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
+from busseg.pacs.addresses import is_uid
 from busseg.storage.files import replacing, write_text
 from busseg.storage.run_folder import QUEUE
 
@@ -62,11 +63,12 @@ class Queue:
 
     def received(self) -> list[Path]:
         """Paths of the images to predict, `UID.dcm`, in the order of their arrival."""
-        return sorted(self._received.glob("*.dcm"), key=lambda path: path.stat().st_mtime_ns)
+        images = (path for path in self._received.glob("*.dcm") if is_uid(path.stem))
+        return sorted(images, key=lambda path: path.stat().st_mtime_ns)
 
     def to_send(self) -> list[Path]:
         """Paths of the folders of results to send, `UID`, in the order of their prediction."""
-        folders = (path for path in self._to_send.iterdir() if not path.name.startswith("."))
+        folders = (path for path in self._to_send.iterdir() if is_uid(path.name) and path.is_dir())
         return sorted(folders, key=lambda path: path.stat().st_ctime_ns)
 
     def keep_results(self, uid: str, files: Iterable[Path]) -> None:

@@ -4,6 +4,7 @@ References:
     DICOM PS3.4, annex A Verification, annex B Storage; B.2.3 the statuses of C-STORE
 """
 
+import errno
 from collections.abc import Callable, Sequence
 from functools import partial
 from io import BytesIO
@@ -52,7 +53,7 @@ def start_receiver(
         The server, whose `server_address` has the port.
 
     Raises:
-        OSError: If the port is taken.
+        OSError: If the port is taken, or the address is of another machine.
     """
     from pynetdicom import AE, evt
 
@@ -72,6 +73,8 @@ def start_receiver(
     try:
         server = entity.start_server((host, port), block=False, ssl_context=tls, evt_handlers=handlers)
     except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise OSError(f"Expected an address of this machine to listen on, found {host}") from error
         raise OSError(f"Expected a free port, found {port} ({error.strerror}); choose another with --port") from error
     return cast("ThreadedAssociationServer", server)  # None if it blocked
 

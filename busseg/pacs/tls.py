@@ -66,8 +66,10 @@ def _load(context, pem):
     try:
         if pem.certificate:
             context.load_cert_chain(pem.certificate, pem.key)
+    except ssl.SSLError as error:
+        raise OSError(f"Expected PEM files of a certificate and its key, found others: {pem.certificate}") from error
+    try:
         if pem.ca:
             context.load_verify_locations(pem.ca)
     except ssl.SSLError as error:
-        named = pem.certificate or pem.ca
-        raise OSError(f"Expected PEM files of a certificate and its key, found others: {named}") from error
+        raise OSError(f"Expected a PEM file of authorities, found another: {pem.ca}") from error

@@ -190,6 +190,24 @@ def test_folder_with_files_is_refused_and_stays(write_dataset, tmp_path):
     with pytest.raises(FileExistsError, match=r"^Expected a new or empty folder for the dataset, found other files: "):
         convert_dataset([write_dataset()], tmp_path / "out", "coco")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+    with pytest.raises(FileExistsError, match=r"^Expected a new or empty folder for the dataset, found a file: "):
+        convert_dataset([write_dataset()], tmp_path / "out/mine.txt", "coco")
+    assert (tmp_path / "out/mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("inside", [".", "coco", "images/coco"])
+def test_nothing_is_written_into_a_dataset_that_is_read(write_dataset, inside):
+    source = write_dataset("label")
+    before = sorted(source.rglob("*"))
+    with pytest.raises((FileExistsError, ValueError), match=r"^Expected a (new or empty folder|folder outside of) "):
+        convert_dataset([source], source / inside, "coco")
+    assert sorted(source.rglob("*")) == before
+
+
+def test_fold_without_a_splits_file_is_refused(write_dataset, tmp_path):
+    with pytest.raises(ValueError, match=r"^Expected a splits file to read fold 1 from, found none; name it by --s"):
+        convert_dataset([write_dataset("label")], tmp_path / "out", "coco", fold=1)
+    assert not (tmp_path / "out").exists()
 
 
 def test_image_that_cannot_be_read_is_named_and_the_rest_is_done(write_dataset, tmp_path):

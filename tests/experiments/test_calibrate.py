@@ -189,6 +189,12 @@ def test_patients_of_two_folders_are_others(tmp_path):
     assert len({sample.group for sample in find_labelled([tmp_path / "a", tmp_path / "b"])}) == 2
 
 
+def test_folder_counts_once(tmp_path):
+    put(tmp_path / "a/benign/1.png")
+    with pytest.raises(ValueError, match=r"^Expected each dataset folder once, found one twice: "):
+        find_labelled([tmp_path / "a", tmp_path / "a/../a"])
+
+
 def test_table_with_an_unknown_class_is_refused(tmp_path):
     put(tmp_path / "images/1.png")
     (tmp_path / "labels.csv").write_text("file,label\n1.png,cyst\n")

@@ -1,5 +1,6 @@
 import io
 import ssl
+import tempfile
 
 import pytest
 from typer.testing import CliRunner
@@ -109,6 +110,29 @@ def test_refused_results_fail_their_image_and_are_stored_by_the_next_run(run, pa
     assert "Stored 2 objects" in run()[1]
 
 
+def test_run_that_is_stopped_stores_each_result_once_with_the_next(
+    run, pacs, study, answerer, classes, tmp_path, monkeypatch
+):
+    predict = type(answerer.predictor).try_batch
+    calls = []
+
+    def stop_at_the_third(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return predict(*arguments)
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with monkeypatch.context() as patched:
+        patched.setattr(type(answerer.predictor), "try_batch", stop_at_the_third)
+        assert run()[0] == 130
+    assert list(tmp_path.iterdir()) == []
+    stored = len(results(pacs, study))
+    assert stored in (2, 4)  # of two images, perhaps one of them the one without results
+    assert f"Stored {4 - stored} objects for 3 images" in run()[1]
+    assert classes(results(pacs, study)) == {"SEG": 2, "SR": 2, "SC": 0}
+
+
 def test_busy_server_is_asked_again(run, pacs, study, answerer):
     server = dicomweb.open_server(pacs.url)
     images, stored = dicomweb.find_images(server, study.uid)
@@ -137,6 +161,22 @@ def test_login_comes_from_the_environment(pacs, study):
     assert len(dicomweb.find_images(server, study.uid)[0]) == 3
 
 
+def test_login_travels_as_utf8(pacs, study):
+    pacs.authorization = "Basic w6Q64oKs"
+    server = dicomweb.open_server(pacs.url, environment={"BUSSEG_DICOMWEB_LOGIN": "ä:€"})
+    assert len(dicomweb.find_images(server, study.uid)[0]) == 3
+
+
+@pytest.mark.parametrize(("name", "secret", "line"), [
+    ("TOKEN", "s3cret\n", "Expected ASCII characters without blanks in BUSSEG_DICOMWEB_TOKEN, found others"),
+    ("TOKEN", "s3crèt", "Expected ASCII characters without blanks in BUSSEG_DICOMWEB_TOKEN, found others"),
+    ("LOGIN", "s3cret", "Expected user:password in BUSSEG_DICOMWEB_LOGIN, found no colon"),
+])  # fmt: skip
+def test_malformed_secret_is_refused_and_not_printed(name, secret, line):
+    with pytest.raises(ValueError, match=f"^{line}$"):
+        dicomweb.open_server("https://pacs.example", environment={f"BUSSEG_DICOMWEB_{name}": secret})
+
+
 def test_secret_does_not_travel_unencrypted_to_another_machine():
     with pytest.raises(
         ValueError, match=r"^Expected https for a token or a login, found http: http://192.0.2.1/dicom$"
@@ -149,16 +189,31 @@ def test_password_in_the_address_is_refused_and_not_printed():
     with pytest.raises(ValueError, match=r"^Expected a URL without a password, found one with it; ") as raised:
         dicomweb.open_server("https://me:s3cret@pacs.example/dicom")
     assert "s3cret" not in str(raised.value)
+    with pytest.raises(ValueError, match=r"^Expected a URL of http or https, found another with a user in it$"):
+        dicomweb.open_server("me:s3cret@pacs.example/dicom")
 
 
-@pytest.mark.parametrize("url", ["pacs.example/dicom", "ftp://pacs.example", "https://"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "pacs.example/dicom",
+        "ftp://pacs.example",
+        "https://",
+        "https://pacs.example:99999",
+        "https://a:b",
+        "https://[::1",
+    ],
+)
 def test_other_addresses_are_refused(url):
     with pytest.raises(ValueError, match=r"^Expected a URL of http or https, found "):
         dicomweb.open_server(url)
 
 
-def test_missing_pem_file_is_one_line(tmp_path):
+def test_missing_or_broken_pem_file_is_one_line(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"^Expected a PEM file, found none: .*ca\.pem$"):
+        dicomweb.open_server("https://pacs.example", tmp_path / "ca.pem")
+    (tmp_path / "ca.pem").write_text("x")
+    with pytest.raises(OSError, match=r"^Expected a PEM file of authorities, found another: .*ca\.pem$"):
         dicomweb.open_server("https://pacs.example", tmp_path / "ca.pem")
 
 
@@ -171,7 +226,7 @@ def test_server_and_client_know_each_other_by_their_certificates(secure_pacs, st
             dicomweb.find_images(dicomweb.open_server(secure_pacs.url, *others), study.uid)
 
 
-@pytest.mark.parametrize("options", [["--study", "../1"], ["--series", "x"]])
+@pytest.mark.parametrize("options", [["--study", "../1"], ["--series", "x"], ["--series", ""]])
 def test_uids_of_other_letters_are_refused(run, options):
     with pytest.raises(ValueError, match=r"^Expected a S[a-z]+ Instance UID of digits and dots, found "):
         run(*options)

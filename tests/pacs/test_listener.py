@@ -253,6 +253,12 @@ def test_taken_port_is_one_line(listening, answerer, tmp_path):
             listen(tmp_path / "other", answerer, settings, print, print)
 
 
+def test_address_of_another_machine_is_one_line(answerer, tmp_path):
+    settings = Settings(Node("BUSSEG", "192.0.2.1", 0), Node("PACS", "127.0.0.1", 9))
+    with pytest.raises(OSError, match=r"^Expected an address of this machine to listen on, found 192\.0\.2\.1$"):
+        listen(tmp_path / "queue", answerer, settings, print, print)
+
+
 @pytest.mark.parametrize(("options", "line"), [
     (["--host", "0.0.0.0"], "Expected --allow, or --cert and --ca, for a --host that other machines reach, found "),
     (["--send-to", "PACS"], "Expected a node as AE@HOST:PORT, "),
@@ -329,3 +335,5 @@ def test_broken_pem_is_one_line(pem, tmp_path):
     (tmp_path / "a.pem").write_text("x")
     with pytest.raises(OSError, match=r"^Expected PEM files of a certificate and its key, found others: .*a\.pem$"):
         server_context(Pem(tmp_path / "a.pem"))
+    with pytest.raises(OSError, match=r"^Expected a PEM file of authorities, found another: .*a\.pem$"):
+        server_context(Pem(pem.certificate, pem.key, tmp_path / "a.pem"))

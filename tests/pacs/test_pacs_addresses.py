@@ -26,6 +26,7 @@ def test_uid_is_digits_and_dots_and_safe_as_a_name(text, expected):
 ])  # fmt: skip
 def test_node_is_title_host_and_port(text, expected):
     assert parse_node(text) == expected
+    assert str(expected) == text
 
 
 @pytest.mark.parametrize("text", ["PACS", "PACS@host", "@host:104", "PACS@host:0", "PACS@host:65536",

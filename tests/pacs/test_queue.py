@@ -76,6 +76,13 @@ def test_images_are_in_the_order_of_their_arrival(queue):
     assert [path.stem for path in queue.received()] == ["1.3", "1.1", "1.2"]
 
 
+def test_other_files_in_a_queue_are_left_alone(queue, tmp_path):
+    for path in ("received/mine.dcm", "received/1.2.3.txt", "to_send/1.2.3"):
+        (tmp_path / path).write_text("mine")
+    (tmp_path / "to_send/mine").mkdir()
+    assert (queue.received(), queue.to_send()) == ([], [])
+
+
 def test_image_that_a_kill_left_beside_its_results_is_dropped(queue, results, tmp_path):
     queue.add(UID, b"image")
     queue.keep_results(UID, results)
