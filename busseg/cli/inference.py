@@ -43,6 +43,9 @@ RequireRegion = Annotated[
         "--require-region", help="Refuse DICOM without a usable region. Without this, its whole frame is used."
     ),
 ]
+Device = Annotated[
+    str, typer.Option(help="auto, cpu or gpu, for ONNX and OpenVINO. auto: the GPU if ONNX Runtime has one.")
+]
 Model = Annotated[
     Path,
     typer.Option(
@@ -77,10 +80,7 @@ def predict(
         float, typer.Option(min=0.01, max=0.99, help="Lesion probability from which a pixel belongs to the mask.")
     ] = 0.5,
     require_region: RequireRegion = False,
-    device: Annotated[
-        str,
-        typer.Option(help="auto, cpu or gpu, for ONNX and OpenVINO. auto: the GPU if ONNX Runtime has one."),
-    ] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Predict the class and the lesion of images. DICOM is cropped to the 2D regions that the scanner marked, and its
     lesions are also written as DICOM SEG, NAME_seg.dcm, and their measurements as DICOM SR, NAME_sr.dcm.
