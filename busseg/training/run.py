@@ -102,11 +102,7 @@ class RunKeeper(keras.callbacks.Callback):
 
     def _keep(self, epoch):
         if self._best_weights:
-            network, served = self._served
-            weights = network.get_weights()
-            network.set_weights(self._best_weights)
-            self._save(served, self.out / MODEL, self.metadata)
-            network.set_weights(weights)
+            self._save(self._served(), self.out / MODEL, self.metadata)
             self._best_weights = None
         write_csv(self.out / HISTORY, list(self.history[0]), self.history)
         checkpoint = checkpoint_path(self.out, epoch + 1)
@@ -115,11 +111,17 @@ class RunKeeper(keras.callbacks.Callback):
             if old != checkpoint:
                 old.unlink()
 
-    @functools.cached_property
     def _served(self):
-        """The network, and the model for inference: in float32, which all formats support, with its wrappers."""
-        if self.recipe.precision == "float32" and not self.recipe.flip_tta and not self.recipe.mask_follows_class:
-            return self.model, self.model
+        """The model for inference: in float32, which every machine and export format supports, with its wrappers."""
+        plain = self.recipe.precision == "float32" and not self.recipe.flip_tta and not self.recipe.mask_follows_class
+        if plain and self.best == len(self.history):
+            return self.model
+        network, served = self._copy
+        network.set_weights(self._best_weights)
+        return served
+
+    @functools.cached_property
+    def _copy(self):
         network = served = build_model(dataclasses.replace(self.recipe, precision="float32", weights="none"))
         if self.recipe.flip_tta:
             served = average(served, flip_tta=True)

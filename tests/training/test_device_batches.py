@@ -13,6 +13,7 @@ from busseg.training.batches import Batches
 from busseg.training.device_augmentation import DEVICE_AUGMENTATIONS, NUMBERS, DeviceAugmentation, Draws, _warped
 from busseg.training.device_batches import DeviceBatches
 from busseg.training.fit import _augments_on_device, fit
+from busseg.training.network import compile_model
 from busseg.training.parallel import Devices, one_device
 from busseg.training.recipe import Recipe
 from busseg.training.run import RunKeeper
@@ -206,6 +207,7 @@ def test_run_writes_its_folder_after_a_pause(recipe, split, tmp_path, monkeypatc
     assert [path.name for path in (tmp_path / "paused/checkpoints").iterdir()] == ["0003.keras"]
     best = min(history, key=lambda row: row["val_loss"])
     model = keras.models.load_model(tmp_path / "paused/model.keras")
+    compile_model(model, recipe, 1)
     validation = Batches(split.validation, 32, 4, even=True)
     assert model.evaluate(validation, verbose=0, return_dict=True)["loss"] == pytest.approx(best["val_loss"], rel=1e-4)
 
