@@ -3,7 +3,7 @@
 On a machine with a GPU, `KERAS_BACKEND=jax` augments there; without one, both are the processor's. Images are kept in
 memory; each turn waits until the last batch is done. Without DATA, phantoms are drawn.
 
-Example: KERAS_BACKEND=jax python -m benchmarks.augmentation data/busi --batch-size 64 --workers 16
+Example: python -m benchmarks.augmentation data/busi --batch-size 64 --workers 16
 """
 
 import time
