@@ -242,3 +242,17 @@ def test_images_of_the_drawn_patients_are_not_scored():
     found = calibrate.run_draw((labels, probabilities, pairs), table, 0.9, 20, seed=0)["before"]
     threshold = np.sort(probabilities[labels == 2, 2])[2]  # 18 of 20 reach it
     assert found["specificity"] == np.mean(probabilities[rest & (labels != 2), 2] < threshold)
+
+
+# === The order of a review ===
+review = import_module("benchmarks.review")
+
+
+def test_scores_of_a_review_are_compared_by_the_share_of_pairs_in_order():
+    wrong = np.array([True, False, True, False])
+    scores = {"uncertainty": np.array([0.1, 0.2, 0.4, 0.3]), "perfect": np.array([0.8, 0.1, 0.9, 0.2])}
+    found = review.measure(wrong, scores, [np.array([0, 1]), np.array([2, 3])])
+    # Of four pairs of a wrong and a right image, 0.4 is above both, and 0.1 above neither.
+    assert (found["uncertainty"]["auc"], found["perfect"]["auc"]) == (2 / 4, 1)
+    assert found["uncertainty"]["gain"] == (0, 0)
+    assert found["perfect"]["gain"][0] >= 0

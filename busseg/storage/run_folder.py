@@ -62,6 +62,9 @@ OVERLAY_DICOM = "_overlay.dcm"
 EXPLANATION = Kind("explanations.csv", ("file", "label", "occlusion_peak", "warning", "error"))
 EXPLANATIONS = EXPLANATION.marker
 
+# === A review of predictions: `busseg review` ===
+REVIEW = Kind("review.csv", ("rank", "file", "reason", "score"))
+
 # === The queue of a DICOM node: `busseg listen` ===
 QUEUE = Kind("queue.json", ("queue",))
 
