@@ -256,3 +256,16 @@ def test_scores_of_a_review_are_compared_by_the_share_of_pairs_in_order():
     assert (found["uncertainty"]["auc"], found["perfect"]["auc"]) == (2 / 4, 1)
     assert found["uncertainty"]["gain"] == (0, 0)
     assert found["perfect"]["gain"][0] >= 0
+
+
+# === The class of a clip ===
+clips = import_module("benchmarks.clips")
+
+
+def test_rules_that_pool_a_clip_are_scored_by_their_class():
+    seen_late = np.array([[0.9, 0.1, 0], [0.9, 0.1, 0], [0, 0.2, 0.8]])  # the lesion is in one frame of three
+    means = {name: rule(seen_late).argmax() for name, rule in clips.RULES.items()}
+    assert means == {"mean": 0, "mean of logarithms": 1, "maximum": 0, "mean with lesion": 2}
+    one = clips.score(clips.RULES["mean with lesion"], [("malignant", seen_late), ("benign", seen_late)])
+    assert (one["accuracy"], one["by_class"]) == (1 / 2, {"benign": 0, "malignant": 1})
+    np.testing.assert_allclose(one["log_loss"], -(np.log(0.8) + np.log(0.2)) / 2)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from busseg.data.convert import Conversion, convert_dataset
 from busseg.data.sample import Sample
+from busseg.inference.clips import pool_frames
 from busseg.inference.quality import OUT_OF_DISTRIBUTION
 from busseg.inference.records import is_out_of_distribution
 from busseg.storage.claims import claim_folder
@@ -43,7 +44,7 @@ class _View:
     Args:
         file: Its path, as the table of predictions has it.
         error: Why a frame has no prediction; "" if all have one.
-        probabilities: Dict from class to probability, the mean of the frames; {} if no frame has a prediction.
+        probabilities: Dict from class to probability, see `pool_frames`; {} if no frame has a prediction.
         uncertainty: The median of the frames.
         ood_score: The same; None without.
         in_distribution: Whether its class may be trusted.
@@ -81,7 +82,7 @@ def review_predictions(
     """Order predicted files by what a person should look at first, and export them as annotations to correct.
 
     Writes `review.csv`, one row a file, and with `to` a folder of that name, in the same order. Of a clip, the
-    probabilities are the mean of its frames, uncertainty and OOD score their median.
+    probabilities are those of `pool_frames`; uncertainty and OOD score are the medians of its frames.
 
     Args:
         predictions: Path of an output folder of `busseg predict`; an export needs its `--json-lines`.
@@ -139,10 +140,12 @@ def _join_frames(file, rows):
     labels = [name for name in rows[0] if name.startswith("p_")]
     scores = [float(row["ood_score"]) for row in rows if row.get("ood_score")]
     uncertain = max(rows, key=_uncertainty_of)
+    known = [row for row in rows if not row["warning"].startswith(OUT_OF_DISTRIBUTION)] or rows
+    pooled = pool_frames(np.array([[float(row[name]) for name in labels] for row in known]))
     return _View(
         file,
         error,
-        {name.removeprefix("p_"): float(np.mean([float(row[name]) for row in rows])) for name in labels},
+        {name.removeprefix("p_"): float(p) for name, p in zip(labels, pooled)},
         median(map(_uncertainty_of, rows)),
         median(scores) if scores else None,
         not is_out_of_distribution(rows),

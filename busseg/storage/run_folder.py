@@ -56,6 +56,7 @@ PREDICTION = Kind("predictions.csv", ("file", "label", "warning", "error"))
 PREDICTIONS = PREDICTION.marker
 PREDICTION_LINES = "predictions.jsonl"
 PREDICTION_PARQUET = "predictions.parquet"
+CLIPS, CLIP_LINES = "clips.csv", "clips.jsonl"
 SEGMENTATION = "_seg.dcm"  # suffix of the results of a DICOM file
 STRUCTURED_REPORT = "_sr.dcm"
 OVERLAY_DICOM = "_overlay.dcm"

@@ -114,6 +114,20 @@ def test_clip_is_one_row_by_its_mean_and_medians_with_its_most_uncertain_frame(r
     assert (float(one["uncertainty"]), float(one["ood_score"])) == (0.5, 0.6)
 
 
+def test_frames_out_of_distribution_do_not_count_for_the_class_of_a_clip(review):
+    found = review(
+        row("clip.mp4", 0.9, 0.1, 0, 0.1, frame=1, ood_score=0.5),
+        row("clip.mp4", 0.7, 0.3, 0, 0.3, frame=2, ood_score=0.5),
+        row("clip.mp4", 0, 0, 1, 0, frame=3, ood_score=2, warning="not like breast ultrasound"),
+    )
+    one = found["clip.mp4"]
+    assert (float(one["p_normal"]), float(one["p_malignant"]), one["reason"]) == (
+        0.8,
+        0,
+        "class: normal 80%, benign 20%",
+    )
+
+
 def test_model_without_uncertainty_is_ranked_by_its_class(review):
     found = review(row("a.png", 0.3, 0.7, 0), row("b.png", 0.6, 0.4, 0))
     assert [(file, float(one["score"])) for file, one in found.items()] == [("b.png", 0.4), ("a.png", 0.3)]
