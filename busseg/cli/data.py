@@ -145,11 +145,11 @@ def review(
         ),
     ] = None,
     first: Annotated[int | None, typer.Option(min=1, help="Number of images to export, by rank. Default: all.")] = None,
-    groups: Annotated[
+    patients: Annotated[
         Path | None,
         typer.Option(
-            help="CSV file with columns file and group, such as the patient: views of a group are compared. "
-            "Default: the studies of DICOM files."
+            help="CSV file with columns file and group, the patient: the views of a patient are compared. "
+            "Default: those of a DICOM study."
         ),
     ] = None,
 ) -> None:
@@ -164,7 +164,7 @@ def review(
     from busseg.inference.review import review_predictions
 
     progress = progress_bar("Exporting")
-    done = review_predictions(predictions, out, to=to and to.value, first=first, groups=groups, progress=progress)
+    done = review_predictions(predictions, out, to=to and to.value, first=first, groups=patients, progress=progress)
     say("\n".join(f"{row['rank']}. {row['file']}: {row['reason']}" for row in done.rows[:_SHOWN]))
     if len(done.rows) > _SHOWN:
         say(f"... and {len(done.rows) - _SHOWN} more")

@@ -71,7 +71,7 @@ def test_first_images_are_exported_by_rank_with_their_groups(call, truth, tmp_pa
     rows = [f"{name},p{number % 3}" for number, name in enumerate(names)]
     (tmp_path / "groups.csv").write_text("\n".join(["file,group", *rows]))
     call("predict", truth / "images", "--model", "small", "--json-lines", "--out", tmp_path / "predicted")
-    options = ["--to", "label-studio", "--first", 2, "--groups", tmp_path / "groups.csv"]
+    options = ["--to", "label-studio", "--first", 2, "--patients", tmp_path / "groups.csv"]
     done = call("review", tmp_path / "predicted", "--out", tmp_path / "review", *options)
     assert done.out.splitlines()[-1] == f"Wrote 2 images to {tmp_path / 'review/label-studio'}"
     tasks = json.loads((tmp_path / "review/label-studio/tasks.json").read_text())
