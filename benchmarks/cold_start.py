@@ -28,6 +28,7 @@ VERBS = {
     "train": "train {made}/phantoms --recipe {made}/tiny.toml --out {out}/train",
     "evaluate": "evaluate {made}/train {made}/phantoms --out {out}/evaluate",
     "predict": "predict {made}/phantoms/benign --model {made}/train --out {out}/predict",
+    "review": "review {made}/predict --out {out}/review",
     "convert": "convert {made}/phantoms {out}/coco --to coco",
     "explain": "explain {made}/phantoms/benign --model {made}/train --out {out}/explain",
     "export": "export {made}/train --out {out}/export",

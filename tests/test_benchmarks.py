@@ -242,3 +242,30 @@ def test_images_of_the_drawn_patients_are_not_scored():
     found = calibrate.run_draw((labels, probabilities, pairs), table, 0.9, 20, seed=0)["before"]
     threshold = np.sort(probabilities[labels == 2, 2])[2]  # 18 of 20 reach it
     assert found["specificity"] == np.mean(probabilities[rest & (labels != 2), 2] < threshold)
+
+
+# === The order of a review ===
+review = import_module("benchmarks.review")
+
+
+def test_scores_of_a_review_are_compared_by_the_share_of_pairs_in_order():
+    wrong = np.array([True, False, True, False])
+    scores = {"uncertainty": np.array([0.1, 0.2, 0.4, 0.3]), "perfect": np.array([0.8, 0.1, 0.9, 0.2])}
+    found = review.measure(wrong, scores, [np.array([0, 1]), np.array([2, 3])])
+    # Of four pairs of a wrong and a right image, 0.4 is above both, and 0.1 above neither.
+    assert (found["uncertainty"]["auc"], found["perfect"]["auc"]) == (2 / 4, 1)
+    assert found["uncertainty"]["gain"] == (0, 0)
+    assert found["perfect"]["gain"][0] >= 0
+
+
+# === The class of a clip ===
+clips = import_module("benchmarks.clips")
+
+
+def test_rules_that_pool_a_clip_are_scored_by_their_class():
+    seen_late = np.array([[0.9, 0.1, 0], [0.9, 0.1, 0], [0, 0.2, 0.8]])  # the lesion is in one frame of three
+    means = {name: rule(seen_late).argmax() for name, rule in clips.RULES.items()}
+    assert means == {"mean": 0, "mean of logarithms": 1, "maximum": 0, "mean with lesion": 2}
+    one = clips.score(clips.RULES["mean with lesion"], [("malignant", seen_late), ("benign", seen_late)])
+    assert (one["accuracy"], one["by_class"]) == (1 / 2, {"benign": 0, "malignant": 1})
+    np.testing.assert_allclose(one["log_loss"], -(np.log(0.8) + np.log(0.2)) / 2)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from busseg.app.addresses import thumbnail
+from busseg.inference.clips import pool_frames
 from busseg.inference.frames import Frame, predict_frame
 from busseg.inference.predictor import Prediction, Predictor
 
@@ -68,7 +69,7 @@ class ClipAnswer:
     @property
     def probabilities(self) -> NDArray:
         """Array `(classes,)` float32: the mean over the counted frames."""
-        return np.mean([frame.probabilities for frame in self.counted], axis=0)
+        return pool_frames(np.array([frame.probabilities for frame in self.counted]))
 
     @property
     def label(self) -> str:

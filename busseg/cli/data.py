@@ -21,9 +21,11 @@ from busseg.cli.program import (
 from busseg.cli.terminal import say
 from busseg.storage.run_folder import SPLITS
 
+_SHOWN = 20  # rows that are printed
+
 
 class Format(StrEnum):
-    """The formats of `busseg convert`, by their names in `busseg.data.convert.FORMATS`."""
+    """The formats of `busseg convert` and `busseg review`, by their names in `busseg.data.convert.FORMATS`."""
 
     nnunet = "nnunet"
     coco = "coco"
@@ -129,6 +131,48 @@ def convert(
     )
     say("\n".join([*done.notes, f"Wrote {done.images} images to {out}"]))
     report_failures([{"error": error} for error in done.failed], done.images + len(done.failed))
+
+
+@app.command()
+def review(
+    predictions: Annotated[Path, typer.Argument(help="Output folder of `busseg predict`.")],
+    out: Annotated[Path, out_option("Folder for review.csv and the export.")] = Path("review"),
+    to: Annotated[
+        Format | None,
+        typer.Option(
+            help="Also write the images and predicted masks for correction, to a folder of this name: label-studio, "
+            "cvat, coco, or busseg for any paint program. Needs predictions of --json-lines."
+        ),
+    ] = None,
+    first: Annotated[int | None, typer.Option(min=1, help="Number of images to export, by rank. Default: all.")] = None,
+    patients: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV file with columns file and group, the patient: the views of a patient are compared. "
+            "Default: those of a DICOM study."
+        ),
+    ] = None,
+) -> None:
+    """Rank predictions by what a person should look at first: files without a prediction, images not like breast
+    ultrasound, then by uncertainty and by the disagreement of the views of a group.
+
+    After the corrections, `busseg convert REVIEW/FORMAT DATASET --to busseg` makes a dataset with images/ and masks/,
+    which `busseg train` takes.
+
+    Example: busseg review predictions --out review --to label-studio --first 50
+    """
+    from busseg.inference.review import review_predictions
+
+    progress = progress_bar("Exporting")
+    done = review_predictions(predictions, out, to=to and to.value, first=first, groups=patients, progress=progress)
+    say("\n".join(f"{row['rank']}. {row['file']}: {row['reason']}" for row in done.rows[:_SHOWN]))
+    if len(done.rows) > _SHOWN:
+        say(f"... and {len(done.rows) - _SHOWN} more")
+    say(f"Wrote {out}")
+    if to and done.exported:
+        images = done.exported.images
+        say("\n".join([*done.exported.notes, f"Wrote {images} images to {out / to}"]))
+        report_failures([{"error": error} for error in done.exported.failed], images + len(done.exported.failed))
 
 
 @app.command()

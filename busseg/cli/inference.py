@@ -3,7 +3,7 @@
 import signal
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -110,6 +110,7 @@ def predict(
         say(f"... and {images - _SHOWN} more")
     if predictor.operating_point:
         _print_malignant(predictor.operating_point, calls)
+    _print_clips(out, files)
     say(f"Wrote {out}")
     report_passed(passed)
     report_warnings(warned)
@@ -164,6 +165,22 @@ def _print_malignant(point: "OperatingPoint", calls: Sequence[bool]) -> None:
         f"Malignant at sensitivity {point.sensitivity:g} (95 % interval {point.low:.2f} to {point.high:.2f}), "
         f"at p_malignant >= {point.threshold:.3f}: {sum(calls)} of {len(calls)} images"
     )
+
+
+def _print_clips(out: Path, files: Mapping[Path, Path]) -> None:
+    """Print the first clips, one line each: class, lesions, and the overlay of the best frame."""
+    from busseg.inference.frames import frame_target
+    from busseg.inference.records import format_prediction
+    from busseg.storage.files import read_csv
+    from busseg.storage.run_folder import CLIPS
+
+    clips = read_csv(out / CLIPS) if (out / CLIPS).exists() else []
+    for row in clips[:_SHOWN]:
+        answer = f"{row['file']}, {row['counted']} of {row['frames']} frames: {format_prediction(row)}"
+        overlay = f"{frame_target(files[Path(row['file'])], row['best_frame'])}_overlay.png"
+        say(answer if row["warning"] else f"{answer}, lesions: {row['lesions']}, best frame: {out / overlay}")
+    if len(clips) > _SHOWN:
+        say(f"... and {len(clips) - _SHOWN} more clips")
 
 
 def _is_malignant(row, sensitivity):

@@ -47,6 +47,7 @@ def convert_dataset(
     splits: str | Path | None = None,
     fold: int | None = None,
     size: int = 256,
+    arrange: Callable[[Sequence[Sample]], Sequence[Sample]] = list,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Conversion:
     """Convert datasets, or the predictions of `busseg predict --json-lines`, to another format.
@@ -61,6 +62,7 @@ def convert_dataset(
         splits: Path of a CSV file of folds. By default, the splits of the sources are kept.
         fold: Number of the fold. Without it, nnU-Net gets all folds; other formats hold one.
         size: Side in pixels of the squares to which "medmnist" fits images of different sizes.
+        arrange: Function from the samples of the sources to those to write, in their order.
         progress: Function that wraps an iteration over the images, for a progress bar.
 
     Raises:
@@ -76,6 +78,7 @@ def convert_dataset(
     out, written = Path(out), FORMATS[to]
     _check_folder(out, sources)
     samples, failed = _list(sources)
+    samples = arrange(samples)
     notes = []
     if splits:
         named = _with_parts(samples, splits, fold, folds=written is nnunet)

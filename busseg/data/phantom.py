@@ -62,6 +62,27 @@ def draw_phantom(
     return image, mask
 
 
+def draw_clip(
+    label: str, seed: int, frames: int = 12, step_px: int = 8, noise: float = 8, height: int = 360, width: int = 440
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Draw a clip in which the probe moves sideways over one phantom, and the masks of its frames.
+
+    Args:
+        label, seed, height, width: As of `draw_phantom`; the size is that of a frame.
+        frames: Number of frames.
+        step_px: Pixels by which the tissue moves to the left from frame to frame. A lesion may come into view or leave.
+        noise: Standard deviation of the noise of each frame, in grey levels.
+
+    Returns:
+        `(images, masks)`, both uint8 `(frames, height, width)`, with the values of `draw_phantom`.
+    """
+    image, mask = draw_phantom(label, seed, height, width + step_px * (frames - 1))
+    starts = [step_px * number for number in range(frames)]
+    images = np.stack([image[:, start : start + width] for start in starts])
+    noisy = images + np.random.default_rng(seed).normal(0, noise, images.shape)
+    return np.rint(noisy).clip(0, 255).astype(np.uint8), np.stack([mask[:, start : start + width] for start in starts])
+
+
 def write_phantoms(
     root: str | Path, per_class: int = 20, seed: int = 0, progress: Callable[[Iterable], Iterable] = iter
 ) -> None:

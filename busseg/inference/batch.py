@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from busseg.imaging.threads import map_in_turn
+from busseg.inference.clips import clip_fields, to_clip_line, to_clip_record, to_clip_row
 from busseg.inference.dicom_results import remove_dicom_results, write_dicom_results
 from busseg.inference.frames import Frame, find_frames
 from busseg.inference.predictor import Predictor
@@ -23,7 +24,14 @@ from busseg.inference.resume import read_done
 from busseg.inference.stream import THREADS, Item, read_and_predict
 from busseg.storage.claims import claim_folder
 from busseg.storage.files import append_row, append_text, blaming, flush, hidden_folder, write_csv, write_text
-from busseg.storage.run_folder import PREDICTION, PREDICTION_LINES, PREDICTION_PARQUET, PREDICTIONS
+from busseg.storage.run_folder import (
+    CLIP_LINES,
+    CLIPS,
+    PREDICTION,
+    PREDICTION_LINES,
+    PREDICTION_PARQUET,
+    PREDICTIONS,
+)
 
 Rows = Generator[tuple[dict, str | None], None, None]  # row and line of each frame
 
@@ -58,8 +66,10 @@ def predict_files(
     their measurements, `NAME_sr.dcm`; see `write_segmentation` and `write_report`. A model of histology, which predicts
     no mask, writes the table alone.
 
-    A clip is judged as a whole: if the median ood_score of its frames is above 1, all its rows and overlays say that
-    it is `OUT_OF_DISTRIBUTION`. Neither segmentation nor report is written of such a DICOM file.
+    `clips.csv` has a row for each clip: its class, its best frame and the number of its lesions, which are followed
+    from frame to frame; see `to_clip_record`. A clip is judged as a whole: if the median ood_score of its frames is
+    above 1, all its rows and overlays say that it is `OUT_OF_DISTRIBUTION`. Neither segmentation nor report is written
+    of such a DICOM file.
 
     A file that cannot be read gets a row with its error, and the run continues.
 
@@ -73,7 +83,7 @@ def predict_files(
         probability_maps: Whether to also write `NAME_probability.png`: 0..255 for lesion probabilities of 0..1. Not for
             histology.
         json_lines: Whether to also write `predictions.jsonl`: one JSON object per line and image, with the box and the
-            contours of the lesion; see `records.facts`.
+            contours of the lesion; see `records.facts`. And `clips.jsonl`, with the lesions of clips.
         overlay_dicom: Whether to also write the overlays of DICOM files as DICOM, `NAME_overlay.dcm`.
         require_region: Whether to refuse DICOM without a usable region; see `find_frames`.
         engine: Function that predicts and writes frames, with the arguments and results of `predict_in_threads`, the
@@ -106,7 +116,10 @@ def predict_files(
         try:
             for results in _by_file(frames, done, predicted, watch):
                 target = inputs[results[0].frame.path]
-                for result in _finish_file(results, target, output, predictor):
+                finished = _finish_file(results, target, output, predictor)
+                if finished[0].frame.number is not None:
+                    _append_clip(output, target, finished)
+                for result in finished:
                     if result.new:
                         _append(output, columns, result)
                     yield result.row
@@ -224,7 +237,8 @@ def _begin_tables(output, columns, done):
         write_text(output.folder / PREDICTION_LINES, "".join(line for _, line in done.values()))
     else:
         (output.folder / PREDICTION_LINES).unlink(missing_ok=True)  # those of a former prediction are out of date
-    (output.folder / PREDICTION_PARQUET).unlink(missing_ok=True)  # the engine that writes it does so last
+    for name in (PREDICTION_PARQUET, CLIPS, CLIP_LINES):  # written again, also of clips that are done
+        (output.folder / name).unlink(missing_ok=True)
 
 
 def _append(output, columns, result):
@@ -234,9 +248,22 @@ def _append(output, columns, result):
     append_row(output.folder / PREDICTIONS, columns, result.row)
 
 
+def _append_clip(output, target, results):
+    """Append the row of a clip, and its line if wanted, before the rows of its frames, which say that it is done."""
+    record = to_clip_record(target, [result.row for result in results], output.folder, output.task)
+    if record is None:
+        return
+    if not (output.folder / CLIPS).exists():
+        write_csv(output.folder / CLIPS, clip_fields(output.task), [])
+    append_row(output.folder / CLIPS, clip_fields(output.task), to_clip_row(record, output.task))
+    if output.json_lines:
+        append_text(output.folder / CLIP_LINES, to_clip_line(record))
+
+
 def _flush(out, inputs):
     for path in {out, *((out / target).parent for target in inputs.values())}:
         if path.is_dir():  # none is made for files that cannot be read
             flush(path)
-    if (out / PREDICTIONS).is_file():  # the page removes its folder when it stops amid a batch
-        flush(out / PREDICTIONS)
+    for name in (PREDICTIONS, CLIPS):
+        if (out / name).is_file():  # the page removes its folder when it stops amid a batch
+            flush(out / name)

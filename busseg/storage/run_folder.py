@@ -56,11 +56,15 @@ PREDICTION = Kind("predictions.csv", ("file", "label", "warning", "error"))
 PREDICTIONS = PREDICTION.marker
 PREDICTION_LINES = "predictions.jsonl"
 PREDICTION_PARQUET = "predictions.parquet"
+CLIPS, CLIP_LINES = "clips.csv", "clips.jsonl"
 SEGMENTATION = "_seg.dcm"  # suffix of the results of a DICOM file
 STRUCTURED_REPORT = "_sr.dcm"
 OVERLAY_DICOM = "_overlay.dcm"
 EXPLANATION = Kind("explanations.csv", ("file", "label", "occlusion_peak", "warning", "error"))
 EXPLANATIONS = EXPLANATION.marker
+
+# === A review of predictions: `busseg review` ===
+REVIEW = Kind("review.csv", ("rank", "file", "reason", "score"))
 
 # === The queue of a DICOM node: `busseg listen` ===
 QUEUE = Kind("queue.json", ("queue",))

@@ -20,6 +20,7 @@ VERBS = (
     "listen",
     "predict",
     "release",
+    "review",
     "split",
     "train",
 )

@@ -70,9 +70,11 @@ def test_predict_tells_the_frames_of_a_clip_in_square_millimetres(call, echo_fil
         # The corners are 31 * 0.5 and 23 * 0.5 mm apart: 19.3 mm.
         line = f"{clip}, frame {number}: benign 75% (normal 25%, malignant 0%), lesion 60.0% of the image"
         assert f"{line} (192 mm², 19 mm across)\n" in done.out
+    whole = f"{clip}, 2 of 2 frames: benign 75% (normal 25%, malignant 0%)"
+    assert f"{whole}, lesions: 1, best frame: {out / 'clip_frame001_overlay.png'}\n" in done.out
     kinds = ("mask.png", "overlay.png", "overlay.dcm")
     files = {f"clip_frame00{number}_{kind}" for number in (1, 2) for kind in kinds}
-    assert names(out) == files | {"clip_seg.dcm", "clip_sr.dcm", "predictions.csv"}
+    assert names(out) == files | {"clip_seg.dcm", "clip_sr.dcm", "clips.csv", "predictions.csv"}
 
 
 def test_predict_warns_of_a_whole_frame_and_refuses_it_on_request(call, echo_file, write_scan, names, tmp_path):
@@ -185,6 +187,7 @@ def test_predict_prints_no_class_out_of_distribution(call, told_model, write_sca
         "a.dcm: normal", "b.dcm: not like breast ultrasound",
         *(f"c.dcm, frame {number}: not like breast ultrasound" for number in (1, 2, 3)),
         "d.dcm, frame 1: normal", "d.dcm, frame 2: not like breast ultrasound", "d.dcm, frame 3: normal",
+        "c.dcm, 3 of 3 frames: not like breast ultrasound", "d.dcm, 2 of 3 frames: normal",
     ]  # fmt: skip
     assert done.err.splitlines() == [
         f"busseg: warning: not like breast ultrasound: {tmp_path}/s/b.dcm",

@@ -24,6 +24,7 @@ VERBS = {
     "crossval": "crossval {data} --folds 2 --recipe {recipe} --out",
     "compare": "compare {scores} {scores} --out",
     "predict": "predict {data}/benign --model {model} --out",
+    "review": "review {predictions} --out",
     "explain": "explain {data}/benign --model {model} --out",
     "export": "export {model} --out",
     "export onnx": "export {model} --format onnx --out",
@@ -39,22 +40,24 @@ MARKERS = {
     "crossval": run_folder.CROSSVAL,
     "compare": run_folder.COMPARISON,
     "predict": run_folder.PREDICTION,
+    "review": run_folder.REVIEW,
     "explain": run_folder.EXPLANATION,
     "demo": run_folder.DEMO,
 }
 SUFFIXES = {"export onnx": ".onnx", "export litert": ".tflite"}
-AGAIN = ("audit", "evaluate", "compare", "predict", "explain")  # those that a second call replaces
+AGAIN = ("audit", "evaluate", "compare", "predict", "review", "explain")  # those that a second call replaces
 
 
 @pytest.fixture(scope="module")
 def things(tmp_path_factory, light, write_noise):
-    """What the verbs work with: a dataset of five images a class, a recipe, a model and its scores."""
+    """What the verbs work with: a dataset of five images a class, a recipe, a model, its scores and predictions."""
     folder = tmp_path_factory.mktemp("things")
     (folder / "recipe.toml").write_text("image_size = 32\nwidth = 4\ndepth = 1\nepochs = 1\n")
     build_unet(image_size=32, width=4, depth=1).save(folder / "model.keras")
     things = {"data": write_noise(folder / "data"), "recipe": folder / "recipe.toml", "model": folder / "model.keras"}
     assert run(VERBS["evaluate"], things, folder / "scores") == 0
-    return things | {"scores": folder / "scores"}
+    assert run(VERBS["predict"], things, folder / "predictions") == 0
+    return things | {"scores": folder / "scores", "predictions": folder / "predictions"}
 
 
 def run(call, things, *out):

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from busseg.data.phantom import LESION_AREA, draw_phantom, envelope, write_phantoms
+from busseg.data.phantom import LESION_AREA, draw_clip, draw_phantom, envelope, write_phantoms
 from busseg.data.sample import CLASSES
 from busseg.imaging.images import read_image
 
@@ -150,3 +150,13 @@ def test_two_lesions_of_one_image_are_apart(tmp_path):
         assert first.any()
         assert second.any()
         assert not np.any(first & second)
+
+
+def test_lesion_of_a_clip_moves_to_the_left_under_noise_of_each_frame():
+    images, masks = draw_clip("benign", seed=1, frames=4, step_px=10, noise=5)
+    assert images.shape == masks.shape == (4, 360, 440)
+    assert masks.any(axis=(1, 2)).all()
+    np.testing.assert_array_equal(masks[3][:, :-30], masks[0][:, 30:])  # 3 steps of 10 pixels
+    difference = images[3][:, :-30].astype(float) - images[0][:, 30:]
+    assert 3 < difference.std() < 5 * 2**0.5 + 0.5  # two noises of 5, less where grey levels end
+    np.testing.assert_array_equal(images, draw_clip("benign", seed=1, frames=4, step_px=10, noise=5)[0])

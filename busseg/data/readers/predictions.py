@@ -22,7 +22,7 @@ def list_samples(root: str | Path) -> tuple[list[Sample], list[Fault]]:
     Returns:
         `(samples, faults)`: the list of `Sample`, in the order of the file, whose masks are the predicted contours,
         whose `label` is the predicted class and whose attribute `score` is its probability; and a list of
-        `(kind, path, error)` of kind "unreadable": the frames of clips and DICOM files, which no other format holds.
+        `(kind, path, error)` of kind "unreadable", one a file: clips, whose frames no other format holds.
 
     Raises:
         FileNotFoundError: If there are no JSON lines.
@@ -32,7 +32,7 @@ def list_samples(root: str | Path) -> tuple[list[Sample], list[Fault]]:
     if not path.is_file():
         raise FileNotFoundError(f"Expected {path.name}, found none; run busseg predict with --json-lines: {root}")
     samples: list[Sample] = []
-    faults: list[Fault] = []
+    faults: dict[Path, Fault] = {}
     with blaming(path, "predictions of breast ultrasound"):
         for number, line in enumerate(predictions.read(path), 1):
             if "error" in line:
@@ -40,12 +40,12 @@ def list_samples(root: str | Path) -> tuple[list[Sample], list[Fault]]:
             image = Path(line["file"])
             if line["frame"] is not None:
                 error = f"Expected an image, found frame {line['frame']} of a clip or DICOM file: {image}"
-                faults.append(("unreadable", image, ValueError(error)))
+                faults.setdefault(image, ("unreadable", image, ValueError(error)))
                 continue
             if line["label"] not in CLASSES:
                 raise ValueError(f"Expected a class of {', '.join(CLASSES)}, found {line['label']!r}: {path}")
             samples.append(_to_sample(path, number, line, image))
-    return samples, faults
+    return samples, list(faults.values())
 
 
 def _to_sample(path, number, line, image):

@@ -116,7 +116,7 @@ def test_clip_that_is_no_dicom_gets_a_row_a_mask_and_an_overlay_a_frame(
         (str(path), 1, "normal", 256), (str(path), 2, "benign", 768), (str(path), 3, "benign", 1024),
     ]  # fmt: skip
     pictures = [f"clip_frame00{number}_{what}.png" for number in (1, 2, 3) for what in ("mask", "overlay")]
-    assert names(out) == [*pictures, "predictions.csv", "predictions.jsonl"]
+    assert names(out) == [*pictures, "clips.csv", "clips.jsonl", "predictions.csv", "predictions.jsonl"]
     np.testing.assert_array_equal(read_image(out / "clip_frame002_mask.png"), frame_with(24)[10:42, 20:52])
     assert count_frames([path]) == 3
     again = predict(predictor, path, out=out, json_lines=True, resume=True)

@@ -54,8 +54,8 @@ def test_clip_gets_a_row_a_mask_and_an_overlay_a_frame_and_one_segmentation(
     rows = predict(predictor, tmp_path / "s", out=out, json_lines=True)
     pictures = [f"clip_frame00{number}_{what}.png" for number in (1, 2, 3) for what in ("mask", "overlay")]
     assert names(out) == [
-        *pictures, "clip_seg.dcm", "clip_sr.dcm", "image_mask.png", "image_overlay.png", "predictions.csv",
-        "predictions.jsonl",
+        *pictures, "clip_seg.dcm", "clip_sr.dcm", "clips.csv", "clips.jsonl", "image_mask.png", "image_overlay.png",
+        "predictions.csv", "predictions.jsonl",
     ]  # fmt: skip
     found = [tuple(row[name] for name in ("frame", "label", "lesion_px", "lesion_mm2", "lesion_mm")) for row in rows]
     # 8 * 32 * 0.02 mm2, 24 * 32 * 0.02 mm2, 32 * 32 * 0.02 mm2; an image has no scale. Across
