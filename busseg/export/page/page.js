@@ -265,14 +265,15 @@ async function load() {
   return {model, session};
 }
 
+// Shows the answer to a file, which may be a promise.
 async function answer(file, name) {
   setBusy(true);
   element("status").textContent = `Predicting ${name} ...`;
   element("error").hidden = element("answer").hidden = true;
   await new Promise(painted => requestAnimationFrame(() => setTimeout(painted)));
   try {
-    const started = performance.now();
-    const image = await readGrey(file), found = await predict(loaded, image);
+    const content = await file, started = performance.now();
+    const image = await readGrey(content), found = await predict(loaded, image);
     await offerMask(name, found, image);
     show(name, image, found);
     element("status").textContent = `Predicted in ${((performance.now() - started) / 1000).toFixed(1)} s`;
@@ -296,9 +297,8 @@ element("file").addEventListener("change", ({target}) => {
   if (file) answer(file, file.name);
   target.value = ""; // so that the same file may be chosen again
 });
-element("example").addEventListener("click", async () => {
-  const example = await fetch("example/image.png");
-  answer(await example.blob(), "example.png");
+element("example").addEventListener("click", () => {
+  answer(fetch("example/image.png").then(found => found.blob()), "example.png");
 });
 element("shown").addEventListener("change", ({target}) => {
   element("lesion").hidden = !target.checked;
