@@ -27,7 +27,7 @@ def project_name(requirement):
 
 
 def test_image_runs_as_a_user_without_rights_and_is_watched():
-    assert arguments("USER") == ["busseg"]
+    assert arguments("USER") == ["1000"]
     assert [name for name, _ in STEPS].index("USER") < [name for name, _ in STEPS].index("ENTRYPOINT")
     assert len(arguments("HEALTHCHECK")) == 1
 

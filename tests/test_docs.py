@@ -48,6 +48,9 @@ PROGRAMS = {
     "source",
     ".",
     ".ci/run",
+    "docker",
+    "npm",
+    "tar",
 }
 
 

@@ -257,7 +257,7 @@ def export(
     with starting_keras():
         from busseg.export.formats import FORMATS
         from busseg.export.web import export_web
-    formats = {**FORMATS, "web": export_web}
+    formats: dict[str, Callable[..., float]] = {**FORMATS, "web": export_web}
     if format not in formats:
         raise ValueError(f"Expected a format of {', '.join(formats)}, found {format!r}")
     options: dict[str, object] = {"weights": weights} if weights != "float32" else {}
