@@ -48,6 +48,7 @@ PROGRAMS = {
     "source",
     ".",
     ".ci/run",
+    "curl",
     "docker",
     "npm",
     "tar",

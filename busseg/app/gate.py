@@ -35,7 +35,8 @@ _STATIC = re.compile(r"/(assets|static|svelte)/.+|/favicon\.ico")
 _HEARTBEAT = "/gradio_api/heartbeat/"
 _ROUTES = {
     "GET": re.compile(
-        r"/|/api/openapi\.json|/config|/manifest\.json|(/gradio_api)?/theme\.css|/results/[\w-]+|/gradio_api/(info|startup-events|app_id"
+        r"/|/api/openapi\.json|/config|/manifest\.json"
+        r"|(/gradio_api)?/theme\.css|/results/[\w-]+|/gradio_api/(info|startup-events|app_id"
         rf"|upload_progress|queue/data|call/(v2/)?\w+/\w+)|{_HEARTBEAT}[\w-]+|{_STATIC.pattern}"
     ),
     "POST": re.compile(rf"/api/predict|/gradio_api/upload|{_QUESTION.pattern}"),
