@@ -48,6 +48,10 @@ PROGRAMS = {
     "source",
     ".",
     ".ci/run",
+    "curl",
+    "docker",
+    "npm",
+    "tar",
 }
 
 

@@ -10,7 +10,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncGenerator, Collection
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -35,10 +35,11 @@ _STATIC = re.compile(r"/(assets|static|svelte)/.+|/favicon\.ico")
 _HEARTBEAT = "/gradio_api/heartbeat/"
 _ROUTES = {
     "GET": re.compile(
-        r"/|/config|/manifest\.json|(/gradio_api)?/theme\.css|/results/[\w-]+|/gradio_api/(info|startup-events|app_id"
+        r"/|/api/openapi\.json|/config|/manifest\.json"
+        r"|(/gradio_api)?/theme\.css|/results/[\w-]+|/gradio_api/(info|startup-events|app_id"
         rf"|upload_progress|queue/data|call/(v2/)?\w+/\w+)|{_HEARTBEAT}[\w-]+|{_STATIC.pattern}"
     ),
-    "POST": re.compile(rf"/gradio_api/upload|{_QUESTION.pattern}"),
+    "POST": re.compile(rf"/api/predict|/gradio_api/upload|{_QUESTION.pattern}"),
 }
 _HEADERS = {
     # Gradio has inline scripts and compiles functions at run time, so both are allowed. Event handlers in HTML, which a
@@ -213,7 +214,7 @@ async def read_body(receive: Receive, max_mb: float) -> bytes:
     return b"".join([chunk async for chunk in arriving(receive, max_mb)])
 
 
-async def arriving(receive: Receive, max_mb: float) -> AsyncIterator[bytes]:
+async def arriving(receive: Receive, max_mb: float) -> AsyncGenerator[bytes, None]:
     """Yield the chunks of a request's body as they arrive.
 
     Args:

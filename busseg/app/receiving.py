@@ -40,12 +40,20 @@ async def receive_files(request: Request, uploads: Uploads) -> Response:
     deletes it for both. Therefore uploads are received here.
     """
     try:
-        return JSONResponse(await _receive(request, uploads))
+        return JSONResponse(await keep_files(request, uploads))
     except Refusal as refusal:
         return PlainTextResponse(refusal.detail, refusal.status_code, refusal.headers)
 
 
-async def _receive(request, uploads):
+async def keep_files(request: Request, uploads: Uploads) -> list[str]:
+    """Keep the files of a multipart request, its fields `files`.
+
+    Returns:
+        The paths of the stored files.
+
+    Raises:
+        Refusal: If they are too large or too many, or the body is of another kind.
+    """
     length = request.headers.get("content-length", "0")
     if int(length) > MAX_REQUEST_MB * _MB:
         raise Refusal(413, f"Expected at most {MAX_REQUEST_MB} MB at once, found more")
@@ -57,7 +65,7 @@ async def _receive(request, uploads):
         raise Refusal(400, "Expected files as multipart/form-data, found something else") from None
     try:
         files = [file for file in form.getlist("files") if not isinstance(file, str)]
-        kept = [str(await run_in_threadpool(uploads.keep, file.filename, file.file)) for file in files]
+        kept = [str(await run_in_threadpool(uploads.keep, str(file.filename), file.file)) for file in files]
     finally:
         await form.close()
     asyncio.get_running_loop().call_later(FORGOTTEN_S + 1, uploads.forget)

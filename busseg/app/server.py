@@ -11,6 +11,7 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse
 
+from busseg import __version__
 from busseg.app.connections import TimedProtocol, is_loopback, listen
 from busseg.app.endpoints import Endpoints
 from busseg.app.folder import server_folder
@@ -18,6 +19,7 @@ from busseg.app.gate import Gate
 from busseg.app.keeping import Results, Uploads
 from busseg.app.layout import SETTINGS, build_page
 from busseg.app.receiving import receive_files
+from busseg.app.rest import DESCRIPTION, add_rest
 from busseg.inference.predictor import Predictor
 
 HOST = "127.0.0.1"
@@ -108,17 +110,21 @@ def build_server(
     place = folder.resolve() / "uploads"
     place.mkdir()
     uploads, results = Uploads(place), Results()
-    server = FastAPI(openapi_url=None)
+    server = FastAPI(
+        title="busseg", version=__version__, description=DESCRIPTION, openapi_url="/api/openapi.json",
+        docs_url=None, redoc_url=None,  # their pages load scripts of other servers
+    )  # fmt: skip
+    add_rest(server, predictor, uploads, require_region)
 
-    @server.post("/gradio_api/upload")
+    @server.post("/gradio_api/upload", include_in_schema=False)
     async def upload(request: Request):
         return await receive_files(request, uploads)
 
-    @server.get("/gradio_api/upload_progress")
+    @server.get("/gradio_api/upload_progress", include_in_schema=False)
     def upload_progress():
         return Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")
 
-    @server.get("/results/{token}")
+    @server.get("/results/{token}", include_in_schema=False)
     def download(token: str, request: Request):
         packed = results.get(token, request.state.client)
         if packed is None:

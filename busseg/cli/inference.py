@@ -240,16 +240,20 @@ def export(
     model: Annotated[
         Path,
         typer.Argument(
-            help="Trained model: a run's folder or a .keras file; for onnx and openvino also an .onnx file, or best or "
-            "small."
+            help="Trained model: a run's folder or a .keras file; for onnx, openvino and web also an .onnx file, or "
+            "best or small."
         ),
     ],
     out: Annotated[Path, out_option("Folder to write, or .onnx file.")],
     format: Annotated[
-        str, typer.Option(help="saved_model: TensorFlow's, a folder. onnx, litert: one file. openvino: a folder.")
+        str,
+        typer.Option(
+            help="saved_model: TensorFlow's, a folder. onnx, litert: one file. openvino: a folder. web: a folder, a "
+            "page that runs the model in the browser."
+        ),
     ] = "saved_model",
     weights: Annotated[
-        str, typer.Option(help="float32, or smaller: float16 (not for saved_model), int8 (for onnx and litert).")
+        str, typer.Option(help="float32, or smaller: float16 (not for saved_model), int8 (for onnx, litert and web).")
     ] = "float32",
     raw: Annotated[
         bool,
@@ -259,6 +263,9 @@ def export(
     ] = False,
     batch: Annotated[
         int | None, typer.Option(help="litert: 1 for a network of one image at a time, which LiteRT.js needs.")
+    ] = None,
+    runtime: Annotated[
+        Path | None, typer.Option(help="web: folder of the unpacked npm package onnxruntime-web; see docs/export.md.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="onnx, litert: replace a file of another kind, too.")] = False,
 ) -> None:
@@ -270,15 +277,17 @@ def export(
 
     with starting_keras():
         from busseg.export.formats import FORMATS
-    if format not in FORMATS:
-        raise ValueError(f"Expected a format of {', '.join(FORMATS)}, found {format!r}")
+        from busseg.export.web import export_web
+    formats: dict[str, Callable[..., float]] = {**FORMATS, "web": export_web}
+    if format not in formats:
+        raise ValueError(f"Expected a format of {', '.join(formats)}, found {format!r}")
     options: dict[str, object] = {"weights": weights} if weights != "float32" else {}
     options |= {name: True for name, wanted in (("raw", raw), ("force", force)) if wanted}
-    options |= {"batch": batch} if batch is not None else {}
-    if unknown := options.keys() - signature(FORMATS[format]).parameters.keys():
+    options |= {name: value for name, value in (("batch", batch), ("runtime", runtime)) if value is not None}
+    if unknown := options.keys() - signature(formats[format]).parameters.keys():
         raise ValueError(f"Expected a format that has --{min(unknown)}, found {format}")
     with starting_keras():
-        difference = FORMATS[format](model, out, **options)
+        difference = formats[format](model, out, **options)
     say(f"Wrote {out}; its outputs differ from the source's by at most {difference:.0e}")
 
 

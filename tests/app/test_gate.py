@@ -29,7 +29,8 @@ def new_session():
 
 # === Routes ===
 OPEN = """
-GET / | GET /assets/{} | GET /config | GET /favicon.ico | GET /gradio_api/app_id
+GET / | GET /api/openapi.json | HEAD /api/openapi.json | POST /api/predict
+GET /assets/{} | GET /config | GET /favicon.ico | GET /gradio_api/app_id
 GET /gradio_api/call/v2/{}/{} | GET /gradio_api/call/{}/{} | GET /gradio_api/heartbeat/{} | GET /gradio_api/info
 GET /gradio_api/queue/data | GET /gradio_api/startup-events | GET /gradio_api/theme.css
 GET /gradio_api/upload_progress | GET /manifest.json | GET /results/{} | GET /static/{} | GET /svelte/{}

@@ -259,7 +259,7 @@ def test_bad_inputs_of_predict_are_named(echo_file, fails, tmp_path, inputs, fou
 
 def test_unknown_format_and_dataset_are_errors(echo_file, fails, tmp_path):
     line = fails(tmp_path, "export", echo_file, "--format", "onyx", "--out", tmp_path / "out")
-    assert line.endswith("Expected a format of saved_model, onnx, litert, openvino, found 'onyx'")
+    assert line.endswith("Expected a format of saved_model, onnx, litert, openvino, web, found 'onyx'")
     line = fails(tmp_path, "download", "buzi", tmp_path / "out")
     assert line.endswith("Expected a dataset of busi, busbra, breast, bus_uclm, found 'buzi'")
     line = fails(tmp_path, "download", "udiat", tmp_path / "out")

@@ -251,3 +251,17 @@ def test_export_writes_the_format(call, with_graphs, echo_file, tmp_path, option
         rf"^Wrote {tmp_path}/{name}; its outputs differ .* by at most \de[+-]\d\d$", done.out, re.MULTILINE
     )
     assert (tmp_path / file).is_file()
+
+
+def test_export_of_a_page_takes_the_runtime_and_says_how_to_get_it(call, tmp_path):
+    refused = call("export", "small", "--format", "web", "--out", tmp_path / "page")
+    assert refused.status == 2
+    assert "npm pack onnxruntime-web@1.30.0 && tar -xzf onnxruntime-web-1.30.0.tgz, then --runtime" in refused.err
+    (tmp_path / "package/dist").mkdir(parents=True)
+    for name in ("dist/ort.wasm.bundle.min.mjs", "dist/ort-wasm-simd-threaded.wasm"):
+        (tmp_path / "package" / name).touch()
+    (tmp_path / "package/package.json").write_text('{"version": "1.30.0"}')
+    options = ["--format", "web", "--runtime", tmp_path / "package"]
+    assert call("export", "small", *options, "--out", tmp_path / "page").status == 0
+    assert (tmp_path / "page/index.html").is_file()
+    assert call("export", "small", "--format", "onnx", *options[2:], "--out", tmp_path / "a.onnx").status == 2
