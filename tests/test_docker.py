@@ -112,5 +112,5 @@ def test_image_serves_and_its_healthcheck_finds_it(installed, tmp_path, call):
         port = re.search(r":(\d+)$", process.stdout.readline().strip())[1]
         done = subprocess.run([installed / "python", FOLDER / "healthcheck.py", port], check=False)
         patience.cancel()
-        process.terminate()
+        process.kill()
     assert done.returncode == 0
