@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import threading
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -113,9 +114,11 @@ def listen(
     settings = Settings(node, parse_node(send_to), allowed, Pem(cert, key, ca), send_tls)
     check_folder(out, QUEUE)  # before a model is loaded
     answerer = Answerer(load_predictor(model), secondary_capture, require_region)
-    # `kill`, as by service managers, ends the program as Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    listen(out, answerer, settings, _log, lambda listening: _log(f"listening as {listening}"))
+    # `kill`, as by service managers, ends the program as Ctrl-C does. An exception could be lost in a library's callback.
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, _: stop.set())
+    listen(out, answerer, settings, _log, lambda listening: _log(f"listening as {listening}"), stop)
+    sys.exit(128 + signal.SIGTERM)  # it returns for no other reason
 
 
 def _log(line: str) -> None:
