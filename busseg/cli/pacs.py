@@ -114,7 +114,7 @@ def listen(
     settings = Settings(node, parse_node(send_to), allowed, Pem(cert, key, ca), send_tls)
     check_folder(out, QUEUE)  # before a model is loaded
     answerer = Answerer(load_predictor(model), secondary_capture, require_region)
-    # `kill`, as by service managers, ends the program as Ctrl-C does. An exception could be lost in a library's callback.
+    # `kill`, as by service managers, ends it as Ctrl-C does. An exception could be lost in a library's callback.
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, _: stop.set())
     listen(out, answerer, settings, _log, lambda listening: _log(f"listening as {listening}"), stop)
