@@ -82,8 +82,9 @@ def test_breastmnist_has_classes_alone(tmp_path):
     numbers = np.uint8([[0], [1], [0]])
     arrays = {f"{split}_{name}": array[:n] for split, n in (("train", 3), ("val", 1), ("test", 2))
               for name, array in (("images", images), ("labels", numbers))}  # fmt: skip
-    np.savez(tmp_path / "breastmnist.npz", **arrays)
-    samples, faults = medmnist.list_samples(tmp_path / "breastmnist.npz")
+    (data := tmp_path / "data").mkdir()
+    np.savez(data / "breastmnist.npz", **arrays)
+    samples, faults = medmnist.list_samples(data / "breastmnist.npz")
     assert [kind for kind, _, _ in faults] == ["missing_mask"]
     found = {sample.name: (sample.label, sample.attributes["split"]) for sample in samples}
     assert found["train_images/0"] == ("malignant", "train")
@@ -92,8 +93,8 @@ def test_breastmnist_has_classes_alone(tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r"^Expected masks, train_label as in MedSegBench, found only train_ima"
     ):
-        find_samples(tmp_path / "breastmnist.npz")
-    done = convert_dataset([tmp_path], tmp_path / "out", "imagefolder")
+        find_samples(data / "breastmnist.npz")
+    done = convert_dataset([data], tmp_path / "out", "imagefolder")
     assert (done.images, done.failed) == (6, [])
     assert read_image(tmp_path / "out/train/images/train_images_1.png").tolist() == images[1].tolist()
 
