@@ -4,7 +4,7 @@ They are no dependencies; where one is not installed, its tests are skipped. Ins
 
     npm install --prefix /tmp/ohif @cornerstonejs/adapters@5.14 @babel/runtime dcmjs
     python3 -m venv /tmp/dcmqi && /tmp/dcmqi/bin/pip install dcmqi
-    BUSSEG_OHIF=/tmp/ohif PATH=$PATH:/tmp/dcmqi/bin pytest -m slow -n 0 tests/data/test_dicom_seg_readers.py
+    BUSSEG_OHIF=/tmp/ohif PATH=$PATH:/tmp/dcmqi/bin pytest -m slow -n 0 tests/imaging/test_dicom_seg_readers.py
 """
 
 import gzip
