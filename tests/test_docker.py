@@ -1,4 +1,4 @@
-"""The container image of `examples/docker`. Its steps are run in a plain environment; none of it needs Docker."""
+"""The container image of `examples/docker`. The tests run its steps in a plain environment, without Docker."""
 
 import re
 import shlex

@@ -76,7 +76,7 @@ def test_none_changes_nothing(images_and_masks):
 
 
 def test_mask_follows_its_image(images_and_masks):
-    """An image that is its own mask stays so, whatever its geometry becomes."""
+    """Image and mask are moved alike: an image that equals its mask still equals it afterwards."""
     masks = keras.ops.convert_to_tensor(images_and_masks[1], "float32")
     numbers = np.random.default_rng(0).random((len(images_and_masks[1]), NUMBERS), np.float32)
     draw = Draws(numbers, keras.random.SeedGenerator(0))
