@@ -162,10 +162,8 @@ def _class_of(probabilities, task):
 def _read_masks(target, rows, out):
     for row in rows:
         mask = read_image(out / f"{frame_target(target, row['frame'])}_mask.png") // 255
-        yield (
-            int(row["frame"]),
-            mask * (row["label"] != "normal"),
-        )  # a normal frame has no lesion; see `Prediction.finding`
+        # A normal frame has no lesion; see `Prediction.finding`.
+        yield int(row["frame"]), mask * (row["label"] != "normal")
 
 
 def to_clip_row(record: Mapping, task: Task) -> dict:

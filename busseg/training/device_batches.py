@@ -19,14 +19,15 @@ class DeviceBatches(Batches):
 
     Args:
         samples, image_size, batch_size, augmentation, options: As for `Batches`, without `lesion_free`,
-            `grey_transfer`, histology and several processes. The size must be a multiple of 8.
+            `grey_transfer`, histology and several devices. The size must be a multiple of 8.
     """
 
     def __init__(self, samples, image_size: int, batch_size: int, augmentation: str = "none", **options):
         super().__init__(samples, image_size, batch_size, augmentation, even=True, **options)
-        if self.lesion_free or self.grey_transfer or not self.task.has_mask or self.processes > 1 or image_size % 8:
+        shared = options.get("devices", 1) > 1
+        if self.lesion_free or self.grey_transfer or not self.task.has_mask or shared or image_size % 8:
             raise ValueError(
-                "Expected ultrasound images of a size that is a multiple of 8, one process, and neither `lesion_free` "
+                "Expected ultrasound images of a size that is a multiple of 8, one device, and neither `lesion_free` "
                 "nor `grey_transfer`, to augment on the device"
             )
         self._augment = DeviceAugmentation(augmentation)

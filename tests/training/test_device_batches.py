@@ -147,7 +147,9 @@ def test_images_that_do_not_fit_are_sent_batch_by_batch(batches, same, monkeypat
     assert same(sent[0], resident)
 
 
-@pytest.mark.parametrize("options", [{"lesion_free": 0.5}, {"grey_transfer": 0.5}, {"processes": 2}])
+@pytest.mark.parametrize(
+    "options", [{"lesion_free": 0.5}, {"grey_transfer": 0.5}, {"devices": 2}, {"devices": 2, "processes": 2}]
+)
 def test_what_the_device_cannot_do_is_refused(batches, options):
     with pytest.raises(ValueError, match=r"^Expected ultrasound images of a size that is a multiple of 8"):
         batches(**options)
