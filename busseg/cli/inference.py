@@ -46,6 +46,13 @@ RequireRegion = Annotated[
 Device = Annotated[
     str, typer.Option(help="auto, cpu or gpu, for ONNX and OpenVINO. auto: the GPU if ONNX Runtime has one.")
 ]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="float32 or bfloat16, for ONNX and OpenVINO. bfloat16 is faster on processors with AMX or AVX512-BF16, "
+        "needs OpenVINO, and answers slightly differently."
+    ),
+]
 Model = Annotated[
     Path,
     typer.Option(
@@ -81,6 +88,7 @@ def predict(
     ] = 0.5,
     require_region: RequireRegion = False,
     device: Device = "auto",
+    precision: Precision = "float32",
 ) -> None:
     """Predict the class and the lesion of images. DICOM is cropped to the 2D regions that the scanner marked, and its
     lesions are also written as DICOM SEG, NAME_seg.dcm, and their measurements as DICOM SR, NAME_sr.dcm.
@@ -100,7 +108,7 @@ def predict(
     predict_files = _function_of(engine, model)
     files, passed = survey_inputs(inputs)
     check_folder(out, PREDICTION)  # before a model is loaded
-    predictor = load_predictor(model, sensitivity=sensitivity, threshold=threshold, device=device)
+    predictor = load_predictor(model, sensitivity=sensitivity, threshold=threshold, device=device, precision=precision)
     images = count_frames(files, require_region)
     options = resume, probability_maps, json_lines, overlay_dicom, require_region
     with bars() as bar:

@@ -42,16 +42,19 @@ class Predictor:
     Args:
         model: Name of a model of the package, "best" or "small"; path of a run's folder, of a `.keras`, `.onnx` or
             `.tflite` file, or of a folder of SavedModel or OpenVINO; or a `keras.Model`.
-        threads: Number of threads of ONNX Runtime; one per core by default.
+        threads: Number of threads of ONNX Runtime or OpenVINO; chosen by them by default.
         sensitivity: Float in `(0, 1)`, the share of malignant images that `Prediction.malignant` should find; the
             threshold is read from the model's file. None for no decision.
         threshold: Float in `(0, 1)`: pixels with at least this lesion probability are the mask.
         device: "auto", "cpu" or "gpu", for ONNX and OpenVINO; see `runtimes.load`. Devices round differently.
+        precision: "float32" or "bfloat16", for ONNX and OpenVINO; see `runtimes.load`. bfloat16 is faster on processors
+            that have it; it is compared with float32 on phantoms first, see `precision.check_precision`.
 
     Raises:
         FileNotFoundError: If there is no model at the path.
         ValueError: If it is not a model of busseg (input: one square image; outputs: `mask` and `label` for grey
-            images, `label` for RGB), it has no thresholds for a sensitivity, or `threshold` is out of its range.
+            images, `label` for RGB), it has no thresholds for a sensitivity, `threshold` is out of its range, or it
+            answers differently in `precision`.
 
     Example:
         >>> prediction = Predictor("best").predict("scan.png")
@@ -66,13 +69,14 @@ class Predictor:
         sensitivity: float | None = None,
         threshold: float = THRESHOLD,
         device: str = "auto",
+        precision: str = "float32",
     ):
-        self.device = device
+        self.device, self.precision = device, precision
         self.path: Path | None = None
         if isinstance(model, (str, Path)):
             source = model
             self.name, self.path = Path(model).name, PACKAGED.get(str(model)) or Path(model)
-            self._run, inputs, outputs = load(self.path, threads, device)
+            self._run, inputs, outputs = load(self.path, threads, device, precision)
         else:
             source = self.name = getattr(model, "name", type(model).__name__)
             self._run, inputs, outputs = run_keras(model)
@@ -86,6 +90,10 @@ class Predictor:
             )
         self.sensitivity, self.threshold = sensitivity, threshold
         self.operating_point = None if sensitivity is None else _operating_point(self.path, sensitivity, source)
+        if self.path and precision != "float32":
+            from busseg.inference.precision import check_precision
+
+            check_precision(self, Predictor(self.path, threads, threshold=threshold, device="cpu"))
 
     @cached_property
     def sha256(self) -> str | None:
@@ -98,11 +106,14 @@ class Predictor:
 
     @property
     def identity(self) -> str | None:
-        """Text that changes if answers may: busseg's version, the SHA-256 of the model's file, and the threshold.
+        """Text that changes if answers may: busseg's version, SHA-256 of the model's file, threshold and precision.
 
         The UIDs of DICOM results are derived from it. None for a model without a SHA-256.
         """
-        return None if self.sha256 is None else f"busseg {busseg.__version__} {self.sha256} {self.threshold:g}"
+        if self.sha256 is None:
+            return None
+        precision = "" if self.precision == "float32" else f" {self.precision}"
+        return f"busseg {busseg.__version__} {self.sha256} {self.threshold:g}{precision}"
 
     @property
     def description(self) -> dict:

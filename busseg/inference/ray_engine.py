@@ -167,7 +167,7 @@ def _start_workers(ray, model, predictor, frames, tries, output):
     size = max(1, min(_BLOCK, len(frames) // (4 * workers)))
     blocks = -(-len(frames) // size)
     model = str(model) if str(model) in PACKAGED else Path(model).resolve()
-    options = {name: getattr(predictor, name) for name in ("sensitivity", "threshold", "device")}
+    options = {name: getattr(predictor, name) for name in ("sensitivity", "threshold", "device", "precision")}
     items = [{"block": number * blocks // len(frames), "frame": frame} for number, frame in enumerate(frames)]
     return ray.data.from_items(items, override_num_blocks=blocks).map_batches(
         _Worker, fn_constructor_args=(model, options, Path.cwd(), tries, output),

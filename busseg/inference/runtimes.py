@@ -20,18 +20,20 @@ Shape = tuple[int | None, ...]
 Loaded = tuple[Run, Shape | list[Shape] | None, dict[str, Shape] | None]  # see `load`
 
 DEVICES = ("auto", "cpu", "gpu")
+PRECISIONS = ("float32", "bfloat16")
 # Of ONNX Runtime's packages onnxruntime-gpu, onnxruntime-migraphx and onnxruntime-directml.
 _GPU_PROVIDERS = ("CUDAExecutionProvider", "MIGraphXExecutionProvider", "DmlExecutionProvider")
 
 
-def load(path: str | Path, threads: int | None = None, device: str = "auto") -> Loaded:
+def load(path: str | Path, threads: int | None = None, device: str = "auto", precision: str = "float32") -> Loaded:
     """Load a stored model of any format.
 
     Args:
         path: Path of a run's folder, a `.keras`, `.onnx` or `.tflite` file, or a folder of SavedModel or OpenVINO.
-        threads: Number of threads of ONNX Runtime; one per core by default.
+        threads: Number of threads of ONNX Runtime or OpenVINO; chosen by them by default.
         device: "cpu" or "gpu", for ONNX and OpenVINO. "auto" takes a GPU for ONNX, if ONNX Runtime has one, and the
             processor for OpenVINO.
+        precision: "float32"; or "bfloat16", in which OpenVINO computes ONNX, too, on processors that multiply it.
 
     Returns:
         `(run, inputs, outputs)`: a function from a float32 batch to a dict of arrays; the shape of its input (a list of
@@ -41,17 +43,22 @@ def load(path: str | Path, threads: int | None = None, device: str = "auto") -> 
     Raises:
         FileNotFoundError: If there is no model.
         ImportError: If its runtime is not installed.
-        ValueError: If its runtime cannot load it, or does not compute on the device.
+        ValueError: If its runtime cannot load it, or does not compute on the device or in the precision.
     """
     path = Path(path)
-    if device not in DEVICES:
-        raise ValueError(f"`device` must be one of {', '.join(DEVICES)}. Received: device={device!r}")
-    if (path / "model.xml").is_file():
-        return _run_openvino(path, device)
-    if path.suffix == ".onnx" and path.is_file():
+    for name, choice, choices in (("device", device, DEVICES), ("precision", precision, PRECISIONS)):
+        if choice not in choices:
+            raise ValueError(f"`{name}` must be one of {', '.join(choices)}. Received: {name}={choice!r}")
+    is_onnx = path.suffix == ".onnx" and path.is_file()
+    if (path / "model.xml").is_file() or (is_onnx and precision == "bfloat16"):
+        return _run_openvino(path, threads, device, precision)
+    if is_onnx:
         return _run_onnx(path, threads, device)
-    if device != "auto" and path.exists():
-        raise ValueError(f"Expected an ONNX file or a folder of OpenVINO for device {device}, found another: {path}")
+    for name, choice, default in (("device", device, "auto"), ("precision", precision, "float32")):
+        if choice != default and path.exists():
+            raise ValueError(
+                f"Expected an ONNX file or a folder of OpenVINO for {name} {choice}, found another: {path}"
+            )
     if (path / "saved_model.pb").is_file():
         return _run_saved_model(path)
     if path.suffix == ".tflite" and path.is_file():
@@ -172,7 +179,7 @@ def _providers(device, available):
     return [*(gpus if device != "cpu" else ()), "CPUExecutionProvider"]
 
 
-def _run_openvino(path, device):
+def _run_openvino(path, threads, device, precision):
     try:
         import openvino
     except ImportError as error:
@@ -180,10 +187,15 @@ def _run_openvino(path, device):
     core = openvino.Core()
     if device == "gpu" and not any(name.startswith("GPU") for name in core.available_devices):
         raise ValueError(f"Expected a GPU that OpenVINO can use, found {', '.join(core.available_devices)}")
+    if precision == "bfloat16":
+        _check_bfloat16(device, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    # Otherwise it computes in bfloat16 where the processor can, and its outputs differ slightly.
+    options = {"INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision]}
+    if threads:
+        options["INFERENCE_NUM_THREADS"] = threads
     try:
-        # Otherwise it computes in bfloat16 where the processor can, and its outputs differ slightly.
         model = core.compile_model(
-            path / "model.xml", "GPU" if device == "gpu" else "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+            path if path.suffix == ".onnx" else path / "model.xml", "GPU" if device == "gpu" else "CPU", options
         )
     except RuntimeError as error:
         reason = " ".join(str(error).split())
@@ -197,6 +209,16 @@ def _run_openvino(path, device):
         return {name: answers[name] for name in outputs}
 
     return run, _only(inputs.values()), outputs
+
+
+def _check_bfloat16(device, abilities):
+    if device == "gpu":
+        raise ValueError("Expected the processor for precision bfloat16, found device gpu")
+    if "BF16" not in abilities:
+        raise ValueError(
+            "Expected a processor with AMX or AVX512-BF16 for precision bfloat16, "
+            f"found one whose fast types are {', '.join(abilities)}"
+        )
 
 
 def _run_litert(path):
