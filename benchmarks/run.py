@@ -23,6 +23,7 @@ SCRIPTS = (
     "augmentation",
     "epoch",
     "inference",
+    "packaged",
     "predict",
     "app",
     "cold_start",
