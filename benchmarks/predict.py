@@ -87,17 +87,24 @@ def _against_peers(inputs, place, encoder, repeats, torch_python):
         size, forward = ours.facts["size"], ours.facts["forward, G"] / 2  # an image, without its mirror image
         peers = {
             "busseg, small": ("benchmarks.predict:busseg_files", {"name": "small"}, sys.executable),
+            "busseg, best, bfloat16": ("benchmarks.predict:busseg_files", {"precision": "bfloat16"}, sys.executable),
             "Keras, a loop with predict": ("benchmarks.predict:keras_files", {"size": size}, sys.executable),
         }
         missing = missing_peer(torch_python)
         if not missing:
             settings = {"size": size, "encoder": encoder, "forward": forward}
-            peers[f"PyTorch, smp {encoder}, a loop"] = ("benchmarks.torch_peer:predict_files", settings, torch_python)
+            for title, helped in ((f"PyTorch, smp {encoder}, a loop", False), ("the same, bfloat16, compiled", True)):
+                own = settings | {"helped": helped}
+                peers[title] = ("benchmarks.torch_peer:predict_files", own, torch_python)
+        count = ours.facts["images"]
         for number, (name, (maker, settings, python)) in enumerate(track(peers.items(), "Against peers")):
             settings = {**fixed, "out": str(place / f"peer-{number}"), **settings}
-            with Worker(maker, settings, AS_BUSSEG, python) as peer:
-                times = time_in_turns(peer.time, ours.time, repeats)
-            count = ours.facts["images"]
+            try:
+                with Worker(maker, settings, AS_BUSSEG, python) as peer:
+                    times = time_in_turns(peer.time, ours.time, repeats)
+            except RuntimeError as error:  # a processor without bfloat16, or no compiler for PyTorch
+                rows.append({"what": name, "skipped": str(error)})
+                continue
             rows.append({"what": name, "images/s": spread([count / s for s in times["first"]]), **peer.facts})
             rows[-1]["busseg is faster by"] = spread(times["gain"])
         rows.insert(0, {"what": "busseg, best", "images/s": spread([count / s for s in times["second"]]), **ours.facts})
@@ -117,13 +124,13 @@ def _against_the_limit(name, repeats):
 
 
 # === Timed work ===
-def busseg_files(inputs, out, name="best"):
+def busseg_files(inputs, out, name="best", precision="float32"):
     """A worker's maker: predicts a folder as the command does, by a model that ships."""
     from busseg.inference.batch import predict_files
     from busseg.inference.inputs import find_inputs
     from busseg.inference.predictor import Predictor
 
-    files, predictor = find_inputs([inputs]), Predictor(name)
+    files, predictor = find_inputs([inputs]), Predictor(name, precision=precision)
 
     def predict():
         for _ in predict_files(predictor, files, out):

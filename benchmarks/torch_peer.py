@@ -105,19 +105,28 @@ def build_prediction(image_size, batch_size, encoder, forward=None, channels_las
     return describe(model, image_size), predict
 
 
-def predict_files(inputs, out, size, encoder, forward):
-    """A worker's maker: the loop of many scripts, one image and its mirror image at a time; see `build_step`."""
+def predict_files(inputs, out, size, encoder, forward, helped=False):
+    """A worker's maker: the loop of many scripts, one image and its mirror image at a time; see `build_step`.
+
+    Args:
+        helped: Whether the network is compiled, and computes in bfloat16 where PyTorch holds that safe.
+    """
     import torch
 
     model = build(encoder, size, forward).eval().to(memory_format=torch.channels_last)
+    facts = describe(model, size)
+    if helped:
+        model = torch.compile(model)
 
     @torch.inference_mode()
     def lesion_of(square):
         image = torch.from_numpy(square)[None, None] / 255
-        logits, mirrored = model(torch.cat([image, image.flip(3)]))[0]
-        return ((logits + mirrored.flip(2)) / 2).sigmoid()[0].numpy()
+        with torch.autocast("cpu", torch.bfloat16, enabled=helped):
+            logits, mirrored = model(torch.cat([image, image.flip(3)]))[0]
+        return ((logits + mirrored.flip(2)) / 2).float().sigmoid()[0].numpy()
 
-    facts = describe(model, size)
+    if helped:
+        lesion_of(noise(size, 1)[0][0])  # compiles
     return facts, loop_over_files(inputs, out, size, lesion_of)
 
 
