@@ -8,7 +8,6 @@ from busseg.models.unet import build_unet
 from busseg.training.network import compile_model
 from busseg.training.recipe import Recipe
 
-
 UNNEEDED = ("matplotlib", "pandas", "sklearn", "tensorflow", "torch")  # Keras starts sooner without them
 
 
