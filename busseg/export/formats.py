@@ -18,6 +18,7 @@ from busseg.inference.predictor import PACKAGED, Predictor
 from busseg.inference.runtimes import in_precision, load, load_keras
 from busseg.storage.archives import METADATA
 from busseg.storage.claims import claim
+from busseg.storage.extras import import_openvino
 from busseg.storage.files import replacing, write_text
 
 _SIDES = {False: ("batch",), True: ("height", "width", "channels")}  # names of ONNX sides that may vary, by `raw`
@@ -203,9 +204,9 @@ def export_openvino(model: str | Path, out: str | Path, weights: str = "float32"
     if not (stored := _stored_onnx(model)):
         _need_tensorflow("OpenVINO's converter")
     _check_weights(weights, "float32", "float16")
-    import openvino
     import tensorflow as tf
 
+    openvino = import_openvino()
     with claim(out, "an OpenVINO model", _is_own_openvino):
         source = stored or _load_source(model, "OpenVINO")
         with replacing(out) as temporary:

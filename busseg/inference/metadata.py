@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 
 from busseg.storage.archives import METADATA
+from busseg.storage.extras import import_openvino
 from busseg.storage.run_folder import MODEL
 
 
@@ -48,7 +49,5 @@ def _of_onnx(path):
 
 
 def _of_openvino(path):
-    import openvino
-
-    network = openvino.Core().read_model(path / "model.xml")
+    network = import_openvino().Core().read_model(path / "model.xml")
     return network.get_rt_info("busseg").astype(str) if "busseg" in network.get_rt_info() else ""

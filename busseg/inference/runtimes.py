@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from busseg.storage.extras import import_openvino
 from busseg.storage.run_folder import MODEL
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def _providers(device, available):
 
 def _run_openvino(path, threads, device, precision):
     try:
-        import openvino
+        openvino = import_openvino()
     except ImportError as error:
         raise _missing("OpenVINO", "openvino", path) from error
     core = openvino.Core()

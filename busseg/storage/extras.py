@@ -1,6 +1,7 @@
 """Packages that an extra of busseg installs."""
 
 import importlib
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -21,3 +22,13 @@ def import_extra(module: str, what: str, extra: str, path: str | Path) -> Module
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(f'Expected {what}, found none; pip install "busseg[{extra}]": {path}') from error
+
+
+def import_openvino() -> ModuleType:
+    """OpenVINO without its telemetry, which sends events to Google Analytics and keeps an ID in `~/intel`.
+
+    Raises:
+        ImportError: If it is not installed.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # OpenVINO does without it
+    return importlib.import_module("openvino")

@@ -151,9 +151,9 @@ def running():
     return _running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(running, tmp_path_factory):
-    """A `Server` for the tests of a file."""
+    """A `Server` for the tests that need no options of it."""
     with running(tmp_path_factory.mktemp("temporary")) as server:
         yield server
 

@@ -99,7 +99,7 @@ def test_next_start_clears_what_a_killed_server_left(running, secret, tmp_path):
         assert server.left() == []
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGHUP", marks=pytest.mark.slow)])
 def test_server_that_is_ended_amid_its_work_leaves_nothing(running, secret, tmp_path_factory, tmp_path, name, wait_for):
     images = [tmp_path_factory.mktemp("images") / f"{number}.png" for number in range(30)]
     for path in images:

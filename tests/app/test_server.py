@@ -21,6 +21,13 @@ pytest.importorskip("gradio")
 
 
 @pytest.fixture(scope="module")
+def server(running, tmp_path_factory):
+    """A `Server` for this file alone, whose last test ends it."""
+    with running(tmp_path_factory.mktemp("temporary")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
 def client(server, new_client):
     """A program that asks."""
     return new_client(server)

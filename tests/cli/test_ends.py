@@ -20,29 +20,6 @@ def test_page_without_gradio_says_what_to_install(call, monkeypatch):
 
 
 # === The disk is full ===
-FULL = """
-import resource, signal, sys
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
-from busseg.cli import main
-main()
-"""
-
-
-@pytest.mark.skipif(os.name != "posix", reason="needs RLIMIT_FSIZE")
-@pytest.mark.parametrize(
-    ("verb", "limit", "name"),
-    [("split", 500, ""), ("audit", 500, "audit.json"), ("predict", 100, "predictions.csv")],  # the table's header
-)
-def test_full_disk_is_an_error_and_leaves_no_half_file(dataset, call_apart, names, tmp_path, verb, limit, name):
-    before, out = names(tmp_path), tmp_path / "out"
-    model = ["--model", "small"] if verb == "predict" else []
-    done = call_apart(limit, verb, dataset, *model, "--out", out, code=FULL)
-    assert done.status == 2
-    assert done.err.splitlines() == [f"busseg: error: File too large: {out / name}"]
-    assert names(tmp_path) == before
-
-
 @contextmanager
 def files_of_at_most(size):
     """A block in which this process may write no larger file, as on a full disk. Its prints go to a file, too."""
@@ -54,6 +31,36 @@ def files_of_at_most(size):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+# In a process of its own, whose prints go to a pipe: the limit is smaller than they are.
+FULL = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+from busseg.cli import main
+main()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs RLIMIT_FSIZE")
+def test_full_disk_ends_a_prediction_and_leaves_no_half_file(dataset, call_apart, names, tmp_path):
+    before, out = names(tmp_path), tmp_path / "out"
+    done = call_apart("predict", dataset, "--model", "small", "--out", out, code=FULL)
+    assert done.status == 2
+    assert done.err.splitlines() == [f"busseg: error: File too large: {out / 'predictions.csv'}"]
+    assert names(tmp_path) == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs RLIMIT_FSIZE")
+@pytest.mark.parametrize(("verb", "name"), [("split", ""), ("audit", "audit.json")])
+def test_full_disk_is_an_error_and_leaves_no_half_file(dataset, call, names, tmp_path, verb, name):
+    before, out = names(tmp_path), tmp_path / "out"
+    with files_of_at_most(500):
+        done = call(verb, dataset, "--out", out)
+    assert done.status == 2
+    assert done.err.splitlines() == [f"busseg: error: File too large: {out / name}"]
+    assert names(tmp_path) == before
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs RLIMIT_FSIZE")
@@ -71,7 +78,8 @@ def test_full_disk_ends_a_training_and_leaves_no_half_model(call, dataset, recip
 # === Ctrl-C ===
 # Comes when the splits file is opened, in the middle of the work. A background shell would have SIGINT ignored.
 STOPPED = """
-import signal, sys
+import os, signal, sys
+os.environ["KERAS_BACKEND"] = "jax"  # which starts in half the time
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def stop(event, arguments):

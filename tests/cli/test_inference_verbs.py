@@ -241,7 +241,7 @@ def test_explain_refuses_a_network_that_is_none_of_busseg_in_one_line(call, echo
         ([], "export", "export/saved_model.pb"),
         (["--format", "onnx"], "export.onnx", "export.onnx"),
         (["--format", "litert"], "export.tflite", "export.tflite"),
-        (["--format", "openvino"], "export", "export/model.xml"),
+        pytest.param(["--format", "openvino"], "export", "export/model.xml", marks=pytest.mark.slow),
     ],
 )
 def test_export_writes_the_format(call, with_graphs, echo_file, tmp_path, options, name, file):

@@ -119,7 +119,7 @@ def test_other_file_with_the_name_of_a_marker_is_refused(things, tmp_path, capfd
     assert str(marker) in refused(verb, things, marker.parent, capfd)
 
 
-@pytest.mark.parametrize("verb", ["split", "export onnx", "export litert"])
+@pytest.mark.parametrize("verb", ["split", "export onnx", pytest.param("export litert", marks=pytest.mark.slow)])
 def test_other_file_is_replaced_if_forced_but_no_folder(things, with_graphs, tmp_path, capfd, verb):
     out = tmp_path / f"out{SUFFIXES.get(verb, '')}"
     out.write_text("mine")

@@ -196,6 +196,7 @@ def test_without_copies_every_image_is_a_group():
     assert content_groups([], []) == {}
 
 
+@pytest.mark.slow
 def test_copies_in_busi_are_those_published(busi_folder):
     """The malignant images 1 to 150, among them 39 published pairs: whole scans with crops, and frames of a sweep."""
     published = published_busi_groups()

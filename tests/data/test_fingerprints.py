@@ -104,6 +104,7 @@ def test_broken_fingerprints_are_refused_by_the_name_of_the_model(broken):
 
 
 # === Real scans ===
+@pytest.mark.slow
 def test_busi_is_known_as_jpeg_of_half_size_and_other_hospitals_are_not(busi_folder, busbra_folder, breast_folder):
     samples = train_on_all(find_samples(busi_folder)).train
     known = fingerprint_samples(samples)

@@ -190,6 +190,7 @@ def test_busbra_s_folds_that_do_not_fit_are_refused(busbra, tmp_path):
         busbra_splits([*busbra, strange])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folds", [5, 10])
 def test_real_busbra_is_tested_once_and_never_parts_a_patient(busbra_folder, folds):
     samples = find_any(busbra_folder)

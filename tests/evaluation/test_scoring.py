@@ -20,6 +20,8 @@ from busseg.inference.predictor import Predictor
 from busseg.storage.archives import add_metadata
 from busseg.storage.files import read_csv
 
+pytestmark = pytest.mark.usefixtures("light")
+
 
 def names(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

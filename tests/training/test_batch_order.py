@@ -204,7 +204,8 @@ def test_copy_gives_the_same_batches(phantom_samples, cache):
     np.testing.assert_array_equal(batches[0][0], image)
 
 
-def test_spawned_process_gives_the_same_batches(phantom_samples):
+def test_spawned_process_gives_the_same_batches(phantom_samples, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "numpy")  # which starts sooner; batches are NumPy arrays with any
     batches = Batches(phantom_samples, SIZE, 4, augmentation="card", shuffle=True)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         image, _ = pool.apply(batches.__getitem__, (1,))

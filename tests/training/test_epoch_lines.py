@@ -51,7 +51,7 @@ def test_process_that_does_not_keep_the_run_prints_nothing(capfd):
     assert lines_of(capfd, LOGS, shown=False) == []
 
 
-def test_fit_prints_nothing_but_its_lines(capfd, phantom_samples, tmp_path):
+def test_fit_prints_nothing_but_its_lines(capfd, phantom_samples, tmp_path, without_graphs):
     recipe = Recipe(image_size=32, width=4, depth=1, epochs=2)
     capfd.readouterr()
     fitting.fit(recipe, grouped_splits(phantom_samples)[0], tmp_path / "run", title="fold 3")

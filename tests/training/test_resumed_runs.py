@@ -31,6 +31,7 @@ def assert_same_run(state_of):
     return check
 
 
+@pytest.mark.slow
 def test_killed_run_ends_as_one_that_was_not(
     run, split, phantom_folder, full_recipe, assert_same_run, tmp_path, wait_for
 ):
@@ -79,7 +80,6 @@ def fit_interrupted(split, monkeypatch):
     return fit_for
 
 
-@pytest.mark.slow
 def test_interrupted_run_ends_as_one_that_was_not_with_any_leftovers(
     run, split, full_recipe, run_files, files_of, assert_same_run, tmp_path, fit_interrupted
 ):

@@ -161,6 +161,7 @@ def test_busi_has_its_780_images_in_587_groups(busi_folder):
     assert sum(len(sample.masks) for sample in samples) == 798  # 780 + 16 + 2, for benign (195) has three
 
 
+@pytest.mark.slow
 def test_every_mask_of_busi_is_readable_and_empty_only_where_normal(busi_folder):
     for sample in find_samples(busi_folder):
         with Image.open(sample.image) as image:

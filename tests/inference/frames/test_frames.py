@@ -186,9 +186,9 @@ def test_histology_model_refuses_scans(predict, tmp_path, clip):
 # === Stopping, and going on ===
 @pytest.fixture
 def clips(region, frame_with, tmp_path, write_scan):
-    """A folder of four clips of twenty frames."""
+    """A folder of four clips of ten frames."""
     for name in "abcd":
-        write_scan(tmp_path / f"clips/{name}.dcm", np.stack([frame_with(24)] * 20), region)
+        write_scan(tmp_path / f"clips/{name}.dcm", np.stack([frame_with(24)] * 10), region)
     return tmp_path / "clips"
 
 
@@ -198,17 +198,17 @@ def test_stopped_prediction_of_clips_resumes_with_the_interrupted_clip(
     whole, out = tmp_path / "whole", tmp_path / "out"
     predict(Predictor(echo_model), clips, out=whole)
     with pytest.raises(KeyboardInterrupt):
-        predict(counting(echo_model, most=48), clips, out=out)
+        predict(counting(echo_model, most=24), clips, out=out)
     done = read_csv(out / "predictions.csv")
     complete = [name for name in "abcd" if (out / f"{name}_sr.dcm").exists()]
-    assert 20 <= len(done) <= 48
+    assert 10 <= len(done) <= 24
     again = counting(echo_model)
     rows = predict(again, clips, out=out, resume=True)
-    assert again.asked == 80 - 20 * len(complete)
+    assert again.asked == 40 - 10 * len(complete)
     assert names(out) == names(whole)
     assert (out / "predictions.csv").read_bytes() == (whole / "predictions.csv").read_bytes()
     assert [(row["file"], str(row["frame"])) for row in rows] == [
-        (str(clips / f"{name}.dcm"), str(number)) for name in "abcd" for number in range(1, 21)
+        (str(clips / f"{name}.dcm"), str(number)) for name in "abcd" for number in range(1, 11)
     ]
 
 
@@ -217,12 +217,12 @@ def test_nothing_is_left_to_do_for_clips_that_are_done(predict, tmp_path, echo_m
     predict(Predictor(echo_model), clips, out=out, overlay_dicom=True)
     before = {path: path.read_bytes() for path in out.iterdir()}
     again = counting(echo_model)
-    assert len(predict(again, clips, out=out, resume=True, overlay_dicom=True)) == 80
+    assert len(predict(again, clips, out=out, resume=True, overlay_dicom=True)) == 40
     assert again.asked == 0
     assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
-@pytest.mark.parametrize(("gone", "asked"), [("b_seg.dcm", 20), ("b_sr.dcm", 20), ("b_frame007_mask.png", 1)])
+@pytest.mark.parametrize(("gone", "asked"), [("b_seg.dcm", 10), ("b_sr.dcm", 10), ("b_frame007_mask.png", 1)])
 def test_missing_result_is_made_again(predict, tmp_path, echo_model, clips, gone, asked, counting):
     out = tmp_path / "out"
     predict(Predictor(echo_model), clips, out=out)
@@ -232,7 +232,7 @@ def test_missing_result_is_made_again(predict, tmp_path, echo_model, clips, gone
     assert again.asked == asked
     assert (out / gone).exists()
     with (out / "predictions.csv").open(newline="") as table:
-        assert len(list(csv.DictReader(table))) == 80
+        assert len(list(csv.DictReader(table))) == 40
 
 
 def test_only_a_few_frames_of_a_clip_are_ahead(region, frame_with, tmp_path, echo_model, write_scan, counting):
