@@ -176,8 +176,8 @@ def test_bad_recipe_is_an_error(dataset, recipe, fails, tmp_path, text, found):
 
 def test_unknown_recipe_is_refused_with_the_known_ones(dataset, fails, tmp_path):
     line = fails(tmp_path, "train", dataset, "--out", tmp_path / "out", "--recipe", "crad")
-    known = "best, card, demo, histology, histology_cbam, hospitals, hospitals_small, light, pretrained, small"
-    assert line.endswith(f"Expected a TOML file or one of {known}, found no such recipe: crad")
+    known = "best, card, card_pretrained, demo, histology, histology_cbam, hospitals, hospitals_small, light"
+    assert line.endswith(f"Expected a TOML file or one of {known}, pretrained, small, found no such recipe: crad")
 
 
 def test_other_recipe_cannot_go_on_with_a_run(tiny_run, phantom_folder, recipe, fails, tmp_path):

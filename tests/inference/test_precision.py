@@ -1,13 +1,15 @@
 import shutil
 
 import numpy as np
-import openvino
 import pytest
 
 from busseg.data.phantom import draw_phantom
 from busseg.inference.precision import check_precision
 from busseg.inference.predictor import PACKAGED, Predictor
 from busseg.inference.runtimes import load
+from busseg.storage.extras import import_openvino
+
+openvino = import_openvino()
 
 BFLOAT16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 needs_bfloat16 = pytest.mark.skipif(not BFLOAT16, reason="needs a processor with AMX or AVX512-BF16")
