@@ -109,14 +109,13 @@ def predict_files(inputs, out, size, encoder, forward, helped=False):
     """A worker's maker: the loop of many scripts, one image and its mirror image at a time; see `build_step`.
 
     Args:
-        helped: Whether the network is compiled, and computes in bfloat16 where PyTorch holds that safe.
+        helped: Whether it computes in bfloat16 where PyTorch holds that safe, and is compiled if PyTorch can here.
     """
     import torch
 
     model = build(encoder, size, forward).eval().to(memory_format=torch.channels_last)
     facts = describe(model, size)
-    if helped:
-        model = torch.compile(model)
+    usual = model
 
     @torch.inference_mode()
     def lesion_of(square):
@@ -126,7 +125,12 @@ def predict_files(inputs, out, size, encoder, forward, helped=False):
         return ((logits + mirrored.flip(2)) / 2).float().sigmoid()[0].numpy()
 
     if helped:
-        lesion_of(noise(size, 1)[0][0])  # compiles
+        model = torch.compile(usual)
+        try:
+            lesion_of(noise(size, 1)[0][0])  # compiles
+        except Exception:  # PyTorch's errors share no base class; without a compiler of C++ or Python's headers
+            model = usual
+        facts["compiled"] = model is not usual
     return facts, loop_over_files(inputs, out, size, lesion_of)
 
 
