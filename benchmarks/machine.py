@@ -34,8 +34,7 @@ def measure(side=2048, megabytes=512, repeats=10):
         rows.append({"what": f"float32 matrix product, {threads} threads", "value": spread(speeds), "unit": "GFLOP/s"})
     speeds = [memory_copy(megabytes) for _ in range(repeats + 1)][1:]
     rows.append({"what": "memory copy, read and written, 1 thread", "value": spread(speeds), "unit": "GB/s"})
-    flags = cpuinfo().get("flags", "").split()
-    rows.append({"what": "instructions", "value": " ".join(f for f in FLAGS if f in flags) or "unknown"})
+    rows.append({"what": "instructions", "value": " ".join(instructions()) or "unknown"})
     for setting in (None, "0", "1"):
         name = "by default" if setting is None else f"with TF_ENABLE_ONEDNN_OPTS={setting}"
         rows.append({"what": f"TensorFlow's oneDNN {name}", "value": "on" if onednn_is_on(setting) else "off"})
@@ -63,6 +62,17 @@ def memory_copy(megabytes):
     start = time.perf_counter()
     np.copyto(target, source)
     return 2 * source.size / (time.perf_counter() - start) / 1e9
+
+
+def instructions():
+    """Those of `FLAGS` that the processor has; none where the system does not say."""
+    flags = cpuinfo().get("flags", "").split()
+    return [flag for flag in FLAGS if flag in flags]
+
+
+def multiplies_bfloat16():
+    """Whether the processor has instructions for bfloat16."""
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(instructions())
 
 
 def onednn_is_on(setting):

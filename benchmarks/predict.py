@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.progress import track
 
 from benchmarks.cold_start import BUSSEG, run_in_small_process
-from benchmarks.machine import matrix_product
+from benchmarks.machine import matrix_product, multiplies_bfloat16
 from benchmarks.measuring import AS_BUSSEG, Worker, loop_over_files, spread, time_in_turns
 from benchmarks.pipeline import dataset
 from benchmarks.reporting import measure_and_report, parse_arguments
@@ -87,24 +87,25 @@ def _against_peers(inputs, place, encoder, repeats, torch_python):
         size, forward = ours.facts["size"], ours.facts["forward, G"] / 2  # an image, without its mirror image
         peers = {
             "busseg, small": ("benchmarks.predict:busseg_files", {"name": "small"}, sys.executable),
-            "busseg, best, bfloat16": ("benchmarks.predict:busseg_files", {"precision": "bfloat16"}, sys.executable),
             "Keras, a loop with predict": ("benchmarks.predict:keras_files", {"size": size}, sys.executable),
         }
+        if multiplies_bfloat16():
+            peers["busseg, best, bfloat16"] = (
+                "benchmarks.predict:busseg_files",
+                {"precision": "bfloat16"},
+                sys.executable,
+            )
         missing = missing_peer(torch_python)
         if not missing:
             settings = {"size": size, "encoder": encoder, "forward": forward}
             for title, helped in ((f"PyTorch, smp {encoder}, a loop", False), ("the same, helped", True)):
                 own = settings | {"helped": helped}
-                peers[title] = ("benchmarks.torch_peer:predict_files", own, torch_python)
+                peers[title] = "benchmarks.torch_peer:predict_files", own, torch_python
         count = ours.facts["images"]
         for number, (name, (maker, settings, python)) in enumerate(track(peers.items(), "Against peers")):
             settings = {**fixed, "out": str(place / f"peer-{number}"), **settings}
-            try:
-                with Worker(maker, settings, AS_BUSSEG, python) as peer:
-                    times = time_in_turns(peer.time, ours.time, repeats)
-            except RuntimeError as error:  # a processor without bfloat16
-                rows.append({"what": name, "skipped": str(error)})
-                continue
+            with Worker(maker, settings, AS_BUSSEG, python) as peer:
+                times = time_in_turns(peer.time, ours.time, repeats)
             rows.append({"what": name, "images/s": spread([count / s for s in times["first"]]), **peer.facts})
             rows[-1]["busseg is faster by"] = spread(times["gain"])
         rows.insert(0, {"what": "busseg, best", "images/s": spread([count / s for s in times["second"]]), **ours.facts})

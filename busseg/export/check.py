@@ -8,10 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from busseg.data.phantom import draw_phantom
 from busseg.data.sample import THRESHOLD
-from busseg.data.task import Task
-from busseg.data.tissue import draw_tissue
+from busseg.inference.precision import one_of_each_class
 from busseg.inference.predictor import Predictor
 from busseg.inference.runtimes import in_precision, load
 
@@ -45,7 +43,7 @@ def check(export: Path, source: "keras.Model | Path", out: Path, weights: str = 
         predictor = Predictor(export)
     except ValueError as error:  # a layer that the format does not support
         raise ValueError(f"Expected an export that runs, found one that does not ({error}): {out}") from error
-    images = _phantoms(predictor)
+    images = one_of_each_class(predictor.task)
     return _compare(source, images, _outputs(predictor, images), weights, out)
 
 
@@ -57,20 +55,13 @@ def check_raw(export: Path, source: "keras.Model | Path", out: Path, weights: st
     """
     predictor, (run, _, _) = Predictor(source), load(export)
     size, images, found = predictor.image_size, [], []
-    for phantom in _phantoms(predictor):
+    for phantom in one_of_each_class(predictor.task):
         for width, height in ((size, 2 * size), (size // 2, size // 4)):
             image = cv2.resize(phantom, (width, height), interpolation=cv2.INTER_AREA) // 16 * 16
             outputs = run(image.reshape(height, width, -1))
             images.append(image)
             found.append({name: np.asarray(outputs[name]) for name in _FIELDS if name in outputs})
     return _compare(source, images, found, weights, out)
-
-
-def _phantoms(predictor):
-    """One phantom per class."""
-    if not predictor.task.is_histology:
-        return [draw_phantom(label, seed=0)[0] for label in predictor.classes]
-    return [draw_tissue(label, 100, patient=0, number=0) for label in Task.HISTOLOGY.classes]
 
 
 def _outputs(predictor, images):

@@ -78,8 +78,8 @@ def predict_files(
         inputs: Dict from path to the results' path, as `find_inputs` gives it.
         out: Path of the output folder. A former `predictions.csv` there is replaced.
         resume: Whether to continue the prediction in `out` instead: frames that have a row without an error and all
-            results are not predicted again, even if another model predicted them. A DICOM clip is predicted again as a
-            whole. A table of another sensitivity or threshold is refused.
+            results are not predicted again, even if another model predicted them, or this one in another precision. A
+            DICOM clip is predicted again as a whole. A table of another sensitivity or threshold is refused.
         probability_maps: Whether to also write `NAME_probability.png`: 0..255 for lesion probabilities of 0..1. Not for
             histology.
         json_lines: Whether to also write `predictions.jsonl`: one JSON object per line and image, with the box and the

@@ -20,7 +20,7 @@ from busseg.inference.metadata import read_metadata
 from busseg.inference.operating_point import find_operating_point
 from busseg.inference.prediction import Failure, Prediction
 from busseg.inference.quality import find_faint
-from busseg.inference.runtimes import load, run_keras
+from busseg.inference.runtimes import check_choices, load, run_keras
 from busseg.storage.run_folder import MODEL
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class Predictor:
             self._run, inputs, outputs = load(self.path, threads, device, precision)
         else:
             source = self.name = getattr(model, "name", type(model).__name__)
+            check_choices(device, precision, source, fixed=True)
             self._run, inputs, outputs = run_keras(model)
         self.image_size, self.task = _size_and_task(inputs, outputs, source)
         self.classes = self.task.classes

@@ -20,7 +20,7 @@ Run = Callable[[NDArray], dict[str, NDArray]]
 Shape = tuple[int | None, ...]
 Loaded = tuple[Run, Shape | list[Shape] | None, dict[str, Shape] | None]  # see `load`
 
-DEVICES = ("auto", "cpu", "gpu")
+DEVICES = ("auto", "cpu", "gpu")  # the first is the default, here and of the precisions
 PRECISIONS = ("float32", "bfloat16")
 # Of ONNX Runtime's packages onnxruntime-gpu, onnxruntime-migraphx and onnxruntime-directml.
 _GPU_PROVIDERS = ("CUDAExecutionProvider", "MIGraphXExecutionProvider", "DmlExecutionProvider")
@@ -47,24 +47,40 @@ def load(path: str | Path, threads: int | None = None, device: str = "auto", pre
         ValueError: If its runtime cannot load it, or does not compute on the device or in the precision.
     """
     path = Path(path)
-    for name, choice, choices in (("device", device, DEVICES), ("precision", precision, PRECISIONS)):
-        if choice not in choices:
-            raise ValueError(f"`{name}` must be one of {', '.join(choices)}. Received: {name}={choice!r}")
-    is_onnx = path.suffix == ".onnx" and path.is_file()
-    if (path / "model.xml").is_file() or (is_onnx and precision == "bfloat16"):
+    is_onnx, is_openvino = path.suffix == ".onnx" and path.is_file(), (path / "model.xml").is_file()
+    check_choices(device, precision, path, fixed=path.exists() and not (is_onnx or is_openvino))
+    if is_openvino or (is_onnx and precision == "bfloat16"):
         return _run_openvino(path, threads, device, precision)
     if is_onnx:
         return _run_onnx(path, threads, device)
-    for name, choice, default in (("device", device, "auto"), ("precision", precision, "float32")):
-        if choice != default and path.exists():
-            raise ValueError(
-                f"Expected an ONNX file or a folder of OpenVINO for {name} {choice}, found another: {path}"
-            )
     if (path / "saved_model.pb").is_file():
         return _run_saved_model(path)
     if path.suffix == ".tflite" and path.is_file():
         return _run_litert(path)
     return run_keras(load_keras(path))
+
+
+def check_choices(device: str, precision: str, source: str | Path, *, fixed: bool) -> None:
+    """Check the device and the precision that a model shall be computed on and in.
+
+    Args:
+        device: One of `DEVICES`.
+        precision: One of `PRECISIONS`.
+        source: Path or name of the model.
+        fixed: Whether its runtime takes neither.
+
+    Raises:
+        ValueError: If one is unknown or fixed, or they do not go together.
+    """
+    for name, choice, choices in (("device", device, DEVICES), ("precision", precision, PRECISIONS)):
+        if choice not in choices:
+            raise ValueError(f"`{name}` must be one of {', '.join(choices)}. Received: {name}={choice!r}")
+        if fixed and choice != choices[0]:
+            raise ValueError(
+                f"Expected an ONNX file or a folder of OpenVINO for {name} {choice}, found another: {source}"
+            )
+    if device == "gpu" and precision == "bfloat16":
+        raise ValueError("Expected the processor for precision bfloat16, found device gpu")
 
 
 def load_keras(path: str | Path) -> "keras.Model":
@@ -188,16 +204,19 @@ def _run_openvino(path, threads, device, precision):
     core = openvino.Core()
     if device == "gpu" and not any(name.startswith("GPU") for name in core.available_devices):
         raise ValueError(f"Expected a GPU that OpenVINO can use, found {', '.join(core.available_devices)}")
-    if precision == "bfloat16":
-        _check_bfloat16(device, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    types = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision == "bfloat16" and "BF16" not in types:
+        raise ValueError(
+            "Expected a processor with AMX or AVX512-BF16 for precision bfloat16, "
+            f"found one whose fast types are {', '.join(types)}"
+        )
     # Otherwise it computes in bfloat16 where the processor can, and its outputs differ slightly.
     options = {"INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision]}
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
+    file = path if path.is_file() else path / "model.xml"
     try:
-        model = core.compile_model(
-            path if path.suffix == ".onnx" else path / "model.xml", "GPU" if device == "gpu" else "CPU", options
-        )
+        model = core.compile_model(file, "GPU" if device == "gpu" else "CPU", options)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"Expected an OpenVINO model, found one that cannot be loaded ({reason}): {path}") from error
@@ -210,16 +229,6 @@ def _run_openvino(path, threads, device, precision):
         return {name: answers[name] for name in outputs}
 
     return run, _only(inputs.values()), outputs
-
-
-def _check_bfloat16(device, abilities):
-    if device == "gpu":
-        raise ValueError("Expected the processor for precision bfloat16, found device gpu")
-    if "BF16" not in abilities:
-        raise ValueError(
-            "Expected a processor with AMX or AVX512-BF16 for precision bfloat16, "
-            f"found one whose fast types are {', '.join(abilities)}"
-        )
 
 
 def _run_litert(path):

@@ -52,12 +52,19 @@ def test_gpu_that_onnx_runtime_lacks_is_refused():
         Predictor("small", device="gpu")
 
 
-def test_unknown_device_is_refused():
-    with pytest.raises(ValueError, match=r"^`device` must be one of auto, cpu, gpu. Received: device='tpu'"):
-        Predictor("small", device="tpu")
+@pytest.mark.parametrize(
+    ("choice", "known"), [({"device": "tpu"}, "auto, cpu, gpu"), ({"precision": "int8"}, "float32, bfloat16")]
+)
+def test_unknown_device_or_precision_is_refused(choice, known):
+    ((name, value),) = choice.items()
+    with pytest.raises(ValueError, match=rf"^`{name}` must be one of {known}. Received: {name}='{value}'"):
+        Predictor("small", **choice)
 
 
-def test_device_of_a_format_that_takes_none_is_refused(tmp_path):
+@pytest.mark.parametrize("choice", [{"device": "cpu"}, {"precision": "bfloat16"}])
+def test_device_or_precision_of_a_format_that_takes_none_is_refused(echo_model, tmp_path, choice):
     shutil.copy(PACKAGED["small"], tmp_path / "small.tflite")
-    with pytest.raises(ValueError, match=r"^Expected an ONNX file .* for device cpu, found another: .*small.tflite$"):
-        Predictor(tmp_path / "small.tflite", device="cpu")
+    ((name, value),) = choice.items()
+    for model in (tmp_path / "small.tflite", echo_model):
+        with pytest.raises(ValueError, match=rf"^Expected an ONNX file .* for {name} {value}, found another: "):
+            Predictor(model, **choice)
