@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from busseg.data.sample import THRESHOLD
-from busseg.inference.precision import one_of_each_class
+from busseg.inference.precision import made_up_images
 from busseg.inference.predictor import Predictor
 from busseg.inference.runtimes import in_precision, load
 
@@ -43,7 +43,7 @@ def check(export: Path, source: "keras.Model | Path", out: Path, weights: str = 
         predictor = Predictor(export)
     except ValueError as error:  # a layer that the format does not support
         raise ValueError(f"Expected an export that runs, found one that does not ({error}): {out}") from error
-    images = one_of_each_class(predictor.task)
+    images = made_up_images(predictor.task)
     return _compare(source, images, _outputs(predictor, images), weights, out)
 
 
@@ -55,7 +55,7 @@ def check_raw(export: Path, source: "keras.Model | Path", out: Path, weights: st
     """
     predictor, (run, _, _) = Predictor(source), load(export)
     size, images, found = predictor.image_size, [], []
-    for phantom in one_of_each_class(predictor.task):
+    for phantom in made_up_images(predictor.task):
         for width, height in ((size, 2 * size), (size // 2, size // 4)):
             image = cv2.resize(phantom, (width, height), interpolation=cv2.INTER_AREA) // 16 * 16
             outputs = run(image.reshape(height, width, -1))

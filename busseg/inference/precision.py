@@ -25,7 +25,7 @@ def check_precision(predictor: "Predictor", exact: "Predictor") -> None:
     Raises:
         ValueError: If a class differs, or a mask by more than `LEAST_DICE` allows.
     """
-    images = one_of_each_class(predictor.task)
+    images = made_up_images(predictor.task)
     where = f"{predictor.precision} on phantoms: {predictor.path}"
     for found, expected in zip(predictor.predict_batch(images), exact.predict_batch(images), strict=True):
         if found.label != expected.label:
@@ -34,10 +34,10 @@ def check_precision(predictor: "Predictor", exact: "Predictor") -> None:
             raise ValueError(f"Expected the masks of float32, found a Dice of {dice:.3f} with them in {where}")
 
 
-def one_of_each_class(task: Task) -> list[NDArray]:
-    """One made-up image per class, phantoms or tissue: arrays `(height, width)` or `(height, width, 3)`, uint8."""
-    if task.is_histology:
-        return [draw_tissue(label, 100, patient=0, number=0) for label in task.classes]
+def made_up_images(task: Task) -> list[NDArray]:
+    """Made-up images: a phantom per class, `(height, width)` uint8; or benign and malignant tissue, with 3 channels."""
+    if task.is_histology:  # tissue is not drawn by subtype
+        return [draw_tissue(label, 100, patient=0, number=0) for label in Task.HISTOLOGY.classes]
     return [draw_phantom(label, seed=0)[0] for label in task.classes]
 
 

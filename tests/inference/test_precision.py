@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from busseg.data.phantom import draw_phantom
-from busseg.inference.precision import check_precision
+from busseg.data.task import Task
+from busseg.inference.precision import check_precision, made_up_images
 from busseg.inference.predictor import PACKAGED, Predictor
 from busseg.inference.runtimes import load
 from busseg.storage.extras import import_openvino
@@ -38,6 +39,14 @@ def test_processor_without_bfloat16_is_refused(monkeypatch):
 def test_bfloat16_on_a_gpu_is_refused():
     with pytest.raises(ValueError, match=r"^Expected the processor for precision bfloat16, found device gpu$"):
         load(PACKAGED["small"], device="gpu", precision="bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("task", "count", "dimensions"), [("ultrasound", 3, 2), ("histology", 2, 3), ("subtypes", 2, 3)]
+)
+def test_images_of_the_check_are_those_of_the_task(task, count, dimensions):
+    images = made_up_images(Task(task))
+    assert [image.ndim for image in images] == [dimensions] * count
 
 
 def test_same_answers_pass_the_check():
