@@ -198,10 +198,10 @@ def test_stopped_prediction_of_clips_resumes_with_the_interrupted_clip(
     whole, out = tmp_path / "whole", tmp_path / "out"
     predict(Predictor(echo_model), clips, out=whole)
     with pytest.raises(KeyboardInterrupt):
-        predict(counting(echo_model, most=24), clips, out=out)
+        predict(counting(echo_model, most=32), clips, out=out)
     done = read_csv(out / "predictions.csv")
     complete = [name for name in "abcd" if (out / f"{name}_sr.dcm").exists()]
-    assert 10 <= len(done) <= 24
+    assert 10 <= len(done) <= 32  # of those predicted, up to 16 may not be written yet; see `map_in_turn`
     again = counting(echo_model)
     rows = predict(again, clips, out=out, resume=True)
     assert again.asked == 40 - 10 * len(complete)
