@@ -100,15 +100,14 @@ def _measures(lesion):
 
 def to_row(frame: Frame, prediction: "Prediction", task: Task) -> dict:
     """The CSV row of a prediction: a dict with `fields`, "" where there is no value."""
-    found = facts(prediction, task.classes)
     row: dict[str, object] = dict.fromkeys(fields(task, prediction.sensitivity, prediction.threshold), "")
-    row |= {"file": str(frame.path), "label": found["label"], "warning": found["warning"] or ""}
-    row |= {f"p_{label}": f"{p:.6f}" for label, p in found["probabilities"].items()}
+    row |= {"file": str(frame.path), "label": prediction.label, "warning": prediction.warning or ""}
+    row |= {f"p_{label}": f"{p:.6f}" for label, p in zip(task.classes, prediction.probabilities)}
     if prediction.mask is not None:
-        row |= {"frame": frame.number or "", "lesion_px": found["lesion_px"]}
-        row |= prediction.uids._asdict()
-        row["regions"] = "" if found["regions"] is None else len(found["regions"])
-        row |= {name: f"{found[name]:.{digits}f}" for name, digits in _DIGITS.items() if found[name] is not None}
+        row |= {"frame": frame.number or "", "lesion_px": prediction.lesion_px, **prediction.uids._asdict()}
+        row["regions"] = "" if prediction.regions is None else len(prediction.regions)
+        numbers = {name: getattr(prediction, name) for name in _DIGITS}
+        row |= {name: f"{x:.{_DIGITS[name]}f}" for name, x in numbers.items() if x is not None}
     if prediction.threshold != THRESHOLD:
         row["threshold"] = f"{prediction.threshold:g}"
     if prediction.sensitivity is not None and prediction.malignant is not None:
