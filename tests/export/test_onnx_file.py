@@ -140,6 +140,34 @@ def test_names_inside_are_numbers_and_those_of_the_ends_stay(two_sizes):
     onnx.checker.check_model(two_sizes)
 
 
+def test_scalars_of_arithmetic_with_images_get_two_sides_and_others_stay(tmp_path):
+    ends = [
+        onnx.helper.make_tensor_value_info("x", 1, ["n", 2, 2, 1]),
+        onnx.helper.make_tensor_value_info("y", 1, None),
+    ]
+    other = onnx.helper.make_tensor_value_info("z", 1, [1])
+    nodes = [
+        onnx.helper.make_node("Mul", ["x", "three"], ["tripled"]),
+        onnx.helper.make_node("Sub", ["one", "tripled"], ["less"]),
+        onnx.helper.make_node("Clip", ["less", "", "three"], ["y"]),  # whose limits must be scalars
+        onnx.helper.make_node("Add", ["one", "vector"], ["z"]),
+    ]
+    held = [onnx.numpy_helper.from_array(np.float32(value), name) for name, value in (("three", 3), ("one", [1]))]
+    held.append(onnx.numpy_helper.from_array(np.float32([5]), "vector"))
+    graph = onnx.helper.make_graph(nodes, "one", ends[:1], [ends[1], other], held)
+    opset = [onnx.helper.make_opsetid("", 15)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "one.onnx")
+    finish_onnx(tmp_path / "one.onnx", "{}")
+    written = onnx.load(tmp_path / "one.onnx", load_external_data=False).graph
+    shapes = {tensor.name: list(tensor.dims) for tensor in written.initializer}
+    by_use = [[shapes[name] for name in node.input if name in shapes] for node in written.node]
+    assert by_use == [[[1, 1]], [[1, 1]], [[]], [[1], [1]]]
+    assert len(shapes) == 5
+    run, _, _ = load(tmp_path / "one.onnx")
+    image = np.float32([-1, 0, 1, 2]).reshape(1, 2, 2, 1)
+    np.testing.assert_array_equal(run(image)["y"], np.minimum(1 - 3 * image, 3))
+
+
 def test_names_that_a_branch_speaks_of_stay(tmp_path):
     flag, result = (onnx.helper.make_tensor_value_info(*one) for one in (("x", 9, []), ("y", 1, [1])))
     inner = onnx.helper.make_tensor_value_info("inner", 1, [1])
