@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from busseg.imaging.images import encode_image
 from busseg.inference.overlay import LESION_RGB
 
 _SIDE = 160  # longer side of a thumbnail in pixels; the page shows it at half of that, sharp on any screen
@@ -22,7 +23,7 @@ def png_address(pixels: NDArray) -> str:
     Args:
         pixels: Array `(height, width)` grey or `(height, width, 3)` RGB, uint8.
     """
-    return address("image/png", _encode(".png", pixels))
+    return address("image/png", encode_image(pixels))
 
 
 def thumbnail(image: NDArray, mask: NDArray | None = None) -> str:
@@ -39,9 +40,4 @@ def thumbnail(image: NDArray, mask: NDArray | None = None) -> str:
         small = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
         outlines, _ = cv2.findContours(small, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(drawn, outlines, -1, LESION_RGB, 2, cv2.LINE_AA)
-    return address("image/jpeg", _encode(".jpg", drawn))
-
-
-def _encode(suffix, pixels):
-    _, encoded = cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels)
-    return np.asarray(encoded).tobytes()
+    return address("image/jpeg", encode_image(np.asarray(drawn, np.uint8), ".jpg"))
