@@ -25,6 +25,7 @@ SCRIPTS = (
     "inference",
     "packaged",
     "predict",
+    "predict_steps",
     "app",
     "cold_start",
 )

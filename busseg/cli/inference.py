@@ -67,7 +67,12 @@ def predict(
     inputs: Inputs,
     model: Model = Path("best"),
     out: Annotated[Path, out_option("Folder for masks, overlays and predictions.csv.")] = Path("predictions"),
-    resume: Annotated[bool, typer.Option(help="Resume the prediction in the folder, if there is one.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            help="Resume the prediction in the folder, if there is one; its rows stay, also those of another model."
+        ),
+    ] = False,
     probability_maps: Annotated[
         bool, typer.Option(help="Also write lesion probabilities, NAME_probability.png.")
     ] = False,
