@@ -18,7 +18,9 @@ from busseg.data.sample import THRESHOLD
 MAX_FILE_MB = 50
 KEPT_S = 1800  # an answer stays in memory, for its threshold to be moved
 MAX_QUESTIONS = 200  # that wait
-_POLL_S = 0.02  # between two looks for a question; Gradio's 0.001 keeps an idle page's processor busy for 6 % of the time
+_POLL_S = (
+    0.02  # between two looks for a question; Gradio's 0.001 keeps an idle page's processor busy for 6 % of the time
+)
 MAX_SESSIONS = 32  # pages and programs whose answers stay in memory; a new one replaces the least recent
 _TEMPLATES = Path(__file__).parent / "templates"
 # System fonts, so that no font is downloaded.
