@@ -33,9 +33,13 @@ REPOSITORY = Path(__file__).parents[1]
 
 # === What makes tests fast ===
 def pytest_collection_finish():
-    """The modules that are loaded by now stay: the garbage collector passes over their half a million objects."""
+    """The garbage collector passes over the half a million objects of the modules loaded by now, and runs seldom.
+
+    What Keras and TensorFlow leave in cycles is small here; to look for it after every 700 new objects is not.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(7_000, 10, 10)
 
 
 @contextmanager

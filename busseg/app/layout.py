@@ -18,6 +18,7 @@ from busseg.data.sample import THRESHOLD
 MAX_FILE_MB = 50
 KEPT_S = 1800  # an answer stays in memory, for its threshold to be moved
 MAX_QUESTIONS = 200  # that wait
+_POLL_S = 0.02  # between two looks for a question; with Gradio's 0.001 an idle page takes 6 % of a core
 MAX_SESSIONS = 32  # pages and programs whose answers stay in memory; a new one replaces the least recent
 _TEMPLATES = Path(__file__).parent / "templates"
 # System fonts, so that no font is downloaded.
@@ -76,7 +77,9 @@ def build_page(endpoints: Endpoints) -> gr.Blocks:
             _ask_of_many(_lay_out_many(), endpoints)
     page.state_session_capacity = MAX_SESSIONS
     page.max_threads = 8  # Gradio's default of 40 takes more memory and is no faster
-    return page.queue(default_concurrency_limit=1, max_size=MAX_QUESTIONS)
+    page.queue(default_concurrency_limit=1, max_size=MAX_QUESTIONS)
+    page._queue.sleep_when_free = _POLL_S
+    return page
 
 
 # === One image ===

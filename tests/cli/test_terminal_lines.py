@@ -46,7 +46,7 @@ def test_option_of_one_name_is_described_alike_in_every_verb():
 def test_train_prints_a_line_an_epoch_and_ends_with_scores_and_the_next_command(
     call, phantom_folder, tmp_path, without_graphs
 ):
-    (tmp_path / "recipe.toml").write_text("image_size = 32\nwidth = 4\ndepth = 1\nepochs = 9\n")
+    (tmp_path / "recipe.toml").write_text("image_size = 32\nwidth = 4\ndepth = 1\nepochs = 9\nbatch_size = 32\n")
     run = tmp_path / "my runs/one"
     arguments = "train", phantom_folder, "--recipe", tmp_path / "recipe.toml", "--epochs", 2, "-o", run
     status, out, err = call(*arguments)

@@ -16,7 +16,7 @@ def test_demo_opens_with_the_packaged_model_and_closes_with_what_to_do(tmp_path,
 
     monkeypatch.setattr(demo, "fit", fit_without_graphs)
     monkeypatch.setattr(demo, "PHANTOMS_PER_CLASS", 10)
-    monkeypatch.setattr(demo, "load_recipe", lambda _: Recipe(image_size=32, width=4, depth=2, epochs=1))
+    monkeypatch.setattr(demo, "load_recipe", lambda _: Recipe(image_size=32, width=4, depth=2, epochs=1, batch_size=32))
     out = tmp_path / "demo"
     capfd.readouterr()
     summary = demo.run_demo(out)

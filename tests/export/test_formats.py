@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -10,7 +11,7 @@ import onnx
 import pytest
 
 import busseg
-from busseg.export.formats import FORMATS, export_litert, export_onnx, export_openvino, export_saved_model
+from busseg.export.formats import FORMATS, export_litert, export_onnx, export_openvino
 from busseg.inference.metadata import read_metadata
 from busseg.inference.predictor import Predictor
 from busseg.inference.runtimes import load_keras
@@ -201,24 +202,25 @@ def test_model_whose_answers_are_no_numbers_leaves_nothing(names, tmp_path, echo
 
 
 @pytest.mark.parametrize(
-    ("export", "name", "message"),
+    ("format", "name", "message"),
     [
-        (export_saved_model, "export", r"The model cannot be written .*too large.*\): .*export"),
-        (export_onnx, "export.onnx", r"\[Errno 27\] File too large: '.*export\.onnx'"),
-        (export_litert, "export.tflite", r"The model cannot be written .*too large.*\): .*export\.tflite"),
-        (export_openvino, "export", r"The model cannot be written .*\): .*export"),
+        ("saved_model", "export", r"The model cannot be written .*too large.*\): .*export"),
+        ("onnx", "export.onnx", r"\[Errno 27\] File too large: '.*export\.onnx'"),
+        ("litert", "export.tflite", r"The model cannot be written .*too large.*\): .*export\.tflite"),
+        ("openvino", "export", r"The model cannot be written .*\): .*export"),
     ],
 )
-def test_full_disk_leaves_the_old_export(tmp_path, echo_file, export, name, message):
+def test_full_disk_leaves_the_old_export(tmp_path, echo_file, tiny_exports, format, name, message):
     resource = pytest.importorskip("resource")
-    export(echo_file, tmp_path / name)
+    old = tiny_exports[format]
+    (shutil.copytree if old.is_dir() else shutil.copy)(old, tmp_path / name)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         # Like a disk that is full after 500 bytes. Python ignores the signal that comes with it.
         resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
         with pytest.raises(OSError, match=rf"^{message}$"):
-            export(echo_file, tmp_path / name)
+            FORMATS[format](echo_file, tmp_path / name)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before

@@ -122,11 +122,15 @@ def test_saved_network_answers_the_same_and_learns_in_every_convolution(network,
     before = [numpy_of(kernel) for kernel in kernels]
     loaded.compile("adam", {"mask": "binary_crossentropy", "label": "categorical_crossentropy"}, run_eagerly=True)
     targets = {"mask": (images > 128).astype(np.float32), "label": np.eye(3, dtype=np.float32)[:2]}
+    resting = [kernel.path for kernel in kernels]
     for _ in range(2):  # a block may be left out once
-        loaded.train_on_batch(images, targets)
-    for kernel, old in zip(kernels, before, strict=True):
-        assert np.isfinite(numpy_of(kernel)).all(), kernel.path
-        assert not np.array_equal(numpy_of(kernel), old), kernel.path
+        if resting:
+            loaded.train_on_batch(images, targets)
+            after = [numpy_of(kernel) for kernel in kernels]
+            resting = [kernel.path for kernel, new, old in zip(kernels, after, before) if np.array_equal(new, old)]
+    assert resting == []
+    for kernel, new in zip(kernels, after, strict=True):
+        assert np.isfinite(new).all(), kernel.path
 
 
 @pytest.mark.slow

@@ -92,12 +92,12 @@ def test_outputs_are_named_like_their_layers():
     assert [image.name for image in model.inputs] == ["image"]
 
 
-@pytest.mark.parametrize("size", [16, 32, 48])
-def test_without_an_image_size_any_multiple_of_the_stride_will_do(size, small_unet, answers):
+def test_without_an_image_size_any_multiple_of_the_stride_will_do(small_unet, answers):
     model = small_unet(image_size=None, cbam=True, attention_gates=True)
     assert model.input_shape == (None, None, None, 1)
-    image = np.random.default_rng(0).uniform(0, 255, (1, size, size, 1))
-    check_answers(answers(model, image), 1, size, 3)
+    for size in (16, 32, 48):
+        image = np.random.default_rng(0).uniform(0, 255, (1, size, size, 1))
+        check_answers(answers(model, image), 1, size, 3)
 
 
 @pytest.mark.slow
@@ -111,7 +111,7 @@ def test_one_model_answers_and_learns_from_one_size_after_the_other(small_unet):
         assert np.isfinite(losses).all()
 
 
-@pytest.mark.parametrize("options", [{}, {"encoder": "efficientnet_lite0", "decoder": "add", "depth": 2}])
+@pytest.mark.parametrize("options", [{"depth": 2}, {"encoder": "efficientnet_lite0", "decoder": "add", "depth": 2}])
 def test_size_of_the_image_changes_no_weight(images, options, small_unet, answers, shaken):
     fixed, free = shaken(small_unet(**options)), small_unet(image_size=None, **options)
     free.set_weights(fixed.get_weights())
@@ -165,7 +165,7 @@ def test_parameters_of_the_adding_decoder(normalization, small_unet):
 
 
 # === Frozen levels ===
-@pytest.mark.parametrize(("encoder", "depth", "frozen"), [("plain", 4, 5), ("efficientnet_lite0", 2, 2)])
+@pytest.mark.parametrize(("encoder", "depth", "frozen"), [("plain", 2, 3), ("efficientnet_lite0", 2, 2)])
 def test_frozen_levels_keep_weights_and_statistics_also_when_loaded(
     images, small_unet, tmp_path, encoder, depth, frozen
 ):
@@ -205,7 +205,7 @@ def test_frozen_level_is_normalized_by_its_statistics_also_while_training(images
 # === Saved, and in half precision ===
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"], indirect=True)
 def test_saved_model_answers_the_same_in_any_precision(images, small_unet, answers, shaken, tmp_path, precision):
-    model = shaken(small_unet(attention_gates=True, cbam=True))
+    model = shaken(small_unet(depth=1, attention_gates=True, cbam=True))
     outputs = answers(model, images)
     check_answers(outputs, 2, SIZE, 3)
     assert model.get_layer("encoder0_conv1").compute_dtype == precision.removeprefix("mixed_")

@@ -52,7 +52,7 @@ def test_process_that_does_not_keep_the_run_prints_nothing(capfd):
 
 
 def test_fit_prints_nothing_but_its_lines(capfd, phantom_samples, tmp_path, without_graphs):
-    recipe = Recipe(image_size=32, width=4, depth=1, epochs=2)
+    recipe = Recipe(image_size=32, width=4, depth=1, epochs=2, batch_size=32)
     capfd.readouterr()
     fitting.fit(recipe, grouped_splits(phantom_samples)[0], tmp_path / "run", title="fold 3")
     done = capfd.readouterr()

@@ -1,4 +1,5 @@
 import csv
+import shutil
 from pathlib import Path
 
 import cv2
@@ -184,19 +185,27 @@ def test_histology_model_refuses_scans(predict, tmp_path, clip):
 
 
 # === Stopping, and going on ===
-@pytest.fixture
-def clips(region, frame_with, tmp_path, write_scan):
-    """A folder of four clips of ten frames."""
+@pytest.fixture(scope="module")
+def clips(region, frame_with, tmp_path_factory, write_scan):
+    """A folder of four clips of ten frames, to be read only."""
+    folder = tmp_path_factory.mktemp("clips")
     for name in "abcd":
-        write_scan(tmp_path / f"clips/{name}.dcm", np.stack([frame_with(24)] * 10), region)
-    return tmp_path / "clips"
+        write_scan(folder / f"{name}.dcm", np.stack([frame_with(24)] * 10), region)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(predict, echo_model, clips, tmp_path_factory):
+    """The folder of the whole prediction of `clips`, to be read only."""
+    out = tmp_path_factory.mktemp("whole")
+    predict(Predictor(echo_model), clips, out=out)
+    return out
 
 
 def test_stopped_prediction_of_clips_resumes_with_the_interrupted_clip(
-    predict, names, tmp_path, echo_model, clips, counting
+    predict, names, tmp_path, echo_model, clips, whole, counting
 ):
-    whole, out = tmp_path / "whole", tmp_path / "out"
-    predict(Predictor(echo_model), clips, out=whole)
+    out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         predict(counting(echo_model, most=32), clips, out=out)
     done = read_csv(out / "predictions.csv")
@@ -223,9 +232,8 @@ def test_nothing_is_left_to_do_for_clips_that_are_done(predict, tmp_path, echo_m
 
 
 @pytest.mark.parametrize(("gone", "asked"), [("b_seg.dcm", 10), ("b_sr.dcm", 10), ("b_frame007_mask.png", 1)])
-def test_missing_result_is_made_again(predict, tmp_path, echo_model, clips, gone, asked, counting):
-    out = tmp_path / "out"
-    predict(Predictor(echo_model), clips, out=out)
+def test_missing_result_is_made_again(predict, tmp_path, echo_model, clips, whole, gone, asked, counting):
+    out = shutil.copytree(whole, tmp_path / "out")
     (out / gone).unlink()
     again = counting(echo_model)
     predict(again, clips, out=out, resume=True)
