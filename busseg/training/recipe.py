@@ -39,7 +39,8 @@ _CHOICES = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """All settings of a training. The defaults are the model card's: a plain U-Net, Dice + MAE, its augmentation.
+    """All settings of a training. The defaults are those of the recipe `card`, a plain U-Net, Dice + MAE and its
+    augmentation, but for how it draws images and how fast it learns.
 
     The settings are described where they are used: those of the network in `models.unet.build_unet` (for histology in
     `models.classifier.build_classifier`, which has no decoder and no mask) and `models.serving`, those of the data in

@@ -33,8 +33,8 @@ def toml(tmp_path):
 
 
 # === Loading ===
-def test_card_is_the_defaults():
-    assert load_recipe("card") == Recipe()
+def test_card_is_the_defaults_but_for_its_draws_and_its_learning_rate():
+    assert load_recipe("card") == Recipe(balance="sampling", balance_power=0.25, learning_rate=2e-3, warmup_epochs=1)
 
 
 @pytest.mark.parametrize("name", PACKAGED)
