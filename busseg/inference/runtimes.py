@@ -2,6 +2,7 @@
 
 import os
 import re
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -37,9 +38,9 @@ def load(path: str | Path, threads: int | None = None, device: str = "auto", pre
         precision: "float32"; or "bfloat16", in which OpenVINO computes ONNX, too, on processors that multiply it.
 
     Returns:
-        `(run, inputs, outputs)`: a function from a float32 batch to a dict of arrays; the shape of its input (a list of
-        shapes for several inputs); and a dict of the shapes of its outputs. Sides that may vary are None, and so are
-        shapes that the model does not state.
+        `(run, inputs, outputs)`: a function from a float32 batch to a dict of arrays, which threads may share; the
+        shape of its input (a list of shapes for several inputs); and a dict of the shapes of its outputs. Sides that
+        may vary are None, and so are shapes that the model does not state.
 
     Raises:
         FileNotFoundError: If there is no model.
@@ -141,7 +142,7 @@ def run_keras(model: "keras.Model") -> Loaded:
 
     outputs = getattr(model, "output", None)
     shapes = _shapes(outputs) if isinstance(outputs, dict) else getattr(model, "output_shape", None)
-    return run, getattr(model, "input_shape", None), shapes
+    return _one_at_a_time(run), getattr(model, "input_shape", None), shapes
 
 
 def _run_saved_model(path):
@@ -161,7 +162,7 @@ def _run_saved_model(path):
         outputs = loaded.signatures["serving_default"](**{name: tf.constant(batch) for name in inputs})
         return {name: values.numpy() for name, values in outputs.items()}
 
-    return run, _only(_shapes(inputs).values()), _shapes(signature.structured_outputs)
+    return _one_at_a_time(run), _only(_shapes(inputs).values()), _shapes(signature.structured_outputs)
 
 
 def _run_onnx(path, threads, device):
@@ -171,6 +172,8 @@ def _run_onnx(path, threads, device):
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0  # 0: ONNX Runtime chooses
+    # Threads that wait would take the cores from those that read and write.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers = _providers(device, onnxruntime.get_available_providers())
     try:
         session = onnxruntime.InferenceSession(path, options, providers=providers)
@@ -228,7 +231,7 @@ def _run_openvino(path, threads, device, precision):
         answers = model(dict.fromkeys(inputs, batch))
         return {name: answers[name] for name in outputs}
 
-    return run, _only(inputs.values()), outputs
+    return _one_at_a_time(run), _only(inputs.values()), outputs
 
 
 def _run_litert(path):
@@ -250,7 +253,18 @@ def _run_litert(path):
         answers = [signature(**dict.fromkeys(inputs, part)) for part in parts]
         return {name: np.concatenate([answer[name] for answer in answers]) for name in outputs}
 
-    return run, _only(inputs.values()), outputs
+    return _one_at_a_time(run), _only(inputs.values()), outputs
+
+
+def _one_at_a_time(run):
+    """The same function for runtimes that compute one batch at a time: another thread waits."""
+    lock = threading.Lock()
+
+    def run_alone(batch):
+        with lock:
+            return run(batch)
+
+    return run_alone
 
 
 def _missing(runtime, extra, path):

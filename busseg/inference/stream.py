@@ -14,7 +14,8 @@ from busseg.inference.prediction import Failure, Prediction
 if TYPE_CHECKING:
     from busseg.inference.predictor import Predictor
 
-_BATCH = 8  # and their mirror images; more are no faster
+_BATCH = 4  # and their mirror images; more are no faster
+_LANES = 2  # batches at once: the steps of a network that only one core can do leave the others to the next batch
 THREADS = 4  # that read and write; decoding and encoding release Python's lock, and disks are slow
 
 
@@ -53,9 +54,18 @@ def predict_stream(predictor: "Predictor", frames: Iterable[Frame]) -> Iterator[
 def read_and_predict(predictor: "Predictor", frames: Iterable[Frame], pool: ThreadPoolExecutor) -> Iterator[Item]:
     """The `Item`s of frames, read by the threads of a pool and predicted in batches, in the frames' order."""
     items = iter(map_in_turn(pool, partial(_read, predictor), frames, lambda frame: frame.count_pixels()))
-    while some := _predict_batch(predictor, list(_batch(items))):
-        while some:
-            yield some.pop(0)  # releases its memory
+    batches = iter(lambda: list(_batch(items)), [])
+    lanes = ThreadPoolExecutor(_LANES)
+    try:
+        for some in map_in_turn(lanes, partial(_predict_batch, predictor), batches, _count_pixels, _LANES + 1):
+            while some:
+                yield some.pop(0)  # releases its memory
+    finally:
+        lanes.shutdown(cancel_futures=True)
+
+
+def _count_pixels(batch):
+    return sum(item.count_pixels() for item in batch)
 
 
 def _read(predictor, frame):

@@ -3,6 +3,7 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
@@ -11,6 +12,21 @@ import pytest
 from keras import layers
 
 from busseg.inference.predictor import Predictor
+from busseg.inference.runtimes import load
+
+
+# === Shared ===
+@pytest.mark.parametrize("format", ["keras", "saved_model", "onnx", "litert", "openvino"])
+def test_threads_that_share_a_model_get_its_answers(tiny_run, tiny_exports, format):
+    run, shape, _ = load({"keras": tiny_run, **tiny_exports}[format])
+    numbers = np.random.default_rng(0)
+    batches = [numbers.uniform(0, 255, (2, *shape[1:])).astype(np.float32) for _ in range(12)]
+    alone = [run(batch) for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(run, batches))
+    for one, other in zip(alone, together, strict=True):
+        for name in one:
+            np.testing.assert_allclose(other[name], one[name], atol=1e-6)
 
 
 # === Broken ===
