@@ -9,7 +9,6 @@ import numpy as np
 if TYPE_CHECKING:
     from tensorflow.types.experimental import PolymorphicFunction as Function
 
-
 _ARITHMETIC = ("Add", "Div", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mul", "Pow", "Sub")
 
 
@@ -80,7 +79,7 @@ def write_onnx(function: "Function", path: Path, sides: Sequence[str]) -> None:
 
 
 def finish_onnx(path: Path, metadata: str, weights: str = "float32") -> None:
-    """Write metadata into an ONNX file, store its weights compactly, and its scalars as ONNX Runtime is fast with.
+    """Write metadata into an ONNX file, store its weights compactly, and make it faster; see `_widen_scalars`.
 
     Args:
         path: Path of the file, changed in place.
@@ -127,6 +126,8 @@ def _widen_scalars(model):
     import onnx
 
     graph = model.graph
+    if _has_branches(graph):
+        return
     known = onnx.shape_inference.infer_shapes(model).graph
     matrices = {
         end.name for end in (*known.input, *known.value_info, *known.output) if len(end.type.tensor_type.shape.dim) >= 2
@@ -139,18 +140,22 @@ def _widen_scalars(model):
                 if name in scalars:
                     wide[name] = node.input[place] = f"{name}_wide"
     for name, new in wide.items():
-        graph.initializer.append(
-            onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(scalars[name]).reshape(1, 1), new)
-        )
+        value = onnx.numpy_helper.to_array(scalars[name])
+        graph.initializer.append(onnx.numpy_helper.from_array(value.reshape(1, 1), new))
     used = {name for node in graph.node for name in node.input}
     for name in wide.keys() - used:
         graph.initializer.remove(scalars[name])
 
 
+def _has_branches(graph):
+    """Whether there is a branch or a loop, which refers to tensors outside by their names."""
+    return any(one.HasField("g") or one.graphs for node in graph.node for one in node.attribute)
+
+
 def _shorten_names(graph):
     """Replace tf2onnx's names, whole paths in the network, by numbers: in a small file they take 3 % of the size."""
-    if any(one.HasField("g") or one.graphs for node in graph.node for one in node.attribute):
-        return  # a branch or a loop, which refers to tensors by their names
+    if _has_branches(graph):
+        return
     short = {end.name: end.name for end in (*graph.input, *graph.output)} | {"": ""}  # "" is an omitted input
     for number, node in enumerate(graph.node):
         node.name = f"n{number}"
