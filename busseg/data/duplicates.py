@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from busseg.imaging.images import count_pixels, read_image
-from busseg.imaging.threads import map_in_turn
+from busseg.imaging.threads import count_cores, map_in_turn
 from busseg.storage.files import read_csv
 
 # Least similarity of copies; benchmarks/duplicates.py chooses it on one half of BUSI's published groups.
@@ -124,7 +124,7 @@ def find_copies(
     """
     files = [Path(path) for path in paths]
     # The matrices are small: threads of the linear algebra library would cost ten times what they save.
-    with ThreadPoolExecutor(os.cpu_count()) as pool, threadpool_limits(1, "blas"):
+    with ThreadPoolExecutor(count_cores()) as pool, threadpool_limits(1, "blas"):
         scans = [scan for _, scan in zip(progress(files), map_in_turn(pool, _read, files, count_pixels))]
         candidates = sorted(_candidates(scans))
         compared = pool.map(lambda pair: _compare(scans[pair[0]], scans[pair[1]], mirrored=pair[2]), candidates)

@@ -1,7 +1,6 @@
 """The page of an audit: one HTML file with its findings, its groups of copies and the sizes of its lesions."""
 
 import json
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +17,7 @@ from busseg.data.sample import CLASSES
 from busseg.evaluation.page import embed_figure, embed_image, write_page
 from busseg.evaluation.plots import COLORS, MANY, PERCENT, SIZE
 from busseg.imaging.images import count_pixels, read_image
-from busseg.imaging.threads import map_in_turn
+from busseg.imaging.threads import count_cores, map_in_turn
 from busseg.storage.claims import claim_folder
 from busseg.storage.files import write_csv, write_text
 from busseg.storage.run_folder import AUDIT, AUDIT_PAGE, GROUPS
@@ -50,7 +49,7 @@ def _write(audit, out):
     write_csv(out / GROUPS, ("file", "group"), [{name: f[name] for name in ("file", "group")} for f in audit["files"]])
     found = {kind: entries for kind, entries in audit["findings"].items() if entries}
     sheets = sorted(audit["groups"], key=lambda group: len(set(group["labels"])) == 1)[:SHEETS]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(count_cores()) as pool:
         thumbnails = _thumbnails(audit, sheets, pool)
         examples = {
             kind: list(pool.map(lambda entry, draw=draw: _example(audit, entry, draw), _few(found[kind])))

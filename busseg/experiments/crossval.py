@@ -20,6 +20,7 @@ from busseg.evaluation.report import write_report
 from busseg.evaluation.robustness import read_robustness, write_robustness
 from busseg.experiments.score import score_parts
 from busseg.imaging.images import read_image, read_mask
+from busseg.imaging.threads import count_cores
 from busseg.storage.claims import claim_folder
 from busseg.storage.files import blaming, read_json, write_text
 from busseg.storage.progress import note, track
@@ -163,7 +164,7 @@ def _check_readable(samples):
 
 
 def _do_folds_at_once(tasks, jobs, out):
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, count_cores() // jobs)
     executor = ProcessPoolExecutor(
         jobs, multiprocessing.get_context("spawn"), _begin_job, (threads,), max_tasks_per_child=1
     )

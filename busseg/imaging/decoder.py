@@ -27,13 +27,14 @@ from numpy.typing import NDArray
 from busseg.imaging.clip_pixels import MAX_FRAMES, ClipReader, measure_clip
 from busseg.imaging.dicom_pixels import decode_frame, import_pydicom
 from busseg.imaging.images import check_size
+from busseg.imaging.threads import count_cores
 
 TIME_LIMIT_S = 8  # for a frame; half a million pixels take some hundredths of a second
 MEMORY_LIMIT = 2**31  # bytes of address space, where the system can limit it; the largest frames need half
 _FRAMES_AT_ONCE = 20  # a request for many frames may take this many times the limit
 _OUT_OF_TIME = 1  # exit status that `faulthandler` sets
 
-_at_once = threading.BoundedSemaphore(os.cpu_count() or 1)
+_at_once = threading.BoundedSemaphore(count_cores())
 _idle: list["_Process"] = []  # processes that wait for a request
 
 

@@ -1,6 +1,7 @@
 """Process many images with threads in bounded memory."""
 
 import ctypes
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -53,6 +54,11 @@ def map_in_turn(
             yield first.result()
     while waiting:
         yield waiting.popleft()[0].result()
+
+
+def count_cores() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache

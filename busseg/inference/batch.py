@@ -21,7 +21,7 @@ from busseg.inference.quality import OUT_OF_DISTRIBUTION
 from busseg.inference.records import add_warning, failure, fields, is_out_of_distribution, to_line, to_row
 from busseg.inference.results import IMAGES, Output, check_replaceable
 from busseg.inference.resume import read_done
-from busseg.inference.stream import THREADS, Item, read_and_predict
+from busseg.inference.stream import AHEAD, THREADS, Item, read_and_predict
 from busseg.storage.claims import claim_folder
 from busseg.storage.files import append_row, append_text, blaming, flush, hidden_folder, write_csv, write_text
 from busseg.storage.run_folder import (
@@ -145,7 +145,7 @@ def predict_in_threads(predictor: Predictor, frames: Iterable[Frame], output: Ou
         pool = ThreadPoolExecutor(THREADS)
         try:
             predicted = read_and_predict(predictor, frames, pool)
-            yield from map_in_turn(pool, partial(_write, output, place), predicted, Item.count_pixels)
+            yield from map_in_turn(pool, partial(_write, output, place), predicted, Item.count_pixels, AHEAD)
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -2,22 +2,22 @@
 
 import os
 import re
-import threading
 import zipfile
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from busseg.imaging.threads import count_cores
+from busseg.inference.concurrency import Run, one_at_a_time, one_thread_an_image
 from busseg.storage.extras import import_openvino
 from busseg.storage.run_folder import MODEL
 
 if TYPE_CHECKING:
     import keras
 
-Run = Callable[[NDArray], dict[str, NDArray]]
 Shape = tuple[int | None, ...]
 Loaded = tuple[Run, Shape | list[Shape] | None, dict[str, Shape] | None]  # see `load`
 
@@ -142,7 +142,7 @@ def run_keras(model: "keras.Model") -> Loaded:
 
     outputs = getattr(model, "output", None)
     shapes = _shapes(outputs) if isinstance(outputs, dict) else getattr(model, "output_shape", None)
-    return _one_at_a_time(run), getattr(model, "input_shape", None), shapes
+    return one_at_a_time(run), getattr(model, "input_shape", None), shapes
 
 
 def _run_saved_model(path):
@@ -162,7 +162,7 @@ def _run_saved_model(path):
         outputs = loaded.signatures["serving_default"](**{name: tf.constant(batch) for name in inputs})
         return {name: values.numpy() for name, values in outputs.items()}
 
-    return _one_at_a_time(run), _only(_shapes(inputs).values()), _shapes(signature.structured_outputs)
+    return one_at_a_time(run), _only(_shapes(inputs).values()), _shapes(signature.structured_outputs)
 
 
 def _run_onnx(path, threads, device):
@@ -170,22 +170,31 @@ def _run_onnx(path, threads, device):
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0  # 0: ONNX Runtime chooses
-    # Threads that wait would take the cores from those that read and write.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers = _providers(device, onnxruntime.get_available_providers())
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=providers)
-    except Exception as error:  # ONNX Runtime's errors share no base class
-        raise ValueError(f"Expected an ONNX model, found a file that cannot be loaded ({error}): {path}") from error
-    inputs = {one.name: _numbers(one.shape) for one in session.get_inputs()}
-    outputs = {one.name: _numbers(one.shape) for one in session.get_outputs()}
 
-    def run(batch):
+    def load_session(threads):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0  # 0: ONNX Runtime chooses
+        # Threads that wait would take the cores from those that read and write.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            return onnxruntime.InferenceSession(path, options, providers=providers)
+        except Exception as error:  # ONNX Runtime's errors share no base class
+            raise ValueError(f"Expected an ONNX model, found a file that cannot be loaded ({error}): {path}") from error
+
+    def run(session, batch):
         return dict(zip(outputs, session.run(list(outputs), dict.fromkeys(inputs, batch))))
 
-    return run, _only(inputs.values()), outputs
+    session = load_session(threads)
+    inputs, outputs = (
+        {one.name: _numbers(one.shape) for one in ends} for ends in (session.get_inputs(), session.get_outputs())
+    )
+    run_all, shape = partial(run, session), _only(inputs.values())
+    if len(providers) == 1 and _has_batch(shape):
+        run_all = one_thread_an_image(
+            run_all, lambda _: partial(run, session if threads == 1 else load_session(1)), threads
+        )
+    return run_all, shape, outputs
 
 
 def _providers(device, available):
@@ -217,21 +226,42 @@ def _run_openvino(path, threads, device, precision):
     options = {"INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision]}
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
-    file = path if path.is_file() else path / "model.xml"
+
+    def compile_for(callers):
+        compiled = core.compile_model(model, "GPU" if device == "gpu" else "CPU", options | {"NUM_STREAMS": callers})
+        return _share(compiled, callers, inputs, outputs)
+
     try:
-        model = core.compile_model(file, "GPU" if device == "gpu" else "CPU", options)
+        model = core.read_model(path if path.is_file() else path / "model.xml")
+        inputs, outputs = (
+            {one.any_name: _sides(one.partial_shape) for one in ends} for ends in (model.inputs, model.outputs)
+        )
+        shape = _only(inputs.values())
+        one_by_one = device != "gpu" and _has_batch(shape)
+        if one_by_one:
+            model.reshape([1, *shape[1:]])  # a fixed shape is faster by a third
+        run = compile_for(1)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"Expected an OpenVINO model, found one that cannot be loaded ({reason}): {path}") from error
-    inputs, outputs = (
-        {one.any_name: _sides(one.partial_shape) for one in ends} for ends in (model.inputs, model.outputs)
-    )
+    return one_thread_an_image(run, compile_for, threads) if one_by_one else run, shape, outputs
+
+
+def _share(compiled, callers, inputs, outputs):
+    """The function of a batch of OpenVINO, for so many threads that call it at once; others wait."""
+    requests = SimpleQueue()
+    for _ in range(callers):
+        requests.put(compiled.create_infer_request())
 
     def run(batch):
-        answers = model(dict.fromkeys(inputs, batch))
+        request = requests.get()
+        try:
+            answers = request.infer(dict.fromkeys(inputs, batch))
+        finally:
+            requests.put(request)
         return {name: answers[name] for name in outputs}
 
-    return _one_at_a_time(run), _only(inputs.values()), outputs
+    return run
 
 
 def _run_litert(path):
@@ -240,7 +270,7 @@ def _run_litert(path):
     except ImportError as error:
         raise _missing("LiteRT", "litert", path) from error
     try:
-        interpreter = Interpreter(str(path), num_threads=os.cpu_count())
+        interpreter = Interpreter(str(path), num_threads=count_cores())
         signature = interpreter.get_signature_runner()
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"Expected a LiteRT model, found a file that cannot be loaded ({error}): {path}") from error
@@ -253,18 +283,7 @@ def _run_litert(path):
         answers = [signature(**dict.fromkeys(inputs, part)) for part in parts]
         return {name: np.concatenate([answer[name] for answer in answers]) for name in outputs}
 
-    return _one_at_a_time(run), _only(inputs.values()), outputs
-
-
-def _one_at_a_time(run):
-    """The same function for runtimes that compute one batch at a time: another thread waits."""
-    lock = threading.Lock()
-
-    def run_alone(batch):
-        with lock:
-            return run(batch)
-
-    return run_alone
+    return one_at_a_time(run), _only(inputs.values()), outputs
 
 
 def _missing(runtime, extra, path):
@@ -276,6 +295,11 @@ def _missing(runtime, extra, path):
 def _only(shapes):
     shapes = list(shapes)
     return shapes[0] if len(shapes) == 1 else shapes
+
+
+def _has_batch(shape):
+    """Whether it is that of a batch of images of one size. Raw exports take an image without one."""
+    return isinstance(shape, tuple) and len(shape) == 4 and None not in shape[1:]
 
 
 def _numbers(shape):

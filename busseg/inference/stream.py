@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from numpy.typing import NDArray
 
-from busseg.imaging.threads import PIXELS_AHEAD, map_in_turn
+from busseg.imaging.threads import PIXELS_AHEAD, count_cores, map_in_turn
 from busseg.inference.frames import Frame, predict_frames
 from busseg.inference.prediction import Failure, Prediction
 
 if TYPE_CHECKING:
     from busseg.inference.predictor import Predictor
 
-_BATCH = 4  # and their mirror images; more are no faster
-_LANES = 2  # batches at once: the steps of a network that only one core can do leave the others to the next batch
-THREADS = 4  # that read and write; decoding and encoding release Python's lock, and disks are slow
+THREADS = max(4, count_cores())  # that read and write; decoding and encoding release Python's lock, and disks are slow
+AHEAD = 4 * THREADS  # images read, or written, before their turn
+_BATCH = THREADS  # images, for an image a core
+_LANES = 2  # batches at once: while the last images of one are computed, the other keeps the cores busy
 
 
 class Item(NamedTuple):
@@ -53,7 +54,7 @@ def predict_stream(predictor: "Predictor", frames: Iterable[Frame]) -> Iterator[
 
 def read_and_predict(predictor: "Predictor", frames: Iterable[Frame], pool: ThreadPoolExecutor) -> Iterator[Item]:
     """The `Item`s of frames, read by the threads of a pool and predicted in batches, in the frames' order."""
-    items = iter(map_in_turn(pool, partial(_read, predictor), frames, lambda frame: frame.count_pixels()))
+    items = iter(map_in_turn(pool, partial(_read, predictor), frames, lambda frame: frame.count_pixels(), AHEAD))
     batches = iter(lambda: list(_batch(items)), [])
     lanes = ThreadPoolExecutor(_LANES)
     try:
