@@ -42,7 +42,8 @@ class Predictor:
     Args:
         model: Name of a model of the package, "best" or "small"; path of a run's folder, of a `.keras`, `.onnx` or
             `.tflite` file, or of a folder of SavedModel or OpenVINO; or a `keras.Model`.
-        threads: Number of threads of ONNX Runtime or OpenVINO; chosen by them by default.
+        threads: Number of threads of ONNX Runtime or OpenVINO, by default one for each core. Each computes an image, if
+            there are several.
         sensitivity: Float in `(0, 1)`, the share of malignant images that `Prediction.malignant` should find; the
             threshold is read from the model's file. None for no decision.
         threshold: Float in `(0, 1)`: pixels with at least this lesion probability are the mask.

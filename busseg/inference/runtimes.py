@@ -32,7 +32,8 @@ def load(path: str | Path, threads: int | None = None, device: str = "auto", pre
 
     Args:
         path: Path of a run's folder, a `.keras`, `.onnx` or `.tflite` file, or a folder of SavedModel or OpenVINO.
-        threads: Number of threads of ONNX Runtime or OpenVINO; chosen by them by default.
+        threads: Number of threads of ONNX Runtime or OpenVINO, by default one for each core; see
+            `one_thread_an_image`.
         device: "cpu" or "gpu", for ONNX and OpenVINO. "auto" takes a GPU for ONNX, if ONNX Runtime has one, and the
             processor for OpenVINO.
         precision: "float32"; or "bfloat16", in which OpenVINO computes ONNX, too, on processors that multiply it.
