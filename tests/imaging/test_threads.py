@@ -1,3 +1,4 @@
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -5,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from busseg.imaging import threads
-from busseg.imaging.threads import map_in_turn
+from busseg.imaging.threads import count_cores, map_in_turn
 
 
 def most_held(pixels, monkeypatch, limit=100, workers=8):
@@ -52,3 +53,14 @@ def test_error_comes_in_its_turn():
         assert [next(results), next(results)] == [0, 1]
         with pytest.raises(ValueError, match=r"^two$"):
             next(results)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_only_the_cores_count_that_the_process_may_use():
+    own = os.sched_getaffinity(0)
+    assert count_cores() == len(own)
+    os.sched_setaffinity(0, {min(own)})
+    try:
+        assert count_cores() == 1
+    finally:
+        os.sched_setaffinity(0, own)
