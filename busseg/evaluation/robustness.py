@@ -20,6 +20,8 @@ dynamic range of a logarithmic image, which are a shift and a factor of the grey
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +33,7 @@ from numpy.typing import NDArray
 from busseg.data.sample import CLASSES, Sample
 from busseg.evaluation.scores import DISTANCES, OVERLAPS, overlap_scores, point_scores
 from busseg.imaging.images import read_image, read_mask
+from busseg.imaging.threads import count_cores, map_in_turn
 from busseg.storage.files import read_csv, write_csv
 
 if TYPE_CHECKING:
@@ -50,7 +53,7 @@ _READ: dict[str, Callable[[str], object]] = {
     "clean": {"True": True, "False": False}.__getitem__,
 }
 _NOT_MEASURED = dict.fromkeys((*OVERLAPS, *DISTANCES, "width_px", "height_px"))  # `point_scores` reads them, too
-_BATCH = 16
+_BATCH = 8
 _GRAIN_PX = {"sigmaX": 3.0, "sigmaY": 1.5}  # across and along the beam: grains like those of BUSI
 
 
@@ -151,10 +154,13 @@ def measure_robustness(
     rows = []
     cases = _cases(samples, progress)
     # Batches run across samples, so that all but the last are full.
-    while batch := list(islice(cases, _BATCH)):
-        readable = [image for _, image, _ in batch if image is not None]
-        predictions = iter(predictor.try_batch(readable) if readable else ())
-        rows += [row if image is None else _score(row, mask, next(predictions)) for row, image, mask in batch]
+    batches = iter(lambda: list(islice(cases, _BATCH)), [])
+    pool = ThreadPoolExecutor(count_cores())
+    try:
+        for scored in map_in_turn(pool, partial(_score_batch, predictor), batches, _count_pixels):
+            rows += scored
+    finally:
+        pool.shutdown(cancel_futures=True)
     return rows
 
 
@@ -174,6 +180,16 @@ def _cases(samples, progress):
         for perturbation, strength in levels:
             case = {"perturbation": perturbation, "strength": strength, "level": describe(perturbation, strength)}
             yield row | case, perturb(image, perturbation, strength, sample.name), mask
+
+
+def _count_pixels(batch):
+    return sum(image.size for _, image, _ in batch if image is not None)
+
+
+def _score_batch(predictor, batch):
+    readable = [image for _, image, _ in batch if image is not None]
+    predictions = iter(predictor.try_batch(readable) if readable else ())
+    return [row if image is None else _score(row, mask, next(predictions)) for row, image, mask in batch]
 
 
 def _score(row, mask, prediction):

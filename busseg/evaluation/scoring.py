@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ from busseg.evaluation.scores import mask_scores
 from busseg.evaluation.summary import sum_up, write_summary
 from busseg.evaluation.table import fields, write_rows
 from busseg.imaging.images import read_mask, write_image
+from busseg.imaging.threads import count_cores, map_in_turn
 from busseg.inference.metadata import read_metadata
 from busseg.storage.claims import claim_folder
 from busseg.storage.files import replacing
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from busseg.data.sample import Sample
     from busseg.inference.predictor import Predictor
 
-_BATCH = 16
+_BATCH = 8
 
 
 def evaluate(
@@ -100,10 +103,16 @@ def _refuse_other_files(folder):
 def _predict_and_score(predictor, samples, out, progress, size, fold, fingerprints):
     """The rows of `(part, sample)` pairs; writes the masks and the table."""
     rows = []
+    batches = [samples[start : start + _BATCH] for start in range(0, len(samples), _BATCH)]
     with replacing(out / MASKS) as masks:
         masks.mkdir()
-        for start in progress(range(0, len(samples), _BATCH)):
-            rows += _score_batch(predictor, samples[start : start + _BATCH], masks, fold, size, fingerprints)
+        score = partial(_score_batch, predictor, masks=masks, fold=fold, size=size, fingerprints=fingerprints)
+        pool = ThreadPoolExecutor(count_cores())
+        try:
+            for _, scored in zip(progress(batches), map_in_turn(pool, score, batches, lambda _: 0)):
+                rows += scored
+        finally:
+            pool.shutdown(cancel_futures=True)
         _refuse_other_files(out / MASKS)  # files that arrived during the run
         # The table marks the folder, so it comes first; the summary says that all is there, so it comes last.
         (out / SUMMARY).unlink(missing_ok=True)
@@ -135,7 +144,7 @@ def _score_batch(predictor, batch, masks, fold, size, fingerprints):
         if prediction.mask is not None:
             row |= _score_mask(mask, prediction, size)
             name = PurePosixPath(row["file"]).with_suffix(".png")
-            write_image(masks / name, prediction.mask * 255)
+            write_image(masks / name, prediction.mask * 255, masks.parent)
             row["mask"] = f"{MASKS}/{name}"
     return rows
 

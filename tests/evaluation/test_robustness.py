@@ -211,7 +211,7 @@ def test_batches_are_full_whatever_the_number_of_perturbations(predictor, sample
             return predictor.try_batch(images)
 
     measure_robustness(Counting(), samples)
-    assert sizes == [16, 16, 16, 9]  # 3 images of 19 cases
+    assert sorted(sizes) == [1, *[8] * 7]  # 3 images of 19 cases, in batches of 8
 
 
 def test_unreadable_image_gets_one_row_and_the_others_go_on(tmp_path, predictor, samples, rows):
