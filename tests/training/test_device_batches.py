@@ -20,6 +20,9 @@ from busseg.training.run import RunKeeper
 
 SIZE = 64
 
+# To compile the changes takes a second each time; those that are spread as the pipelines' are compiled.
+pytestmark = pytest.mark.usefixtures("without_graphs")
+
 
 @pytest.fixture(scope="module")
 def images_and_masks(phantom_samples):
@@ -40,7 +43,7 @@ def changed_on_device(name, images, masks, rounds):
 
 # === The same choices and ranges as the pipelines of the same names ===
 @pytest.mark.parametrize("name", ["card", "strong", "scanner"])
-def test_changes_are_spread_as_those_of_the_pipeline(images_and_masks, name):
+def test_changes_are_spread_as_those_of_the_pipeline(images_and_masks, name, with_graphs):
     images, masks = images_and_masks
     rounds = 12  # 360 images: their mean grey value has a standard error of about 1.5
     found, found_masks = changed_on_device(name, images, masks, rounds)
@@ -169,7 +172,9 @@ def recipe():
 
 
 @pytest.mark.slow
-def test_resumed_run_ends_as_one_that_was_not_interrupted(recipe, split, tmp_path, state_of, monkeypatch):
+def test_resumed_run_ends_as_one_that_was_not_interrupted(
+    recipe, split, tmp_path, state_of, monkeypatch, with_graphs
+):
     fit(recipe, split, tmp_path / "whole")
 
     def keep_and_break(self, epoch, keep=RunKeeper._keep):
@@ -202,7 +207,7 @@ def test_device_augments_by_itself_only_with_jax_on_a_gpu(recipe, monkeypatch):
     assert _augments_on_device(recipe, one_device())
 
 
-def test_run_writes_its_folder_after_a_pause(recipe, split, tmp_path, monkeypatch, without_graphs):
+def test_run_writes_its_folder_after_a_pause(recipe, split, tmp_path, monkeypatch):
     """The best epoch of a pause is the model, though a later one is the checkpoint."""
     monkeypatch.setattr("busseg.training.fit._pause", lambda devices: 1e6)
     recipe = dataclasses.replace(recipe, augmentation="card", batch_size=16)
