@@ -161,10 +161,11 @@ def test_second_process_is_refused_until_the_first_ends(tmp_path, hold, monkeypa
     path = tmp_path / "a.csv"
     first = hold(HOLDERS[what], path)
     message = r"^Expected no other process that writes there, found one: .*a\.csv$"
-    with monkeypatch.context() as hasty, pytest.raises(BlockingIOError, match=message):
+    with monkeypatch.context() as hasty:
         hasty.setattr(claims, "PATIENCE_S", 0.1)
-        with CLAIMS[what](path):
-            pass
+        with pytest.raises(BlockingIOError, match=message):  # noqa: SIM117
+            with CLAIMS[what](path):
+                pass
     first.send_signal(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)  # the system drops what it held
     with CLAIMS[what](path):
         pass
