@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from typing import NamedTuple
@@ -73,8 +74,8 @@ def names():
 
 
 @pytest.fixture(scope="session")
-def write_noise():
-    """Function that writes a folder shaped like BUSI, five small images of noise a class, and returns its path."""
+def noise(once):
+    """A folder shaped like BUSI, five small images of noise a class, to be read or copied."""
 
     def write(folder):
         random = np.random.default_rng(0)
@@ -83,15 +84,14 @@ def write_noise():
                 image = random.integers(0, 256, (24, 32), np.uint8)
                 write_image(folder / f"{label}/{number}.png", image)
                 write_image(folder / f"{label}/{number}_mask.png", (image > 200) * np.uint8(255))
-        return folder
 
-    return write
+    return once("noise", write)
 
 
 @pytest.fixture
-def dataset(tmp_path, write_noise):
+def dataset(tmp_path, noise):
     """A folder shaped like BUSI, five small images a class."""
-    return write_noise(tmp_path / "data")
+    return shutil.copytree(noise, tmp_path / "data")
 
 
 @pytest.fixture

@@ -49,12 +49,13 @@ AGAIN = ("audit", "evaluate", "compare", "predict", "review", "explain")  # thos
 
 
 @pytest.fixture(scope="module")
-def things(tmp_path_factory, light, write_noise):
+def things(tmp_path_factory, light, noise):
     """What the verbs work with: a dataset of five images a class, a recipe, a model, its scores and predictions."""
     folder = tmp_path_factory.mktemp("things")
     (folder / "recipe.toml").write_text("image_size = 32\nwidth = 4\ndepth = 1\nepochs = 1\n")
     build_unet(image_size=32, width=4, depth=1).save(folder / "model.keras")
-    things = {"data": write_noise(folder / "data"), "recipe": folder / "recipe.toml", "model": folder / "model.keras"}
+    data = shutil.copytree(noise, folder / "data")
+    things = {"data": data, "recipe": folder / "recipe.toml", "model": folder / "model.keras"}
     assert run(VERBS["evaluate"], things, folder / "scores") == 0
     assert run(VERBS["predict"], things, folder / "predictions") == 0
     return things | {"scores": folder / "scores", "predictions": folder / "predictions"}

@@ -34,10 +34,20 @@ def probabilities_of(predictor, samples):
 
 
 # === A model ===
-@pytest.mark.parametrize(("kind", "name"), [("run", "mine.keras"), ("onnx", "mine.onnx")])
-def test_model_changes_by_the_temperature_alone(tiny_run, tiny_exports, phantom_samples, tmp_path, kind, name):
+@pytest.fixture(scope="module")
+def calibrated(tiny_run, tiny_exports, phantom_samples, tmp_path_factory, graphless):
+    """Dict from `run` and `onnx` to what `calibrate` returns of `tiny_run` in both formats, and the path it wrote."""
+    folder, made = tmp_path_factory.mktemp("calibrated"), {}
+    with graphless():
+        for kind, source, name in (("run", tiny_run, "mine.keras"), ("onnx", tiny_exports["onnx"], "mine.onnx")):
+            made[kind] = (*calibrate(Predictor(source), phantom_samples, folder / name), folder / name)
+    return made
+
+
+@pytest.mark.parametrize("kind", ["run", "onnx"])
+def test_model_changes_by_the_temperature_alone(tiny_run, tiny_exports, phantom_samples, calibrated, kind):
     source = Predictor(tiny_run if kind == "run" else tiny_exports["onnx"])
-    found, failures = calibrate(source, phantom_samples, tmp_path / name)
+    found, failures, path = calibrated[kind]
     assert failures == []
     assert (found["images"], found["groups"]) == ({"normal": 10, "benign": 10, "malignant": 10}, 30)
     before = probabilities_of(source, phantom_samples)
@@ -46,7 +56,7 @@ def test_model_changes_by_the_temperature_alone(tiny_run, tiny_exports, phantom_
     assert abs(found["temperature"] - 1) > 0.01
 
     images = [sample.image for sample in phantom_samples[::4]]
-    pairs = zip(source.predict_batch(images), Predictor(tmp_path / name).predict_batch(images), strict=True)
+    pairs = zip(source.predict_batch(images), Predictor(path).predict_batch(images), strict=True)
     for old, new in pairs:
         powers = old.probabilities ** (1 / found["temperature"])
         np.testing.assert_allclose(new.probabilities, powers / powers.sum(), atol=1e-5)
@@ -54,56 +64,50 @@ def test_model_changes_by_the_temperature_alone(tiny_run, tiny_exports, phantom_
         assert new.label == old.label
 
 
-def test_both_formats_are_calibrated_alike(tiny_run, tiny_exports, phantom_samples, tmp_path):
-    found = [
-        calibrate(Predictor(source), phantom_samples, tmp_path / name)[0]
-        for source, name in ((tiny_run, "mine.keras"), (tiny_exports["onnx"], "mine.onnx"))
-    ]
+def test_both_formats_are_calibrated_alike(calibrated):
+    found = [calibrated[kind][0] for kind in ("run", "onnx")]
     assert found[0]["temperature"] == pytest.approx(found[1]["temperature"], rel=1e-3)
     tables = [one["operating_points"] for one in found]
     assert tables[0]["thresholds"] == pytest.approx(tables[1]["thresholds"], rel=1e-3)
-    assert {"task", "classes", "busseg"} <= read_metadata(tmp_path / "mine.keras").keys()
+    assert {"task", "classes", "busseg"} <= read_metadata(calibrated["run"][2]).keys()
 
 
-def test_thresholds_are_those_of_scans_judged_by_others(tiny_exports, phantom_samples, tmp_path):
-    source = Predictor(tiny_exports["onnx"])
-    found, _ = calibrate(source, phantom_samples, tmp_path / "mine.onnx")
-    before = probabilities_of(source, phantom_samples).astype(float)
+def test_thresholds_are_those_of_scans_judged_by_others(tiny_exports, phantom_samples, calibrated):
+    found, _, path = calibrated["onnx"]
+    before = probabilities_of(Predictor(tiny_exports["onnx"]), phantom_samples).astype(float)
     true = np.array([CLASSES.index(sample.label) for sample in phantom_samples])
     groups = np.array([sample.group for sample in phantom_samples])
     judged = judge_by_others(before, true, groups)
     p_malignant, others = judged[true == 2, 2], judged[true != 2, 2]
     expected = tabulate_thresholds(p_malignant)["thresholds"]
     assert found["operating_points"]["thresholds"] == pytest.approx(expected, rel=1e-4)
-    assert read_metadata(tmp_path / "mine.onnx")["operating_points"] == found["operating_points"]
+    assert read_metadata(path)["operating_points"] == found["operating_points"]
     point = find_operating_point(found["operating_points"], 0.9)
     assert found["at"][0.9]["threshold"] == point.threshold == pytest.approx(np.sort(p_malignant)[1], rel=1e-4)
     # Of twenty, one may lie at the threshold.
     assert found["at"][0.9]["specificity"] == pytest.approx(np.mean(others < point.threshold), abs=0.051)
-    assert Predictor(tmp_path / "mine.onnx", sensitivity=0.9).operating_point == point
+    assert Predictor(path, sensitivity=0.9).operating_point == point
     text = format_calibration(found)
     assert "30 scans of 30 groups: 10 benign, 10 malignant, 10 normal" in text
     assert f"{point.low:.2f} to {point.high:.2f}" in text
 
 
-def test_thresholds_of_the_model_are_moved_and_not_forgotten(tiny_run, phantom_samples, tmp_path):
+def test_thresholds_of_the_model_are_moved_and_not_forgotten(tiny_run, phantom_samples, calibrated, tmp_path):
     path = tmp_path / "before.keras"
     load_keras(tiny_run).save(path)
     add_metadata(path, {"operating_points": TABLE})
     found, _ = calibrate(Predictor(path), phantom_samples, tmp_path / "mine.keras")
-    alone, _ = calibrate(Predictor(tiny_run), phantom_samples, tmp_path / "alone.keras")
-    scans = np.unique(alone["operating_points"]["thresholds"])  # all ten differ
+    scans = np.unique(calibrated["run"][0]["operating_points"]["thresholds"])  # all ten differ
     expected = adapt_thresholds(TABLE, found["temperature"], scans)
     assert found["operating_points"]["images"] == expected["images"]
     assert found["operating_points"]["thresholds"] == pytest.approx(expected["thresholds"])
     assert read_metadata(path) == {"operating_points": TABLE}
 
 
-def test_scans_are_known_to_the_model_that_says_what_it_learnt_from(tiny_run, phantom_samples, tmp_path):
+def test_scans_are_known_to_the_model_that_says_what_it_learnt_from(tiny_run, phantom_samples, calibrated, tmp_path):
     known = read_fingerprints(read_metadata(tiny_run), tiny_run)
-    calibrate(Predictor(tiny_run), phantom_samples, tmp_path / "mine.keras")
     expected = np.concatenate([known, fingerprint_samples(phantom_samples)])
-    np.testing.assert_array_equal(read_fingerprints(read_metadata(tmp_path / "mine.keras"), "mine"), expected)
+    np.testing.assert_array_equal(read_fingerprints(read_metadata(calibrated["run"][2]), "mine"), expected)
 
     path = tmp_path / "silent.keras"
     load_keras(tiny_run).save(path)
@@ -111,9 +115,9 @@ def test_scans_are_known_to_the_model_that_says_what_it_learnt_from(tiny_run, ph
     assert read_fingerprints(read_metadata(tmp_path / "silent_too.keras"), "silent") is None
 
 
-def test_model_is_calibrated_again_as_if_once(tiny_exports, phantom_samples, tmp_path):
-    first, _ = calibrate(Predictor(tiny_exports["onnx"]), phantom_samples, tmp_path / "one.onnx")
-    second, _ = calibrate(Predictor(tmp_path / "one.onnx"), phantom_samples, tmp_path / "two.onnx")
+def test_model_is_calibrated_again_as_if_once(phantom_samples, calibrated, tmp_path):
+    first, _, path = calibrated["onnx"]
+    second, _ = calibrate(Predictor(path), phantom_samples, tmp_path / "two.onnx")
     assert first["temperature"] != pytest.approx(1, abs=0.01)
     assert second["temperature"] == pytest.approx(1, abs=abs(first["temperature"] - 1))
     assert Predictor(tmp_path / "two.onnx").predict(phantom_samples[0].image).label in CLASSES

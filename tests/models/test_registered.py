@@ -27,7 +27,7 @@ def path(tmp_path_factory):
         "import busseg, keras",
         "import keras, busseg",
         "import busseg.training.metrics, keras",
-        "import busseg.models.unet, keras",
+        pytest.param("import busseg.models.unet, keras", marks=pytest.mark.slow),  # Keras is within both alike
         "import busseg, importlib.util; importlib.util.find_spec('keras'); import keras",
     ],
 )

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from busseg.storage import claims
 from busseg.storage.claims import claim, claim_folder
 from busseg.storage.files import HIDDEN, names_in, write_csv, write_text
 from busseg.storage.run_folder import PREDICTION, RUN
@@ -156,12 +157,15 @@ CLAIMS = {"folder": lambda path: claim_folder(path, RUN), "name": lambda path: c
 
 
 @pytest.mark.parametrize("what", HOLDERS)
-def test_second_process_is_refused_until_the_first_ends(tmp_path, hold, what):
+def test_second_process_is_refused_until_the_first_ends(tmp_path, hold, monkeypatch, what):
     path = tmp_path / "a.csv"
     first = hold(HOLDERS[what], path)
-    with pytest.raises(BlockingIOError, match=r"^Expected no other process that writes there, found one: .*a\.csv$"):  # noqa: SIM117
-        with CLAIMS[what](path):
-            pass
+    message = r"^Expected no other process that writes there, found one: .*a\.csv$"
+    with monkeypatch.context() as hasty:
+        hasty.setattr(claims, "PATIENCE_S", 0.1)
+        with pytest.raises(BlockingIOError, match=message):  # noqa: SIM117
+            with CLAIMS[what](path):
+                pass
     first.send_signal(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)  # the system drops what it held
     with CLAIMS[what](path):
         pass

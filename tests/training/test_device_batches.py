@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
@@ -28,9 +29,15 @@ def images_and_masks(phantom_samples):
     return np.stack(images), np.stack(masks)
 
 
+@functools.cache
+def augmentation(name):
+    """The changes of this name. All tests share them, for to compile them takes a second."""
+    return DeviceAugmentation(name)
+
+
 def changed_on_device(name, images, masks, rounds):
     """Images and masks `(n, size, size)`, changed so many times."""
-    change, random = DeviceAugmentation(name), np.random.default_rng(0)
+    change, random = augmentation(name), np.random.default_rng(0)
     pairs = [
         change(images, masks, random.random((len(images), NUMBERS), np.float32), np.array([0, k], np.uint32))
         for k in range(rounds)
@@ -103,7 +110,9 @@ def test_pipelines_find_numbers_enough(images_and_masks):
 @pytest.fixture
 def batches(phantom_samples):
     def make(**options):
-        return DeviceBatches(phantom_samples, 32, 8, **{"augmentation": "strong", "shuffle": True, "seed": 3} | options)
+        made = DeviceBatches(phantom_samples, 32, 8, **{"augmentation": "strong", "shuffle": True, "seed": 3} | options)
+        made._augment = augmentation("strong")
+        return made
 
     return make
 
@@ -205,7 +214,7 @@ def test_device_augments_by_itself_only_with_jax_on_a_gpu(recipe, monkeypatch):
 def test_run_writes_its_folder_after_a_pause(recipe, split, tmp_path, monkeypatch, without_graphs):
     """The best epoch of a pause is the model, though a later one is the checkpoint."""
     monkeypatch.setattr("busseg.training.fit._pause", lambda devices: 1e6)
-    recipe = dataclasses.replace(recipe, augmentation="card", batch_size=16)
+    recipe = dataclasses.replace(recipe, augmentation="none", batch_size=16)
     history = fit(recipe, split, tmp_path / "paused")
     assert [path.name for path in (tmp_path / "paused/checkpoints").iterdir()] == ["0003.keras"]
     best = min(history, key=lambda row: row["val_loss"])

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from busseg.data import audit as module
@@ -6,16 +8,24 @@ from busseg.data.sample import CLASSES
 from busseg.imaging.images import write_image
 
 
+@pytest.fixture(scope="session")
+def drawn(once):
+    """A folder of three phantoms a class, to be copied."""
+
+    def draw(folder):
+        for label in CLASSES:
+            for seed in range(3):
+                image, mask = draw_phantom(label, seed, 120, 160)
+                write_image(folder / label / f"{label[0]}{seed}.png", image)
+                write_image(folder / label / f"{label[0]}{seed}_mask.png", mask * 255)
+
+    return once("audited", draw)
+
+
 @pytest.fixture
-def root(tmp_path):
+def root(tmp_path, drawn):
     """A faultless folder shaped like BUSI with three phantoms a class, `benign/b0.png` and so on, 160 x 120 px."""
-    root = tmp_path / "data"
-    for label in CLASSES:
-        for seed in range(3):
-            image, mask = draw_phantom(label, seed, 120, 160)
-            write_image(root / label / f"{label[0]}{seed}.png", image)
-            write_image(root / label / f"{label[0]}{seed}_mask.png", mask * 255)
-    return root
+    return shutil.copytree(drawn, tmp_path / "data")
 
 
 @pytest.fixture(autouse=True)
