@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -43,3 +45,17 @@ def test_answer_does_not_depend_on_the_other_images_of_the_batch(tiny_exports, f
         alone = predictor.predict(image)
         np.testing.assert_array_equal(prediction.probability_map, alone.probability_map)
         np.testing.assert_array_equal(prediction.probabilities, alone.probabilities)
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_first_images_of_a_process_may_come_at_once(tiny_exports, format):
+    code = f"""
+import sys
+import numpy as np
+from busseg.inference.predictor import Predictor
+
+predictor = Predictor({str(tiny_exports[format])!r}, threads=4)
+sys.setswitchinterval(1e-6)  # the threads take turns as often as can be
+assert len(predictor.predict_batch([np.zeros((40, 50), np.uint8)] * 4)) == 4
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
