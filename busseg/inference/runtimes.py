@@ -252,16 +252,16 @@ def _run_openvino(path, threads, device, precision):
 
 def _share(compiled, callers, inputs, outputs):
     """The function of a batch of OpenVINO, for so many threads that call it at once; others wait."""
-    requests = SimpleQueue()
+    free = SimpleQueue()
     for _ in range(callers):
-        requests.put(compiled.create_infer_request())
+        free.put(compiled.create_infer_request())
 
     def run(batch):
-        request = requests.get()
+        request = free.get()
         try:
             answers = request.infer(dict.fromkeys(inputs, batch))
         finally:
-            requests.put(request)
+            free.put(request)
         return {name: answers[name] for name in outputs}
 
     return run
