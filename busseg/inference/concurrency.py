@@ -33,7 +33,7 @@ def one_thread_an_image(run: Run, make_single: Callable[[int], Run], threads: in
     Args:
         run: Function that computes an image with all threads.
         make_single: Function of the number of threads, which makes the function that each of them calls with an image.
-            It is called when several images come first.
+            It is called once, the first time that several images come.
         threads: Number of threads; by default one for each core.
     """
     count = threads or count_cores()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 THREADS = max(4, count_cores())  # that read and write; decoding and encoding release Python's lock, and disks are slow
 AHEAD = 4 * THREADS  # images read, or written, before their turn
-_BATCH = THREADS  # images, for an image a core
+_BATCH = THREADS  # images: at least one for each core
 _LANES = 2  # batches at once: while the last images of one are computed, the other keeps the cores busy
 
 
