@@ -3,7 +3,6 @@
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -22,7 +21,7 @@ from busseg.data.sample import CLASSES
 from busseg.imaging.annotations import is_annotation
 from busseg.imaging.arrays import is_in_array, read_from_array
 from busseg.imaging.images import count_pixels, read_image, read_mask_file
-from busseg.imaging.threads import count_cores, map_in_turn
+from busseg.imaging.threads import map_in_turn
 
 UNLABELLED = "no class"
 
@@ -68,9 +67,8 @@ def audit_dataset(roots: str | Path | Sequence[str | Path], progress: Callable[[
     samples, faults, readers = list_samples(folders)
     root = Path(os.path.commonpath(folders))
     ultrasound = {source for source, reader in readers.items() if reader is not breakhis}
-    with ThreadPoolExecutor(count_cores()) as pool:
-        examine = partial(_examine, ultrasound=ultrasound)
-        facts = [one for _, one in zip(progress(samples), map_in_turn(pool, examine, samples, _count_pixels))]
+    examine = partial(_examine, ultrasound=ultrasound)
+    facts = [one for _, one in zip(progress(samples), map_in_turn(examine, samples, _count_pixels))]
     copies = find_copies([sample.image for sample, one in zip(samples, facts) if one["width_px"]], progress)
     group_of = content_groups([sample.image for sample in samples], copies)
     files = [

@@ -13,7 +13,6 @@ References:
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from busseg.imaging.images import count_pixels, read_image
-from busseg.imaging.threads import count_cores, map_in_turn
+from busseg.imaging.threads import map_in_turn
 from busseg.storage.files import read_csv
 
 # Least similarity of copies; benchmarks/duplicates.py chooses it on one half of BUSI's published groups.
@@ -124,10 +123,10 @@ def find_copies(
     """
     files = [Path(path) for path in paths]
     # The matrices are small: threads of the linear algebra library would cost ten times what they save.
-    with ThreadPoolExecutor(count_cores()) as pool, threadpool_limits(1, "blas"):
-        scans = [scan for _, scan in zip(progress(files), map_in_turn(pool, _read, files, count_pixels))]
+    with threadpool_limits(1, "blas"):
+        scans = [scan for _, scan in zip(progress(files), map_in_turn(_read, files, count_pixels))]
         candidates = sorted(_candidates(scans))
-        compared = pool.map(lambda pair: _compare(scans[pair[0]], scans[pair[1]], mirrored=pair[2]), candidates)
+        compared = map_in_turn(lambda pair: _compare(scans[pair[0]], scans[pair[1]], mirrored=pair[2]), candidates)
         found: dict[tuple[int, int], float] = {}
         for (i, j, _), score in zip(progress(candidates), compared):
             found[i, j] = max(score, found.get((i, j), 0.0))

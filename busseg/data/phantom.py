@@ -12,7 +12,7 @@ References:
 """
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 import cv2
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from busseg.data.sample import CLASSES
 from busseg.imaging.images import write_image
+from busseg.imaging.threads import map_in_turn
 
 # Echo levels are in dB re scatterers of rms amplitude 1.
 DYNAMIC_RANGE_DB = 58  # from black to white
@@ -98,7 +99,8 @@ def write_phantoms(
         progress: Function that wraps the iteration over the images, for a progress bar.
     """
 
-    def write(label, number):
+    def write(phantom):
+        label, number = phantom
         height, width = np.random.default_rng((seed, number)).integers((320, 380), (420, 500))
         lesions = 2 if number % 10 == 0 and label != "normal" else 1
         image, masks = _draw(label, seed * per_class + number, height, width, lesions)
@@ -107,13 +109,9 @@ def write_phantoms(
         for mask, suffix in zip(masks, ("_mask", "_mask_1")):
             write_image(Path(root) / label / f"{stem}{suffix}.png", mask * 255)
 
-    pool = ThreadPoolExecutor()
-    try:
-        numbers = range(1, per_class + 1)
-        for written in progress([pool.submit(write, label, number) for label in CLASSES for number in numbers]):
-            written.result()
-    finally:
-        pool.shutdown(cancel_futures=True)  # so that Ctrl-C does not draw the rest first
+    phantoms = list(product(CLASSES, range(1, per_class + 1)))
+    for _ in zip(progress(phantoms), map_in_turn(write, phantoms)):
+        pass
 
 
 def envelope(

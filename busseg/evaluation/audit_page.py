@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from busseg.data.sample import CLASSES
 from busseg.evaluation.page import embed_figure, embed_image, write_page
 from busseg.evaluation.plots import COLORS, MANY, PERCENT, SIZE
 from busseg.imaging.images import count_pixels, read_image
-from busseg.imaging.threads import count_cores, map_in_turn
+from busseg.imaging.threads import map_in_turn
 from busseg.storage.claims import claim_folder
 from busseg.storage.files import write_csv, write_text
 from busseg.storage.run_folder import AUDIT, AUDIT_PAGE, GROUPS
@@ -49,13 +49,12 @@ def _write(audit, out):
     write_csv(out / GROUPS, ("file", "group"), [{name: f[name] for name in ("file", "group")} for f in audit["files"]])
     found = {kind: entries for kind, entries in audit["findings"].items() if entries}
     sheets = sorted(audit["groups"], key=lambda group: len(set(group["labels"])) == 1)[:SHEETS]
-    with ThreadPoolExecutor(count_cores()) as pool:
-        thumbnails = _thumbnails(audit, sheets, pool)
-        examples = {
-            kind: list(pool.map(lambda entry, draw=draw: _example(audit, entry, draw), _few(found[kind])))
-            for kind, draw in (("burned_in", _grey), ("colour_overlay", _colour), ("misaligned_mask", _beside_image))
-            if kind in found
-        }
+    thumbnails = _thumbnails(audit, sheets)
+    examples = {
+        kind: list(map_in_turn(partial(_example, audit, draw), _few(found[kind])))
+        for kind, draw in (("burned_in", _grey), ("colour_overlay", _colour), ("misaligned_mask", _beside_image))
+        if kind in found
+    }
     name = Path(audit["data"]).name if len(audit["sources"]) == 1 else " + ".join(audit["sources"])
     write_page(
         out / AUDIT_PAGE,
@@ -83,12 +82,12 @@ def _describe(audit, kind, entries):
 
 
 # === Images ===
-def _thumbnails(audit, groups, pool):
+def _thumbnails(audit, groups):
     """Dict from the name of each image that is drawn to its `data:` address."""
     places = {file["file"]: Path(audit["data"]) / file["path"] for file in audit["files"]}
     names = [name for group in groups for name in group["files"][:MEMBERS]]
     drawn = map_in_turn(
-        pool, lambda name: _thumbnail(read_image(places[name])), names, lambda name: count_pixels(places[name])
+        lambda name: _thumbnail(read_image(places[name])), names, lambda name: count_pixels(places[name])
     )
     return dict(zip(names, drawn))
 
@@ -104,7 +103,7 @@ def _few(entries):
     return [entries[round(place)] for place in places]
 
 
-def _example(audit, entry, draw):
+def _example(audit, draw, entry):
     return {"src": embed_image(draw(audit, entry), width=EXAMPLE_PX), **entry}
 
 

@@ -20,7 +20,6 @@ dynamic range of a logarithmic image, which are a shift and a factor of the grey
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -33,7 +32,7 @@ from numpy.typing import NDArray
 from busseg.data.sample import CLASSES, Sample
 from busseg.evaluation.scores import DISTANCES, OVERLAPS, overlap_scores, point_scores
 from busseg.imaging.images import read_image, read_mask
-from busseg.imaging.threads import count_cores, map_in_turn
+from busseg.imaging.threads import map_in_turn
 from busseg.storage.files import read_csv, write_csv
 
 if TYPE_CHECKING:
@@ -155,12 +154,8 @@ def measure_robustness(
     cases = _cases(samples, progress)
     # Batches run across samples, so that all but the last are full.
     batches = iter(lambda: list(islice(cases, _BATCH)), [])
-    pool = ThreadPoolExecutor(count_cores())
-    try:
-        for scored in map_in_turn(pool, partial(_score_batch, predictor), batches, _count_pixels):
-            rows += scored
-    finally:
-        pool.shutdown(cancel_futures=True)
+    for scored in map_in_turn(partial(_score_batch, predictor), batches, _count_pixels):
+        rows += scored
     return rows
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -18,7 +17,7 @@ from busseg.evaluation.scores import mask_scores
 from busseg.evaluation.summary import sum_up, write_summary
 from busseg.evaluation.table import fields, write_rows
 from busseg.imaging.images import read_mask, write_image
-from busseg.imaging.threads import count_cores, map_in_turn
+from busseg.imaging.threads import map_in_turn
 from busseg.inference.metadata import read_metadata
 from busseg.storage.claims import claim_folder
 from busseg.storage.files import replacing
@@ -107,12 +106,8 @@ def _predict_and_score(predictor, samples, out, progress, size, fold, fingerprin
     with replacing(out / MASKS) as masks:
         masks.mkdir()
         score = partial(_score_batch, predictor, masks=masks, fold=fold, size=size, fingerprints=fingerprints)
-        pool = ThreadPoolExecutor(count_cores())
-        try:
-            for _, scored in zip(progress(batches), map_in_turn(pool, score, batches, lambda _: 0)):
-                rows += scored
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for _, scored in zip(progress(batches), map_in_turn(score, batches)):
+            rows += scored
         _refuse_other_files(out / MASKS)  # files that arrived during the run
         # The table marks the folder, so it comes first; the summary says that all is there, so it comes last.
         (out / SUMMARY).unlink(missing_ok=True)

@@ -6,7 +6,7 @@ The steps of a frame: find it, read it, predict it in a batch, write its results
 import errno
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from itertools import tee
 from pathlib import Path
@@ -21,7 +21,7 @@ from busseg.inference.quality import OUT_OF_DISTRIBUTION
 from busseg.inference.records import add_warning, failure, fields, is_out_of_distribution, to_line, to_row
 from busseg.inference.results import IMAGES, Output, check_replaceable
 from busseg.inference.resume import read_done
-from busseg.inference.stream import AHEAD, THREADS, Item, read_and_predict
+from busseg.inference.stream import THREADS, Item, read_and_predict
 from busseg.storage.claims import claim_folder
 from busseg.storage.files import append_row, append_text, blaming, flush, hidden_folder, write_csv, write_text
 from busseg.storage.run_folder import (
@@ -141,13 +141,8 @@ def predict_in_threads(predictor: Predictor, frames: Iterable[Frame], output: Ou
     Yields:
         `(row, line)` of each frame, in their order; the line may be None without `output.json_lines`.
     """
-    with hidden_folder(output.folder) as place:
-        pool = ThreadPoolExecutor(THREADS)
-        try:
-            predicted = read_and_predict(predictor, frames, pool)
-            yield from map_in_turn(pool, partial(_write, output, place), predicted, Item.count_pixels, AHEAD)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with hidden_folder(output.folder) as place, closing(read_and_predict(predictor, frames)) as predicted:
+        yield from map_in_turn(partial(_write, output, place), predicted, Item.count_pixels, THREADS)
 
 
 # === Find, write ===

@@ -1,7 +1,7 @@
 """Predict a stream of frames in bounded memory: threads read ahead while the network computes in batches."""
 
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from busseg.inference.predictor import Predictor
 
 THREADS = max(4, count_cores())  # that read and write; decoding and encoding release Python's lock, and disks are slow
-AHEAD = 4 * THREADS  # images read, or written, before their turn
 _BATCH = THREADS  # images: at least one for each core
 _LANES = 2  # batches at once: while the last images of one are computed, the other keeps the cores busy
 
@@ -44,25 +43,18 @@ def predict_stream(predictor: "Predictor", frames: Iterable[Frame]) -> Iterator[
         A `Prediction` for each frame, in their order; a `Failure` for one that cannot be read, or of which the model's
         outputs are not finite numbers.
     """
-    pool = ThreadPoolExecutor(THREADS)
-    try:
-        for frame, _, prediction, error in read_and_predict(predictor, frames, pool):
+    with closing(read_and_predict(predictor, frames)) as items:
+        for frame, _, prediction, error in items:
             yield Failure(str(error), frame.path, frame.number) if prediction is None else prediction
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
-def read_and_predict(predictor: "Predictor", frames: Iterable[Frame], pool: ThreadPoolExecutor) -> Iterator[Item]:
-    """The `Item`s of frames, read by the threads of a pool and predicted in batches, in the frames' order."""
-    items = iter(map_in_turn(pool, partial(_read, predictor), frames, lambda frame: frame.count_pixels(), AHEAD))
-    batches = iter(lambda: list(_batch(items)), [])
-    lanes = ThreadPoolExecutor(_LANES)
-    try:
-        for some in map_in_turn(lanes, partial(_predict_batch, predictor), batches, _count_pixels, _LANES + 1):
+def read_and_predict(predictor: "Predictor", frames: Iterable[Frame]) -> Generator[Item, None, None]:
+    """The `Item`s of frames, read by threads and predicted in batches, in the frames' order."""
+    with closing(map_in_turn(partial(_read, predictor), frames, lambda frame: frame.count_pixels(), THREADS)) as items:
+        batches = iter(lambda: list(_batch(items)), [])
+        for some in map_in_turn(partial(_predict_batch, predictor), batches, _count_pixels, _LANES, _LANES + 1):
             while some:
                 yield some.pop(0)  # releases its memory
-    finally:
-        lanes.shutdown(cancel_futures=True)
 
 
 def _count_pixels(batch):

@@ -1,7 +1,6 @@
 import os
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -9,7 +8,7 @@ from busseg.imaging import threads
 from busseg.imaging.threads import count_cores, map_in_turn
 
 
-def most_held(pixels, monkeypatch, limit=100, workers=8):
+def most_held(pixels, monkeypatch, limit=100):
     """The most pixels that are held at once where each thing holds that many from its start until it is taken."""
     monkeypatch.setattr(threads, "PIXELS_AHEAD", limit)
     held, most, lock = 0, 0, threading.Lock()
@@ -22,11 +21,10 @@ def most_held(pixels, monkeypatch, limit=100, workers=8):
         time.sleep(0.002)
         return thing
 
-    with ThreadPoolExecutor(workers) as pool:
-        for taken, expected in zip(map_in_turn(pool, work, pixels, lambda thing: thing), pixels, strict=True):
-            assert taken == expected
-            with lock:
-                held -= taken
+    for taken, expected in zip(map_in_turn(work, pixels, lambda thing: thing, threads=8), pixels, strict=True):
+        assert taken == expected
+        with lock:
+            held -= taken
     return most
 
 
@@ -48,11 +46,25 @@ def test_error_comes_in_its_turn():
             raise ValueError("two")
         return thing
 
-    with ThreadPoolExecutor(4) as pool:
-        results = map_in_turn(pool, fail, range(4), lambda thing: 0)
-        assert [next(results), next(results)] == [0, 1]
-        with pytest.raises(ValueError, match=r"^two$"):
-            next(results)
+    results = map_in_turn(fail, range(4))
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(ValueError, match=r"^two$"):
+        next(results)
+
+
+def test_what_has_not_begun_is_dropped_and_the_threads_end_when_the_iterator_is_closed():
+    begun = {}
+
+    def work(thing):
+        begun[thing] = threading.current_thread()
+        time.sleep(0.5 if thing == 1 else 0)  # long enough to close the iterator meanwhile
+        return thing
+
+    results = map_in_turn(work, range(20), threads=1)
+    assert next(results) == 0
+    results.close()
+    assert set(begun) <= {0, 1}
+    assert not begun[0].is_alive()
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")

@@ -6,6 +6,7 @@ import pytest
 
 from busseg.data.sample import CLASSES, THRESHOLD
 from busseg.data.task import Task
+from busseg.inference import batch, stream
 from busseg.inference.predictor import Predictor
 
 
@@ -21,6 +22,13 @@ class Counting(Predictor):
             raise KeyboardInterrupt
         self.asked += len(images)
         return super().try_batch(images)
+
+
+@pytest.fixture
+def four_threads(monkeypatch):
+    """Read and write with four threads, and predict batches of four, on any number of cores."""
+    for module, name in ((stream, "THREADS"), (stream, "_BATCH"), (batch, "THREADS")):
+        monkeypatch.setattr(module, name, 4)
 
 
 @pytest.fixture

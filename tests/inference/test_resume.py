@@ -23,7 +23,9 @@ def scans(tmp_path):
     return find_inputs([tmp_path / "s"])
 
 
-def test_stopped_prediction_keeps_its_rows_and_resume_adds_the_rest(names, tmp_path, echo_model, scans, counting):
+def test_stopped_prediction_keeps_its_rows_and_resume_adds_the_rest(
+    names, tmp_path, echo_model, scans, counting, four_threads
+):
     whole, out = tmp_path / "whole", tmp_path / "out"
     expected = list(predict_files(Predictor(echo_model), scans, whole, json_lines=True))
     with pytest.raises(KeyboardInterrupt):
@@ -89,7 +91,7 @@ def test_nothing_is_left_to_do_for_a_prediction_that_is_done(tmp_path, echo_mode
     assert (tmp_path / "out/predictions.csv").read_text() == before
 
 
-def test_only_a_few_images_are_ahead(names, tmp_path, echo_model, scans, counting):
+def test_only_a_few_images_are_ahead(names, tmp_path, echo_model, scans, counting, four_threads):
     predictor = counting(echo_model)
     rows = predict_files(predictor, scans, tmp_path / "out")
     next(rows)

@@ -37,7 +37,7 @@ def test_failure_stands_in_the_place_of_its_image(echo_predictor, frames):
     assert found[20].error == f"Expected an image file, found nothing: {frames[20].path}"
 
 
-def test_only_a_few_images_are_read_ahead(echo_predictor, frames):
+def test_only_a_few_images_are_read_ahead(echo_predictor, frames, four_threads):
     predictions = predict_stream(echo_predictor, frames)
     assert len(echo_predictor.files_read) == 0
     next(predictions)
@@ -47,7 +47,7 @@ def test_only_a_few_images_are_read_ahead(echo_predictor, frames):
     assert len(echo_predictor.files_read) < 40
 
 
-def test_images_that_were_taken_leave_the_memory(echo_predictor, frames):
+def test_images_that_were_taken_leave_the_memory(echo_predictor, frames, four_threads):
     held = []
     for prediction in predict_stream(echo_predictor, frames):
         del prediction

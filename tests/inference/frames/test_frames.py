@@ -203,7 +203,7 @@ def whole(predict, echo_model, clips, tmp_path_factory):
 
 
 def test_stopped_prediction_of_clips_resumes_with_the_interrupted_clip(
-    predict, names, tmp_path, echo_model, clips, whole, counting
+    predict, names, tmp_path, echo_model, clips, whole, counting, four_threads
 ):
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
@@ -243,7 +243,9 @@ def test_missing_result_is_made_again(predict, tmp_path, echo_model, clips, whol
         assert len(list(csv.DictReader(table))) == 40
 
 
-def test_only_a_few_frames_of_a_clip_are_ahead(region, frame_with, tmp_path, echo_model, write_scan, counting):
+def test_only_a_few_frames_of_a_clip_are_ahead(
+    region, frame_with, tmp_path, echo_model, write_scan, counting, four_threads
+):
     write_scan(tmp_path / "s/first.dcm", frame_with(24), region)
     write_scan(tmp_path / "s/long.dcm", np.stack([frame_with(24)] * 100), region)
     predictor = counting(echo_model)
