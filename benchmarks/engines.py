@@ -3,12 +3,13 @@
 A folder holds the network in each format, and for each batch size the images and Keras' answers.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.measuring import noise
+from busseg.imaging.threads import count_cores
+from busseg.storage.extras import import_openvino
 
 # The name that Keras writes for each format.
 EXPORTS = {
@@ -88,18 +89,16 @@ def run_onnxruntime(folder, batch):
 
 
 def run_openvino(folder, batch):
-    import openvino
-
     # Or else it computes in bfloat16 where the processor can, and answers a little otherwise.
     options = {"INFERENCE_PRECISION_HINT": "f32"}
-    model = openvino.Core().compile_model(Path(folder) / "model.xml", "CPU", options)
+    model = import_openvino().Core().compile_model(Path(folder) / "model.xml", "CPU", options)
     return compared(folder, batch, lambda image: list(model(image).values()))
 
 
 def run_litert(folder, batch):
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(str(Path(folder) / "model.tflite"), num_threads=os.cpu_count())
+    interpreter = Interpreter(str(Path(folder) / "model.tflite"), num_threads=count_cores())
     (entry,) = (details["index"] for details in interpreter.get_input_details())
     size = interpreter.get_input_details()[0]["shape"][1]
     interpreter.resize_tensor_input(entry, (batch, size, size, 1))
