@@ -16,7 +16,7 @@ from busseg.evaluation.figures import draw_confusion, draw_review_sheet
 from busseg.evaluation.scores import mask_scores
 from busseg.evaluation.summary import sum_up, write_summary
 from busseg.evaluation.table import fields, write_rows
-from busseg.imaging.images import read_mask, write_image
+from busseg.imaging.images import count_pixels, read_mask, write_image
 from busseg.imaging.threads import map_in_turn
 from busseg.inference.metadata import read_metadata
 from busseg.storage.claims import claim_folder
@@ -106,7 +106,7 @@ def _predict_and_score(predictor, samples, out, progress, size, fold, fingerprin
     with replacing(out / MASKS) as masks:
         masks.mkdir()
         score = partial(_score_batch, predictor, masks=masks, fold=fold, size=size, fingerprints=fingerprints)
-        for _, scored in zip(progress(batches), map_in_turn(score, batches)):
+        for _, scored in zip(progress(batches), map_in_turn(score, batches, _count_pixels)):
             rows += scored
         _refuse_other_files(out / MASKS)  # files that arrived during the run
         # The table marks the folder, so it comes first; the summary says that all is there, so it comes last.
@@ -115,6 +115,10 @@ def _predict_and_score(predictor, samples, out, progress, size, fold, fingerprin
     if not predictor.task.has_mask:
         (out / MASKS).rmdir()
     return rows
+
+
+def _count_pixels(batch):
+    return sum(count_pixels(sample.image) for _, sample in batch)
 
 
 def _score_batch(predictor, batch, masks, fold, size, fingerprints):

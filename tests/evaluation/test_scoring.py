@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from busseg.evaluation.scores import mask_scores, point_scores
 from busseg.evaluation.scoring import evaluate
 from busseg.evaluation.summary import format_summary
 from busseg.evaluation.table import fields, read_rows
+from busseg.imaging import threads
 from busseg.imaging.images import read_image, read_mask, write_image
 from busseg.inference.operating_point import tabulate_thresholds
 from busseg.inference.predictor import Predictor
@@ -71,6 +73,24 @@ def test_rows_hold_the_scores_at_native_size(evaluated, parts, predictor):
         assert (row["height_px"], row["width_px"]) == image.shape
         assert row["predicted"] == prediction.label
         assert [row[f"p_{label}"] for label in CLASSES] == pytest.approx(prediction.probabilities.tolist())
+
+
+def test_batches_of_large_images_are_not_in_memory_together(echo_model, phantom_samples, tmp_path, monkeypatch):
+    monkeypatch.setattr(threads, "PIXELS_AHEAD", 1)  # so that each batch is too large for company
+    monkeypatch.setattr(scoring, "_BATCH", 1)
+    predictor, at_work, most = Predictor(echo_model), [], []
+    try_batch = predictor.try_batch
+
+    def slow_batch(images):
+        at_work.append(images)
+        time.sleep(0.02)
+        most.append(len(at_work))
+        at_work.pop()
+        return try_batch(images)
+
+    monkeypatch.setattr(predictor, "try_batch", slow_batch)
+    evaluate(predictor, {"test": phantom_samples[:4]}, tmp_path)
+    assert most == [1, 1, 1, 1]
 
 
 def test_predicted_masks_are_kept_at_native_size(evaluated, parts, predictor):
