@@ -1,6 +1,7 @@
 import http.client
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -153,9 +154,14 @@ def running():
 
 @pytest.fixture(scope="session")
 def server(running, tmp_path_factory):
-    """A `Server` for the tests that need no options of it."""
+    """A `Server` for the tests that need no options of it. What they ask prints nothing; at its end nothing is left."""
     with running(tmp_path_factory.mktemp("temporary")) as server:
         yield server
+        assert server.process.poll() is None
+        server.process.send_signal(signal.SIGINT)
+        out, err = server.process.communicate(timeout=15)
+    assert (server.process.returncode, out, err) == (130, "", "busseg: stopped\n")
+    assert server.left() == list(server.folder.glob("busseg*")) == []
 
 
 @pytest.fixture(scope="session")

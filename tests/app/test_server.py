@@ -1,6 +1,5 @@
 import base64
 import io
-import signal
 import socket
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +17,6 @@ from busseg.data.task import Task
 from busseg.inference.predictor import Predictor
 
 pytest.importorskip("gradio")
-
-
-@pytest.fixture(scope="module")
-def server(running, tmp_path_factory):
-    """A `Server` for this file alone, whose last test ends it."""
-    with running(tmp_path_factory.mktemp("temporary")) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +155,11 @@ def test_endpoints_for_programs_have_names_and_the_rest_is_hidden(client):
     }  # fmt: skip
 
 
+def test_wrong_questions_are_errors(server, scans):
+    for wrong in ([server.uploaded(scans["benign"]), 2], [], ["text", "text"], [{}, {}]):
+        assert server.ask("/gradio_api/run/predict", {"data": wrong})[0] == 500
+
+
 @pytest.mark.slow
 def test_programs_are_told_where_the_model_looks(client, scans):
     ask(client, scans["malignant"])
@@ -203,14 +200,3 @@ def test_model_of_tissue_is_refused(echo):
         ValueError, match="Expected a model of ultrasound, which the page shows, found one of histology"
     ):
         serve(histology, 0)
-
-
-def test_page_ends_cleanly_and_leaves_nothing(server, scans):
-    """The last test of the file, for it ends the server. Nothing that was asked printed anything."""
-    for wrong in ([server.uploaded(scans["benign"]), 2], [], ["text", "text"], [{}, {}]):
-        assert server.ask("/gradio_api/run/predict", {"data": wrong})[0] == 500
-    assert server.process.poll() is None
-    server.process.send_signal(signal.SIGINT)
-    out, err = server.process.communicate(timeout=15)
-    assert (server.process.returncode, out, err) == (130, "", "busseg: stopped\n")
-    assert server.left() == list(server.folder.glob("busseg*")) == []

@@ -167,7 +167,7 @@ def server(monkeypatch):
     monkeypatch.setattr(Server, "files", {})
     monkeypatch.setattr(Server, "broken", set())
     with ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
-        thread = Thread(target=running.serve_forever)
+        thread = Thread(target=running.serve_forever, args=(0.02,))
         thread.start()
         yield f"http://127.0.0.1:{running.server_port}"
         running.shutdown()

@@ -64,6 +64,49 @@ def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+# === A worker, without Ray ===
+@pytest.fixture
+def worker(tmp_path):
+    """An engine for `predict_files`: one of Ray's workers in this process. It gets a block of all frames."""
+    (tmp_path / "tries").mkdir()
+
+    def predict(predictor, frames, output):
+        answer = ray_engine._Worker(MODEL, {}, Path.cwd(), tmp_path / "tries", output)(
+            {"block": [7], "frame": list(frames)}
+        )
+        if any(answer["stop"]):
+            raise OSError(*answer["stop"])
+        yield from zip(answer["row"], answer["line"], strict=True)
+
+    return predict
+
+
+def test_worker_writes_what_threads_would(archive, predictor, worker, tmp_path):
+    expected = [*predict_files(predictor, archive, tmp_path / "threads", json_lines=True)]
+    rows = [*predict_files(predictor, archive, tmp_path / "worker", json_lines=True, engine=worker)]
+    assert rows == expected
+    assert contents(tmp_path / "worker") == contents(tmp_path / "threads")
+    assert sum(row["error"] != "" for row in rows) == 2
+
+
+def test_block_of_which_three_workers_died_is_not_tried_again(archive, predictor, worker, tmp_path):
+    (tmp_path / "tries/7").write_bytes(b"..")  # by workers that died
+    third, fourth = ([*predict_files(predictor, archive, tmp_path / "out", engine=worker)] for _ in range(2))
+    assert sum(row["error"] != "" for row in third) == 2
+    assert [row["file"] for row in fourth] == [str(path) for path in archive]
+    assert all("3 workers died of this file" in row["error"] for row in fourth)
+
+
+def test_worker_says_which_folder_cannot_be_written(archive, predictor, worker, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/0").touch()  # where a folder of masks must be
+    (tmp_path / "out/predictions.csv").write_text("file,label,warning,error\n")
+    with pytest.raises(OSError, match=r": .*/out/0"):
+        list(predict_files(predictor, archive, tmp_path / "out", engine=worker))
+
+
+# === Ray ===
+@pytest.mark.slow  # Ray takes seconds to start
 def test_workers_write_what_this_process_would_and_parquet(archive, predictor, cluster, tmp_path):
     from pyarrow import parquet
 
@@ -135,6 +178,7 @@ def test_file_that_kills_its_workers_does_not_stop_the_others(archive, predictor
     assert len(lost) <= 5  # its block: 40 files, 4 blocks a worker
 
 
+@pytest.mark.slow
 def test_folder_that_cannot_be_written_stops_all(archive, predictor, cluster, tmp_path):
     (tmp_path / "0").touch()  # where a folder of masks must be
     (tmp_path / "predictions.csv").write_text("file,label,warning,error\n")
