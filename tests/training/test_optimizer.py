@@ -40,9 +40,24 @@ def test_encoder_waits_for_the_first_steps():
 
 
 def test_equal_rates_are_adamw(without_graphs):
-    (ours,) = moves(SlowEncoderAdamW(1.0, learning_rate=0.01, weight_decay=0.1), steps=1)
-    (theirs,) = moves(keras.optimizers.AdamW(0.01, weight_decay=0.1), steps=1)
-    assert ours == pytest.approx(theirs, rel=1e-6)
+    rate = keras.optimizers.schedules.CosineDecay(0.01, decay_steps=5)
+    ours, theirs = (
+        np.array([*moves(optimizer, steps=3)])
+        for optimizer in (
+            SlowEncoderAdamW(1.0, learning_rate=rate, weight_decay=0.1),
+            keras.optimizers.AdamW(rate, weight_decay=0.1),
+        )
+    )
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_weights_of_the_encoder_decay_as_all_others(rate, without_graphs):
+    """The rest of a step is that of an optimizer without decay."""
+    moved, undecayed = (
+        next(moves(SlowEncoderAdamW(rate, learning_rate=0.01, weight_decay=decay), steps=1)) for decay in (0.1, 0)
+    )
+    assert moved - undecayed == pytest.approx([0.001, 0.001], rel=1e-3)  # the kernels are ones
 
 
 def test_comes_back_from_its_config():
@@ -52,7 +67,7 @@ def test_comes_back_from_its_config():
     assert again.get_config() == optimizer.get_config()
 
 
-@pytest.mark.parametrize("name", ["encoder_rate", "encoder_wait"])
+@pytest.mark.parametrize("name", ["encoder_rate", "encoder_wait", "weight_decay"])
 def test_negative_number_is_refused(name):
     with pytest.raises(ValueError, match=f"^`{name}` must be >= 0. Received: {name}=-1$"):
         SlowEncoderAdamW(**{name: -1})
