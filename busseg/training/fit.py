@@ -17,7 +17,7 @@ from busseg.training.batches import Batches
 from busseg.training.device_augmentation import DEVICE_AUGMENTATIONS
 from busseg.training.device_batches import DeviceBatches
 from busseg.training.epoch_lines import EpochLines
-from busseg.training.network import build_model, compile_model, precision
+from busseg.training.network import build_model, compile_model, create_state, precision
 from busseg.training.parallel import Devices, one_device
 from busseg.training.recipe import Recipe
 from busseg.training.run import RunKeeper, checkpoint_path, forget_run, read_run, write_run
@@ -107,6 +107,7 @@ def _fit(recipe, split, out, fold, history, workers, devices, lines, *, begun):
             model = keras.models.load_model(checkpoint_path(out, len(history)))
     else:
         compile_model(model, recipe, steps_per_epoch=len(train))
+    create_state(model)
     metadata = None
     if devices.keeps:
         prints = fingerprint_samples(learnt(split), lambda samples: track(samples, "Taking fingerprints"))
@@ -175,10 +176,6 @@ def _read_all(read, devices):
 
 
 def _train(model, train, validation, recipe, history, callbacks, lines):
-    if keras.backend.backend() != "tensorflow" and train.workers > 1:
-        # Otherwise Keras builds the metrics by a first batch from the threads that prepare them, and passes what they
-        # have prepared since, of the epoch before, to the first epoch.
-        model.test_on_batch(*train[0])
     # `Batches` shuffles by seed and epoch; Keras' own shuffling would differ after a restart.
     with lines:
         model.fit(

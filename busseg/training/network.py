@@ -65,3 +65,16 @@ def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> N
         metrics[MASK] = [LesionDice(), LesionIoU(), CleanNormalRate()]
     # Weighted, because the label of a sample without one has weight 0, and so has an image that pads a batch.
     model.compile(optimizer, losses, weights, weighted_metrics=metrics)
+
+
+def create_state(model: keras.Model) -> None:
+    """Create the variables of a compiled model's optimizer, losses and metrics, as its first training step would.
+
+    In that step, Keras with TensorFlow would have to build the step's graph twice, which takes seconds; and with other
+    backends it would draw a batch.
+    """
+    model.optimizer.build(model.trainable_variables)
+    nothing = {name: keras.ops.zeros((1, *output.shape[1:])) for name, output in model.output.items()}
+    model.compute_loss(None, nothing, nothing)
+    model.compute_metrics(None, nothing, nothing)
+    model.reset_metrics()

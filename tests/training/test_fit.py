@@ -18,6 +18,7 @@ from busseg.storage.run_folder import RUN
 from busseg.training.batches import Batches
 from busseg.training.fit import fit
 from busseg.training.network import build_model, compile_model
+from busseg.training.optimizer import SlowEncoderAdamW
 from busseg.training.recipe import Recipe, load_recipe
 from busseg.training.run import RunKeeper
 
@@ -37,6 +38,20 @@ def state_of(path):
     # Keras saves no random state, and draws another when it loads.
     variables = [v for v in model.variables if v.name != "seed_generator_state"] + model.optimizer.variables
     return [(variable.path, keras.ops.convert_to_numpy(variable)) for variable in variables]
+
+
+def test_graph_of_a_step_is_built_once(split, tmp_path, monkeypatch):
+    """Twice, as Keras builds it for variables that are still missing, takes seconds."""
+    updated, update_step = [], SlowEncoderAdamW.update_step
+
+    def count(self, gradient, variable, learning_rate):
+        updated.append(variable)
+        return update_step(self, gradient, variable, learning_rate)
+
+    monkeypatch.setattr(SlowEncoderAdamW, "update_step", count)
+    fit(dataclasses.replace(QUICK, batch_size=16, validation=False), split, tmp_path)  # the last batch is smaller
+    assert len(split.train) % 16
+    assert len(updated) == len(keras.models.load_model(tmp_path / "model.keras").trainable_variables)
 
 
 # === What a run leaves ===

@@ -81,23 +81,21 @@ def fit_interrupted(split, monkeypatch):
 
 
 def test_interrupted_run_ends_as_one_that_was_not_with_any_leftovers(
-    split, full_recipe, run_files, files_of, assert_same_run, tmp_path, fit_interrupted, without_graphs
+    run, split, full_recipe, run_files, files_of, assert_same_run, tmp_path, fit_interrupted
 ):
-    recipe = dataclasses.replace(full_recipe, epochs=3, batch_size=8)  # three steps an epoch
-    whole, out = tmp_path / "whole", tmp_path / "run"
-    fit(recipe, split, whole)
-    fit_interrupted(2, recipe, out)
+    (whole, expected), out = run, tmp_path / "run"
+    fit_interrupted(2, full_recipe, out)
     assert files_of(out) == run_files | {"checkpoints/0002.keras"}
     # A kill after the history was written, and one before the checkpoint of the epoch before was removed.
     rows = read_csv(out / "history.csv")
     write_csv(out / "history.csv", list(rows[0]), [*rows, dict.fromkeys(rows[0], 0) | {"epoch": 3}])
     shutil.copy(out / "checkpoints/0002.keras", out / "checkpoints/0001.keras")
 
-    history = fit(recipe, split, out, resume=True)
+    history = fit(full_recipe, split, out, resume=True)
 
     assert_same_run(out, whole)
-    assert [{name: str(value) for name, value in row.items()} for row in history] == read_csv(whole / "history.csv")
-    assert files_of(out) == run_files | {"checkpoints/0003.keras"}
+    assert history == expected
+    assert files_of(out) == run_files | {"checkpoints/0004.keras"}
 
 
 @pytest.mark.slow
