@@ -50,7 +50,7 @@ def fit(
         out: Path of the run's folder.
         fold: Number of the fold, for `splits.csv`.
         resume: Whether to continue the run in `out`. It ends as an uninterrupted run would.
-        workers: Number of threads that prepare batches.
+        workers: Number of threads that prepare the batches of the training part.
         devices: The `parallel.Devices` to train on; the one that Keras chooses by default. Of several processes, each
             calls this with the same arguments but its own `devices`, and with an `out` that all of them see.
         title: Text before the line that each epoch prints to stderr, such as "fold 3".
@@ -141,10 +141,8 @@ def _batches(recipe, split, epoch, workers, devices):
     )  # fmt: skip
     if not split.validation:
         return train, None
-    return train, Batches(
-        split.validation, recipe.image_size, recipe.batch_size, workers=devices.threads(workers), even=on_device,
-        **options,
-    )  # fmt: skip
+    # Its images are in the cache and not augmented: one thread suffices, and Keras waits 0.1 s for several to end.
+    return train, Batches(split.validation, recipe.image_size, recipe.batch_size, even=on_device, **options)
 
 
 def _pause(devices):
