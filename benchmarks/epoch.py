@@ -65,13 +65,15 @@ def build_epoch(network, **settings):
 
     from benchmarks.models import build
     from benchmarks.pipeline import build_batches
-    from busseg.training.network import compile_model
+    from busseg.training.network import compile_model, create_state
     from busseg.training.recipe import Recipe
 
     keras.utils.set_random_seed(0)
     samples, batches = build_batches(**settings)
     model = build(image_size=settings["size"], **network)
     compile_model(model, Recipe(batch_size=settings["batch_size"]), steps_per_epoch=len(batches))
+    if settings["loop"] == "Batches":  # as `fit` does
+        create_state(model)
     return {"images": len(samples)}, lambda: model.fit(batches, shuffle=False, verbose=0)
 
 
