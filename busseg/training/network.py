@@ -68,10 +68,13 @@ def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> N
 
 
 def create_state(model: keras.Model) -> None:
-    """Create the variables of a compiled model's optimizer, losses and metrics, as its first training step would.
+    """Create the variables of a compiled model's optimizer, losses and metrics. Otherwise Keras does so when it trains.
 
-    In that step, Keras with TensorFlow would have to build the step's graph twice, which takes seconds; and with other
-    backends it would draw a batch.
+    With TensorFlow it would then build the graph of a step twice, which takes seconds. With other backends it would
+    draw a batch for it, and pass what the threads have prepared since, of the epoch before, to the first epoch.
+
+    Args:
+        model: Compiled `keras.Model` with a dict of outputs.
     """
     model.optimizer.build(model.trainable_variables)
     nothing = {name: keras.ops.zeros((1, *output.shape[1:])) for name, output in model.output.items()}
